@@ -1,0 +1,6 @@
+//! Lifecycle events for Temporal workers.
+#![forbid(unsafe_code)]
+#![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
+
+pub mod event;
+mod journal;
