@@ -1,0 +1,197 @@
+//! Who is running: the context stack.
+//!
+//! A [`Context`] is a stack of frames: the worker at the bottom, then the workflow, the activity,
+//! and on top whatever application code adds with [`Frame`]. It is *current* while code runs inside
+//! [`Context::enter`] or while a future made with [`Context::scope`] is being polled, and only then:
+//! it is set anew on every poll, so that two workflows interleaved on one thread never see each
+//! other's frames.
+//!
+//! The stack does not cross `tokio::spawn`, `spawn_blocking` or a thread by itself. Take it along by
+//! hand, as with `tracing`'s spans:
+//!
+//! ```
+//! use temporal_eventstore::context::{self, InContext};
+//! # async fn work() {}
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! tokio::spawn(work().in_current_context());
+//! tokio::task::spawn_blocking(context::carry(|| { /* the same frames here */ })).await.unwrap();
+//! # }
+//! ```
+//!
+//! This module is a leaf: it knows nothing of events, stores or Temporal's SDK. What a publisher
+//! needs to know beyond the frames travels as an opaque extension.
+
+mod frame;
+pub(crate) mod headers;
+mod scope;
+
+pub use frame::{ActivityFrame, Frame, StackFrame, WorkerFrame, WorkflowFrame};
+pub use scope::{InContext, Scoped, carry};
+
+use std::{any::Any, cell::RefCell, fmt, sync::Arc};
+
+thread_local! {
+    static CURRENT: RefCell<Context> = const { RefCell::new(Context::empty()) };
+}
+
+/// An immutable stack of frames. Cloning and pushing are cheap: stacks share their lower frames.
+#[derive(Clone, Default)]
+pub struct Context {
+    top: Option<Arc<Node>>,
+    extension: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+struct Node {
+    frame: StackFrame,
+    below: Option<Arc<Node>>,
+}
+
+impl Context {
+    const fn empty() -> Self {
+        Self {
+            top: None,
+            extension: None,
+        }
+    }
+
+    /// A stack without frames.
+    pub const fn new() -> Self {
+        Self::empty()
+    }
+
+    /// The stack of the code that runs now; empty outside of any scope.
+    pub fn current() -> Self {
+        // `try_with` fails while a thread is being torn down, and `try_borrow` cannot fail, since
+        // no code runs while the cell is borrowed; neither may panic in a user's worker.
+        CURRENT
+            .try_with(|current| current.try_borrow().map(|context| context.clone()).ok())
+            .ok()
+            .flatten()
+            .unwrap_or_default()
+    }
+
+    /// This stack with `frame` on top.
+    #[must_use]
+    pub fn push(&self, frame: impl Into<StackFrame>) -> Self {
+        Self {
+            top: Some(Arc::new(Node {
+                frame: frame.into(),
+                below: self.top.clone(),
+            })),
+            extension: self.extension.clone(),
+        }
+    }
+
+    /// The frames, from the top of the stack to its bottom.
+    pub fn frames(&self) -> impl Iterator<Item = &StackFrame> {
+        std::iter::successors(self.top.as_deref(), |node| node.below.as_deref())
+            .map(|node| &node.frame)
+    }
+
+    /// Whether the stack has no frames.
+    pub fn is_empty(&self) -> bool {
+        self.top.is_none()
+    }
+
+    /// The innermost workflow frame, if the code runs for a workflow.
+    pub fn workflow(&self) -> Option<&WorkflowFrame> {
+        self.frames().find_map(|frame| match frame {
+            StackFrame::Workflow(workflow) => Some(workflow),
+            _ => None,
+        })
+    }
+
+    /// The innermost activity frame, if the code runs in an activity.
+    pub fn activity(&self) -> Option<&ActivityFrame> {
+        self.frames().find_map(|frame| match frame {
+            StackFrame::Activity(activity) => Some(activity),
+            _ => None,
+        })
+    }
+
+    /// The worker frame, if the code runs on a worker.
+    pub fn worker(&self) -> Option<&WorkerFrame> {
+        self.frames().find_map(|frame| match frame {
+            StackFrame::Worker(worker) => Some(worker),
+            _ => None,
+        })
+    }
+
+    /// This stack with an opaque value for whoever publishes from it.
+    pub(crate) fn with_extension<T: Any + Send + Sync>(mut self, extension: Arc<T>) -> Self {
+        self.extension = Some(extension);
+        self
+    }
+
+    /// The value set by [`Self::with_extension`], if it is a `T`.
+    pub(crate) fn extension<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.extension.clone()?.downcast().ok()
+    }
+
+    /// The stack as it is stored with an event that waits: frames only.
+    pub(crate) fn without_extension(mut self) -> Self {
+        self.extension = None;
+        self
+    }
+
+    fn replace_current(self) -> Self {
+        CURRENT
+            .try_with(|current| {
+                current
+                    .try_borrow_mut()
+                    .map(|mut slot| std::mem::replace(&mut *slot, self))
+                    .ok()
+            })
+            .ok()
+            .flatten()
+            .unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.frames()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outside_of_any_scope_the_stack_is_empty() {
+        assert!(Context::current().is_empty());
+        assert!(Context::current().workflow().is_none());
+    }
+
+    #[test]
+    fn frames_are_listed_from_top_to_bottom() {
+        let context = Context::new()
+            .push(WorkerFrame {
+                task_queue: Some("orders".into()),
+                ..WorkerFrame::default()
+            })
+            .push(Frame::new().field("correlation_id", "c-1"));
+        let kinds: Vec<_> = context.frames().map(StackFrame::kind).collect();
+        assert_eq!(kinds, ["user", "worker"]);
+        assert_eq!(
+            context.worker().and_then(|w| w.task_queue.as_deref()),
+            Some("orders")
+        );
+    }
+
+    #[test]
+    fn pushing_leaves_the_lower_stack_as_it_was() {
+        let base = Context::new().push(Frame::new().field("a", 1));
+        let _above = base.push(Frame::new().field("b", 2));
+        assert_eq!(base.frames().count(), 1);
+    }
+
+    #[test]
+    fn an_extension_is_found_by_its_type() {
+        let context = Context::new().with_extension(Arc::new(7_u32));
+        assert_eq!(context.extension::<u32>().as_deref(), Some(&7));
+        assert!(context.extension::<String>().is_none());
+        assert!(context.without_extension().extension::<u32>().is_none());
+    }
+}
