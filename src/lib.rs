@@ -5,3 +5,17 @@
 pub mod context;
 pub mod event;
 mod journal;
+mod store;
+mod temporal;
+
+pub use context::Frame;
+pub use event::{Event, EventId, EventMetadata, WorkflowState};
+pub use journal::JournalError;
+pub use store::{
+    BuildError, DEFAULT_BATCH_SIZE, DEFAULT_COMMIT_TIMEOUT, DEFAULT_QUEUE_SIZE, Durability,
+    EventStore, EventStoreOptions, EventStoreOptionsBuilder, Filter, FlushError, Health, Keep,
+    LifecycleSelection, PublishError, Receipt, Stats, event_store_options_builder, publish,
+};
+#[cfg(feature = "plugin")]
+pub use temporal::EventStorePlugin;
+pub use temporal::{ActivityEvents, EventInterceptors};

@@ -1,0 +1,587 @@
+//! The handle that people hold: an [`EventStore`] enriches what is published from the context stack
+//! and hands it to the journal. Knows the context and the journal, and nothing of Temporal.
+
+mod error;
+mod options;
+pub(crate) mod publish;
+pub(crate) mod stage;
+mod stats;
+mod url;
+
+pub use error::{BuildError, FlushError, PublishError};
+pub use options::{
+    DEFAULT_BATCH_SIZE, DEFAULT_COMMIT_TIMEOUT, DEFAULT_QUEUE_SIZE, Durability, EventStoreOptions,
+    EventStoreOptionsBuilder, Filter, Keep, LifecycleSelection, event_store_options_builder,
+};
+pub use publish::Receipt;
+pub use stats::{Health, Stats};
+
+use crate::{
+    context::Context,
+    event::{DEFAULT_MAX_EVENT_BYTES, Event, EventError, EventId},
+    journal::{self, Journal, JournalError, JournalOptions, Rejected, RunKey},
+};
+use publish::{Draft, Identity};
+use stage::RunStage;
+use stats::{Counters, add, get};
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex, Once, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+use tracing::{debug, info, warn};
+
+/// Publishes events. A cheap handle: clones share one queue and one journal.
+///
+/// ```
+/// use temporal_eventstore::{Event, EventStore};
+/// # #[tokio::main] async fn main() -> anyhow::Result<()> {
+/// let events = EventStore::builder().application_name("orders").url("memory:").build().await?;
+/// events.publish(Event::new("data.processed").data(serde_json::json!({ "records": 1000 })));
+/// events.shutdown(std::time::Duration::from_secs(5)).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct EventStore {
+    shared: Arc<Shared>,
+}
+
+/// What enrichment and encoding need to know; shared with every event that waits.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    pub(crate) application_name: String,
+    pub(crate) filter: Option<Filter>,
+    pub(crate) max_event_bytes: usize,
+}
+
+struct Shared {
+    rules: Arc<Rules>,
+    journal: Option<Journal<Draft>>,
+    commit_timeout: Duration,
+    lifecycle: LifecycleSelection,
+    error_messages: bool,
+    counters: Counters,
+    // Ends that an earlier process left without the server's word.
+    leftovers: Mutex<Vec<journal::HeldRun>>,
+    shut_down: AtomicBool,
+    said_skipped: Once,
+    said_full: Mutex<Option<Instant>>,
+}
+
+/// Which code is publishing; travels with the context stack.
+pub(crate) struct Outlet {
+    pub(crate) store: EventStore,
+    pub(crate) place: Place,
+}
+
+/// See [`Outlet`].
+pub(crate) enum Place {
+    /// The worker itself.
+    Worker,
+    /// Workflow code that may publish: run, signal and update handlers.
+    Workflow(Arc<RunStage>),
+    /// Workflow code that may not: queries and update validators.
+    ReadOnly,
+    /// An activity attempt, with the number of events it published.
+    Attempt(AtomicU64),
+}
+
+impl EventStore {
+    /// Options for a new store; finish with
+    /// [`build`](EventStoreOptionsBuilder::build). Nothing is read from the environment.
+    pub fn builder() -> EventStoreOptionsBuilder {
+        EventStoreOptions::builder()
+    }
+
+    /// The store that the environment describes; see [`EventStoreOptions`] for the variables. With
+    /// none of them set, a store that skips everything.
+    ///
+    /// # Errors
+    /// [`BuildError`], naming the variable or the file that is wrong.
+    pub async fn from_env() -> Result<Self, BuildError> {
+        Self::from_options(EventStoreOptions::from_env()?).await
+    }
+
+    /// The store that `options` describe. Opens the journal on a blocking thread; must be called
+    /// within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`BuildError`], naming the option or the file that is wrong. A damaged file is no error: the
+    /// store then works in memory and says so.
+    pub async fn from_options(options: EventStoreOptions) -> Result<Self, BuildError> {
+        let journal_options = journal_options(&options)?;
+        let mut leftovers = Vec::new();
+        let journal = match journal_options {
+            None => None,
+            Some(journal_options) => {
+                let journal = tokio::task::spawn_blocking(move || Journal::open(journal_options))
+                    .await
+                    .map_err(|error| JournalError::Stopped(error.to_string()))??;
+                leftovers = journal.held().await?;
+                Some(journal)
+            }
+        };
+        Ok(Self::new(options, journal, leftovers))
+    }
+
+    /// A store that skips everything, for programs that are told not to publish.
+    pub fn disabled() -> Self {
+        Self::new(EventStoreOptions::default(), None, Vec::new())
+    }
+
+    fn new(
+        options: EventStoreOptions,
+        journal: Option<Journal<Draft>>,
+        leftovers: Vec<journal::HeldRun>,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                rules: Arc::new(Rules {
+                    application_name: options
+                        .application_name
+                        .unwrap_or_else(default_application_name),
+                    filter: options.filter,
+                    max_event_bytes: options.max_event_bytes.unwrap_or(DEFAULT_MAX_EVENT_BYTES),
+                }),
+                journal,
+                commit_timeout: options.commit_timeout.unwrap_or(DEFAULT_COMMIT_TIMEOUT),
+                lifecycle: options.lifecycle.unwrap_or_default(),
+                error_messages: options.error_messages.unwrap_or(true),
+                counters: Counters::default(),
+                leftovers: Mutex::new(leftovers),
+                shut_down: AtomicBool::new(false),
+                said_skipped: Once::new(),
+                said_full: Mutex::new(None),
+            }),
+        }
+    }
+
+    /// Publishes an event. Never blocks, never panics, and raises nothing: failures are logged and
+    /// counted. The event is on its way when this returns; await the [`Receipt`] to know that it is
+    /// durable.
+    ///
+    /// What is known of the worker, the workflow, the activity and the frames of the
+    /// [context stack](crate::context) is added; what the event has already stays.
+    ///
+    /// In workflow code (run, signal and update handlers) the event waits for its workflow task and
+    /// is published with it, once, however often the task is executed or replayed.
+    pub fn publish(&self, event: Event) -> Receipt {
+        let context = Context::current();
+        let outlet = context.extension::<Outlet>();
+        match outlet.as_deref().map(|outlet| &outlet.place) {
+            Some(Place::Workflow(stage)) if self.is_enabled() => {
+                stage.publish(self, event, context)
+            }
+            Some(Place::ReadOnly) if self.is_enabled() => {
+                add(&self.shared.counters.skipped, 1);
+                debug!("an event published in a query or an update validator was skipped");
+                Receipt::ready(Err(PublishError::ReadOnly))
+            }
+            Some(Place::Attempt(published)) => {
+                let ordinal = published.fetch_add(1, Ordering::Relaxed) + 1;
+                self.append(Draft::new(
+                    self.rules(),
+                    event,
+                    context.without_extension(),
+                    Identity::Attempt {
+                        kind: "user",
+                        ordinal,
+                    },
+                ))
+            }
+            _ => self.append(Draft::new(
+                self.rules(),
+                event,
+                context.without_extension(),
+                Identity::Random,
+            )),
+        }
+    }
+
+    /// Fills what the event leaves empty from the current context stack, as `publish` does, without
+    /// publishing it. The id is left to `publish`.
+    pub fn enrich(&self, event: &mut Event) {
+        publish::enrich(
+            event,
+            &Context::current(),
+            SystemTime::now(),
+            &self.shared.rules.application_name,
+        );
+    }
+
+    /// Waits until everything that was published before is durable. Cancel safe.
+    ///
+    /// # Errors
+    /// [`FlushError::TimedOut`] after `timeout`, with the number of events that still wait;
+    /// [`FlushError::Journal`] when the journal failed.
+    pub async fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
+        let Some(journal) = &self.shared.journal else {
+            return Ok(());
+        };
+        self.within(timeout, journal.flush()).await
+    }
+
+    /// Flushes, then closes the journal. Afterwards events are refused and counted. Call it when
+    /// the workers have stopped. Calling it again is fine. Cancel safe: the journal closes anyhow.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub async fn shutdown(&self, timeout: Duration) -> Result<(), FlushError> {
+        self.shared.shut_down.store(true, Ordering::Release);
+        let Some(journal) = &self.shared.journal else {
+            return Ok(());
+        };
+        let result = self.within(timeout, journal.close()).await;
+        let stats = self.stats();
+        if stats.lost + stats.refused + stats.invalid > 0 {
+            warn!(
+                lost = stats.lost,
+                refused = stats.refused,
+                invalid = stats.invalid,
+                written = stats.written,
+                "the event store closed, and some events are not in it"
+            );
+        } else {
+            info!(written = stats.written, "the event store closed");
+        }
+        result
+    }
+
+    async fn within(
+        &self,
+        timeout: Duration,
+        work: impl Future<Output = Result<(), JournalError>>,
+    ) -> Result<(), FlushError> {
+        match tokio::time::timeout(timeout, work).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(FlushError::TimedOut {
+                queued: self.stats().queued,
+                timeout,
+            }),
+        }
+    }
+
+    /// Numbers about this store.
+    pub fn stats(&self) -> Stats {
+        let counters = &self.shared.counters;
+        let mut stats = Stats {
+            invalid: get(&counters.invalid),
+            skipped: get(&counters.skipped),
+            staged: get(&counters.staged),
+            discarded: get(&counters.discarded),
+            commits: get(&counters.commits),
+            commit_wait: Duration::from_micros(get(&counters.commit_wait_micros)),
+            commit_timeouts: get(&counters.commit_timeouts),
+            ..Stats::default()
+        };
+        if let Some(journal) = &self.shared.journal {
+            let status = journal.status();
+            stats.accepted = status.accepted;
+            stats.written = status.written;
+            stats.duplicates = status.duplicates;
+            stats.invalid += status.invalid;
+            stats.filtered = status.filtered;
+            stats.refused = status.refused;
+            stats.lost = status.lost;
+            stats.held = status.held;
+            stats.transactions = status.transactions;
+            stats.queued = status.queued;
+            stats.journal_events = status.depth;
+            stats.journal_bytes = status.bytes;
+            stats.degraded = status.degraded;
+        }
+        stats
+    }
+
+    /// Whether the store can do its work.
+    pub fn health(&self) -> Health {
+        match &self.shared.journal {
+            None => Health::Disabled,
+            Some(_) if self.shared.shut_down.load(Ordering::Acquire) => Health::ShutDown,
+            Some(journal) => {
+                let status = journal.status();
+                if status.degraded {
+                    Health::Degraded {
+                        reason: status.last_error.unwrap_or_default(),
+                    }
+                } else {
+                    Health::Healthy
+                }
+            }
+        }
+    }
+
+    /// Whether events are stored at all.
+    pub fn is_enabled(&self) -> bool {
+        self.shared.journal.is_some()
+    }
+
+    /// Reads stored events, as JSON, in the order in which they were stored: at most `limit` of
+    /// those after `position` (0 for the beginning), each with its position.
+    ///
+    /// # Errors
+    /// [`JournalError`] when the journal cannot be read.
+    pub async fn read(
+        &self,
+        position: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, String)>, JournalError> {
+        match &self.shared.journal {
+            None => Ok(Vec::new()),
+            Some(journal) => Ok(journal
+                .read(position, limit)
+                .await?
+                .into_iter()
+                .map(|stored| (stored.seq, stored.json))
+                .collect()),
+        }
+    }
+
+    pub(crate) fn rules(&self) -> &Arc<Rules> {
+        &self.shared.rules
+    }
+
+    pub(crate) fn lifecycle(&self) -> LifecycleSelection {
+        self.shared.lifecycle
+    }
+
+    pub(crate) fn keeps_error_messages(&self) -> bool {
+        self.shared.error_messages
+    }
+
+    pub(crate) fn application_name(&self) -> &str {
+        &self.shared.rules.application_name
+    }
+
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    pub(crate) fn count_invalid(&self, error: &EventError) {
+        add(&self.shared.counters.invalid, 1);
+        warn!(%error, "an event was refused");
+    }
+
+    pub(crate) fn count_staged(&self) {
+        add(&self.shared.counters.staged, 1);
+    }
+
+    /// Sends one event to the journal.
+    pub(crate) fn append(&self, draft: Draft) -> Receipt {
+        let Some(journal) = &self.shared.journal else {
+            self.skip();
+            return Receipt::ready(Ok(EventId::SKIPPED));
+        };
+        match journal.append(draft) {
+            Ok(receipt) => Receipt::waiting(receipt),
+            Err(rejected) => Receipt::ready(Err(self.refused(rejected))),
+        }
+    }
+
+    /// Sends the events of one workflow task, or an activity's end, and waits until they are
+    /// durable, for no longer than the commit timeout; then they stay queued and the caller goes on.
+    pub(crate) async fn commit(&self, append: Vec<Draft>, hold: Option<(RunKey, Vec<Draft>)>) {
+        let Some(journal) = &self.shared.journal else {
+            return;
+        };
+        let receipt = match journal.commit(append, hold) {
+            Ok(receipt) => receipt,
+            Err(rejected) => {
+                self.refused(rejected);
+                return;
+            }
+        };
+        let started = Instant::now();
+        let outcome = tokio::time::timeout(self.shared.commit_timeout, receipt).await;
+        let counters = &self.shared.counters;
+        add(&counters.commits, 1);
+        let waited = started.elapsed();
+        add(
+            &counters.commit_wait_micros,
+            u64::try_from(waited.as_micros()).unwrap_or(u64::MAX),
+        );
+        match outcome {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                // The journal has said it in full, once; this is for those who look closer.
+                debug!(%error, "a commit is not durable");
+            }
+            Err(_) => {
+                add(&counters.commit_timeouts, 1);
+                warn!(
+                    timeout = ?self.shared.commit_timeout,
+                    "the journal is slow: a task goes on before its events are durable; they stay queued"
+                );
+            }
+        }
+    }
+
+    /// The server accepted the end: it goes to the store.
+    pub(crate) fn release(&self, key: RunKey) {
+        if let Some(journal) = &self.shared.journal {
+            self.not_refused(journal.release(key));
+        }
+    }
+
+    /// The server accepted another end than the one that is held.
+    pub(crate) fn replace(&self, key: RunKey, events: Vec<Draft>) {
+        if let Some(journal) = &self.shared.journal {
+            self.not_refused(journal.replace(key, events));
+        }
+    }
+
+    /// The server did not accept the end.
+    pub(crate) fn discard(&self, key: RunKey) {
+        if let Some(journal) = &self.shared.journal {
+            add(&self.shared.counters.discarded, 1);
+            self.not_refused(journal.discard(key));
+        }
+    }
+
+    /// Takes the ends of a namespace that an earlier process left without the server's word.
+    pub(crate) fn take_leftovers(&self, namespace: &str) -> Vec<journal::HeldRun> {
+        let mut leftovers = self
+            .shared
+            .leftovers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (taken, left) = std::mem::take(&mut *leftovers)
+            .into_iter()
+            .partition(|held| held.key.namespace == namespace);
+        *leftovers = left;
+        taken
+    }
+
+    fn not_refused<T>(&self, result: Result<T, Rejected>) {
+        if let Err(rejected) = result {
+            self.refused(rejected);
+        }
+    }
+
+    fn refused(&self, rejected: Rejected) -> PublishError {
+        match rejected {
+            Rejected::Closed => {
+                debug!("an event was refused: the event store was shut down");
+                PublishError::ShutDown
+            }
+            Rejected::Full => {
+                let mut said = self
+                    .shared
+                    .said_full
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                // Once in a while is enough: the count is in the statistics.
+                if said.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
+                    *said = Some(Instant::now());
+                    warn!(
+                        refused = self.stats().refused,
+                        "the queue of the event store is full: events are lost"
+                    );
+                }
+                PublishError::QueueFull
+            }
+        }
+    }
+
+    fn skip(&self) {
+        add(&self.shared.counters.skipped, 1);
+        self.shared.said_skipped.call_once(|| {
+            info!("no event store is configured (EVENTSTORE_URL): events are skipped");
+        });
+    }
+}
+
+impl<S: event_store_options_builder::IsComplete> EventStoreOptionsBuilder<S> {
+    /// Builds the store; see [`EventStore::from_options`].
+    ///
+    /// # Errors
+    /// As [`EventStore::from_options`].
+    pub async fn build(self) -> Result<EventStore, BuildError> {
+        EventStore::from_options(self.options()).await
+    }
+}
+
+impl std::fmt::Debug for EventStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EventStore")
+            .field("application_name", &self.shared.rules.application_name)
+            .field("health", &self.health())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if self.journal.is_some() && !self.shut_down.load(Ordering::Acquire) {
+            warn!(
+                "the last handle of an event store was dropped without shutdown; \
+                 what is queued is still written, for a few seconds at most"
+            );
+        }
+    }
+}
+
+/// Publishes to the store of the code that runs now: in workflow and activity code on a worker with
+/// the plugin, the plugin's store. Anywhere else the event is skipped.
+///
+/// See [`EventStore::publish`].
+pub fn publish(event: Event) -> Receipt {
+    match Context::current().extension::<Outlet>() {
+        Some(outlet) => outlet.store.publish(event),
+        None => {
+            debug!("an event was published outside of any store's context and is skipped");
+            Receipt::ready(Ok(EventId::SKIPPED))
+        }
+    }
+}
+
+fn journal_options(options: &EventStoreOptions) -> Result<Option<JournalOptions>, BuildError> {
+    let at_least_one = |name: &str, value: Option<usize>| match value {
+        Some(0) => Err(BuildError::InvalidOption {
+            name: name.to_owned(),
+            value: "0".to_owned(),
+            allowed: "a whole number from 1".to_owned(),
+        }),
+        _ => Ok(()),
+    };
+    at_least_one("queue_size", options.queue_size)?;
+    at_least_one("batch_size", options.batch_size)?;
+    at_least_one("max_event_bytes", options.max_event_bytes)?;
+    let journal_path: Option<&Path> = options.journal.as_deref();
+    let Some(target) = url::target(options.url.as_deref(), journal_path)? else {
+        return Ok(None);
+    };
+    let target = match target {
+        url::Target::Memory => journal::Target::Memory,
+        #[cfg(feature = "sqlite")]
+        url::Target::Sqlite(path) => journal::Target::Sqlite(path),
+        #[cfg(not(feature = "sqlite"))]
+        url::Target::Sqlite(path) => return Err(BuildError::SqliteDisabled { path }),
+    };
+    let defaults = JournalOptions::new(target);
+    Ok(Some(JournalOptions {
+        queue_size: options.queue_size.unwrap_or(DEFAULT_QUEUE_SIZE),
+        batch_size: options.batch_size.unwrap_or(DEFAULT_BATCH_SIZE),
+        synchronous: match options.durability.unwrap_or_default() {
+            Durability::Process => journal::Synchronous::Normal,
+            Durability::Power => journal::Synchronous::Full,
+        },
+        max_bytes: options.max_journal_bytes,
+        retention: match options.retention {
+            None => journal::Retention::Keep,
+            Some(age) => journal::Retention::For(age),
+        },
+        ..defaults
+    }))
+}
+
+/// The program's file name, as most programs are named after what they do.
+fn default_application_name() -> String {
+    std::env::current_exe()
+        .ok()
+        .and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned()))
+        .unwrap_or_else(|| "application".to_owned())
+}

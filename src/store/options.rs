@@ -1,0 +1,441 @@
+//! What can be configured, from code and from the environment: code wins over environment, the
+//! environment wins over defaults, and what is not understood is an error that says what is allowed.
+//! Knows nothing of how the options are used.
+
+use super::BuildError;
+use crate::event::Event;
+use serde::Deserialize;
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+
+/// Events that may wait in memory for the journal before `publish` refuses more.
+pub const DEFAULT_QUEUE_SIZE: usize = 10_000;
+/// Events that the journal writes in one transaction at most.
+pub const DEFAULT_BATCH_SIZE: usize = 512;
+/// How long a workflow task or an activity result waits at most for its events to be durable.
+pub const DEFAULT_COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the hook of [`EventStoreOptions::filter`] decides of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// The event goes on its way, with the changes that the hook made.
+    Keep,
+    /// The event is dropped and counted.
+    Drop,
+}
+
+/// A hook that sees every event after enrichment, before it is stored: it may change the event
+/// (redact a field) or drop it. It runs on the journal's thread, never on the worker's path. If it
+/// panics, the event is not stored and counted as invalid, since it may hold what was to be redacted.
+#[derive(Clone)]
+pub struct Filter(Arc<dyn Fn(&mut Event) -> Keep + Send + Sync>);
+
+impl Filter {
+    /// A filter that calls `hook`.
+    pub fn new(hook: impl Fn(&mut Event) -> Keep + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hook))
+    }
+
+    pub(crate) fn apply(&self, event: &mut Event) -> Keep {
+        (self.0)(event)
+    }
+}
+
+impl<F: Fn(&mut Event) -> Keep + Send + Sync + 'static> From<F> for Filter {
+    fn from(hook: F) -> Self {
+        Self::new(hook)
+    }
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Filter(..)")
+    }
+}
+
+/// Which lifecycle events the interceptors emit. All by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+#[non_exhaustive]
+pub struct LifecycleSelection {
+    /// `workflow_start` and `workflow_end`.
+    pub workflow: bool,
+    /// `activity_start` and `activity_end` of activities that the server schedules.
+    pub activity: bool,
+    /// `activity_start` and `activity_end` of local activities.
+    pub local_activity: bool,
+    /// `worker_start` and `worker_end`.
+    pub worker: bool,
+}
+
+impl LifecycleSelection {
+    /// Every lifecycle event.
+    pub const ALL: Self = Self {
+        workflow: true,
+        activity: true,
+        local_activity: true,
+        worker: true,
+    };
+    /// No lifecycle event: only what application code publishes.
+    pub const NONE: Self = Self {
+        workflow: false,
+        activity: false,
+        local_activity: false,
+        worker: false,
+    };
+}
+
+impl Default for LifecycleSelection {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
+impl FromStr for LifecycleSelection {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const ALLOWED: &str =
+            "`all`, `none`, or a comma-separated list of workflow, activity, local_activity, worker";
+        let mut selection = Self::NONE;
+        match text.trim() {
+            "all" => return Ok(Self::ALL),
+            "none" => return Ok(Self::NONE),
+            list => {
+                for word in list.split(',') {
+                    match word.trim() {
+                        "workflow" => selection.workflow = true,
+                        "activity" => selection.activity = true,
+                        "local_activity" => selection.local_activity = true,
+                        "worker" => selection.worker = true,
+                        _ => return Err(ALLOWED.to_owned()),
+                    }
+                }
+            }
+        }
+        Ok(selection)
+    }
+}
+
+impl TryFrom<String> for LifecycleSelection {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+/// How far a commit must have gone to count as durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Durability {
+    /// A killed process loses nothing (SQLite `synchronous=NORMAL`).
+    #[default]
+    Process,
+    /// A power cut loses nothing either (SQLite `synchronous=FULL`); slower.
+    Power,
+}
+
+impl FromStr for Durability {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.trim() {
+            "process" => Ok(Self::Process),
+            "power" => Ok(Self::Power),
+            _ => Err("`process` or `power`".to_owned()),
+        }
+    }
+}
+
+/// The options of an [`EventStore`](crate::EventStore).
+///
+/// Built with [`EventStore::builder`](crate::EventStore::builder), read from the environment by
+/// [`EventStoreOptions::from_env`], or deserialized from a configuration file with the same names.
+///
+/// | option | variable | default |
+/// |---|---|---|
+/// | `url` | `EVENTSTORE_URL` | none: events are skipped |
+/// | `journal` | `EVENTSTORE_JOURNAL` | none |
+/// | `application_name` | `EVENTSTORE_APPLICATION_NAME` | the program's name |
+/// | `queue_size` | `EVENTSTORE_QUEUE_SIZE` | 10000 events |
+/// | `batch_size` | `EVENTSTORE_BATCH_SIZE` | 512 events |
+/// | `commit_timeout` | `EVENTSTORE_COMMIT_TIMEOUT` | `2s` |
+/// | `durability` | `EVENTSTORE_DURABILITY` | `process` |
+/// | `retention` | `EVENTSTORE_RETENTION` | none: events are kept |
+/// | `max_journal_bytes` | `EVENTSTORE_MAX_JOURNAL_BYTES` | none |
+/// | `max_event_bytes` | `EVENTSTORE_MAX_EVENT_BYTES` | 262144 |
+/// | `lifecycle` | `EVENTSTORE_LIFECYCLE` | `all` |
+/// | `error_messages` | `EVENTSTORE_ERROR_MESSAGES` | `true` |
+///
+/// Durations are written as `500ms`, `2s`, `30days`.
+#[derive(Clone, Debug, Default, Deserialize, bon::Builder)]
+#[builder(state_mod(vis = "pub"), finish_fn(name = options), on(String, into))]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct EventStoreOptions {
+    /// Where events are stored: `sqlite:PATH` for a file that is kept, `memory:` for this process
+    /// only, for tests.
+    pub url: Option<String>,
+    /// The file of the durable local log. With `sqlite:` as the store, log and store are one file,
+    /// so this must be the same path or absent; alone, it is the store.
+    #[builder(into)]
+    pub journal: Option<PathBuf>,
+    /// The `application_name` of every event that has none of its own.
+    pub application_name: Option<String>,
+    /// How many events may wait for the journal. Beyond it, `publish` refuses (counted and said);
+    /// lifecycle events may go to twice as many.
+    pub queue_size: Option<usize>,
+    /// How many events the journal writes in one transaction at most.
+    pub batch_size: Option<usize>,
+    /// How long a workflow task or an activity result waits for its events to be durable before it
+    /// goes on without; the events stay queued.
+    #[serde(deserialize_with = "deserialize_duration")]
+    pub commit_timeout: Option<Duration>,
+    /// What a commit must survive.
+    pub durability: Option<Durability>,
+    /// How long stored events are kept.
+    #[serde(deserialize_with = "deserialize_duration")]
+    pub retention: Option<Duration>,
+    /// The size of the journal file from which on old events are removed, user events first.
+    pub max_journal_bytes: Option<u64>,
+    /// The size of one encoded event from which on it is refused.
+    pub max_event_bytes: Option<usize>,
+    /// Which lifecycle events the interceptors emit.
+    pub lifecycle: Option<LifecycleSelection>,
+    /// Whether failed ends carry the error's message, which can hold private data.
+    pub error_messages: Option<bool>,
+    /// A hook that may change or drop each event before it is stored.
+    #[builder(into)]
+    #[serde(skip)]
+    pub filter: Option<Filter>,
+}
+
+impl EventStoreOptions {
+    /// The options in the environment.
+    ///
+    /// # Errors
+    /// [`BuildError::InvalidOption`] for a value that is not understood, and for a variable that
+    /// starts with `EVENTSTORE_` and is none of the names above.
+    pub fn from_env() -> Result<Self, BuildError> {
+        Self::from_variables(std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+        }))
+    }
+
+    /// As [`Self::from_env`], from any list of names and values; an empty value is an absent one.
+    ///
+    /// # Errors
+    /// As [`Self::from_env`].
+    pub fn from_variables(
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, BuildError> {
+        let mut options = Self::default();
+        for (name, value) in variables {
+            if !name.starts_with("EVENTSTORE_") || value.is_empty() {
+                continue;
+            }
+            let invalid = |allowed: &str| BuildError::InvalidOption {
+                name: name.clone(),
+                // A URL can hold a password, and an unknown variable anything.
+                value: match name.as_str() {
+                    "EVENTSTORE_URL" => super::url::redacted(&value),
+                    _ => value.chars().take(80).collect(),
+                },
+                allowed: allowed.to_owned(),
+            };
+            match name.as_str() {
+                "EVENTSTORE_URL" => options.url = Some(value),
+                "EVENTSTORE_JOURNAL" => options.journal = Some(value.into()),
+                "EVENTSTORE_APPLICATION_NAME" => options.application_name = Some(value),
+                "EVENTSTORE_QUEUE_SIZE" => {
+                    options.queue_size = Some(parse(&value, "a whole number from 1").map_err(|a| invalid(&a))?);
+                }
+                "EVENTSTORE_BATCH_SIZE" => {
+                    options.batch_size = Some(parse(&value, "a whole number from 1").map_err(|a| invalid(&a))?);
+                }
+                "EVENTSTORE_COMMIT_TIMEOUT" => {
+                    options.commit_timeout = Some(duration(&value).map_err(|a| invalid(&a))?);
+                }
+                "EVENTSTORE_DURABILITY" => {
+                    options.durability = Some(value.parse().map_err(|a: String| invalid(&a))?);
+                }
+                "EVENTSTORE_RETENTION" => {
+                    options.retention = Some(duration(&value).map_err(|a| invalid(&a))?);
+                }
+                "EVENTSTORE_MAX_JOURNAL_BYTES" => {
+                    options.max_journal_bytes =
+                        Some(parse(&value, "a whole number of bytes").map_err(|a| invalid(&a))?);
+                }
+                "EVENTSTORE_MAX_EVENT_BYTES" => {
+                    options.max_event_bytes =
+                        Some(parse(&value, "a whole number of bytes").map_err(|a| invalid(&a))?);
+                }
+                "EVENTSTORE_LIFECYCLE" => {
+                    options.lifecycle = Some(value.parse().map_err(|a: String| invalid(&a))?);
+                }
+                "EVENTSTORE_ERROR_MESSAGES" => {
+                    options.error_messages =
+                        Some(parse(&value, "`true` or `false`").map_err(|a| invalid(&a))?);
+                }
+                _ => {
+                    return Err(BuildError::InvalidOption {
+                        name,
+                        value: "a value that is not shown".to_owned(),
+                        allowed: format!("no such variable; known are {}", NAMES.join(", ")),
+                    });
+                }
+            }
+        }
+        Ok(options)
+    }
+
+    /// These options, with those of `other` where these have none.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            // One answer to "where": a URL given in code is not joined with a journal from outside.
+            journal: if self.url.is_some() {
+                self.journal
+            } else {
+                self.journal.or(other.journal)
+            },
+            url: self.url.or(other.url),
+            application_name: self.application_name.or(other.application_name),
+            queue_size: self.queue_size.or(other.queue_size),
+            batch_size: self.batch_size.or(other.batch_size),
+            commit_timeout: self.commit_timeout.or(other.commit_timeout),
+            durability: self.durability.or(other.durability),
+            retention: self.retention.or(other.retention),
+            max_journal_bytes: self.max_journal_bytes.or(other.max_journal_bytes),
+            max_event_bytes: self.max_event_bytes.or(other.max_event_bytes),
+            lifecycle: self.lifecycle.or(other.lifecycle),
+            error_messages: self.error_messages.or(other.error_messages),
+            filter: self.filter.or(other.filter),
+        }
+    }
+}
+
+const NAMES: [&str; 12] = [
+    "EVENTSTORE_URL",
+    "EVENTSTORE_JOURNAL",
+    "EVENTSTORE_APPLICATION_NAME",
+    "EVENTSTORE_QUEUE_SIZE",
+    "EVENTSTORE_BATCH_SIZE",
+    "EVENTSTORE_COMMIT_TIMEOUT",
+    "EVENTSTORE_DURABILITY",
+    "EVENTSTORE_RETENTION",
+    "EVENTSTORE_MAX_JOURNAL_BYTES",
+    "EVENTSTORE_MAX_EVENT_BYTES",
+    "EVENTSTORE_LIFECYCLE",
+    "EVENTSTORE_ERROR_MESSAGES",
+];
+
+fn parse<T: FromStr>(value: &str, allowed: &str) -> Result<T, String> {
+    value.trim().parse().map_err(|_| allowed.to_owned())
+}
+
+fn duration(value: &str) -> Result<Duration, String> {
+    humantime::parse_duration(value.trim())
+        .map_err(|_| "a duration such as `500ms`, `2s` or `30days`".to_owned())
+}
+
+fn deserialize_duration<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    Option::<String>::deserialize(deserializer)?
+        .map(|text| duration(&text).map_err(serde::de::Error::custom))
+        .transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<EventStoreOptions, BuildError> {
+        EventStoreOptions::from_variables(
+            variables
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        )
+    }
+
+    #[test]
+    fn every_variable_is_read() {
+        let options = read(&[
+            ("EVENTSTORE_URL", "sqlite:events.db"),
+            ("EVENTSTORE_JOURNAL", "events.db"),
+            ("EVENTSTORE_APPLICATION_NAME", "orders"),
+            ("EVENTSTORE_QUEUE_SIZE", "5"),
+            ("EVENTSTORE_BATCH_SIZE", "6"),
+            ("EVENTSTORE_COMMIT_TIMEOUT", "500ms"),
+            ("EVENTSTORE_DURABILITY", "power"),
+            ("EVENTSTORE_RETENTION", "30days"),
+            ("EVENTSTORE_MAX_JOURNAL_BYTES", "1000000"),
+            ("EVENTSTORE_MAX_EVENT_BYTES", "1000"),
+            ("EVENTSTORE_LIFECYCLE", "workflow, worker"),
+            ("EVENTSTORE_ERROR_MESSAGES", "false"),
+            ("PATH", "/bin"),
+        ])
+        .unwrap();
+        assert_eq!(options.url.as_deref(), Some("sqlite:events.db"));
+        assert_eq!(options.commit_timeout, Some(Duration::from_millis(500)));
+        assert_eq!(options.durability, Some(Durability::Power));
+        assert_eq!(options.queue_size, Some(5));
+        let lifecycle = options.lifecycle.unwrap();
+        assert!(lifecycle.workflow && lifecycle.worker && !lifecycle.activity);
+        assert_eq!(options.error_messages, Some(false));
+    }
+
+    #[test]
+    fn a_wrong_value_is_an_error_with_name_value_and_what_is_allowed() {
+        for (name, value) in [
+            ("EVENTSTORE_QUEUE_SIZE", "many"),
+            ("EVENTSTORE_COMMIT_TIMEOUT", "2"),
+            ("EVENTSTORE_DURABILITY", "full"),
+            ("EVENTSTORE_LIFECYCLE", "workflows"),
+            ("EVENTSTORE_ERROR_MESSAGES", "yes"),
+        ] {
+            let text = read(&[(name, value)]).unwrap_err().to_string();
+            assert!(text.contains(name) && text.contains(value), "{text}");
+            assert!(text.contains("allowed"), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_variable_is_an_error_that_does_not_show_its_value() {
+        let error = read(&[("EVENTSTORE_PASSWORD", "hunter2")]).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("EVENTSTORE_PASSWORD") && text.contains("EVENTSTORE_URL"));
+        assert!(!text.contains("hunter2"));
+    }
+
+    #[test]
+    fn an_empty_value_is_an_absent_one() {
+        assert!(read(&[("EVENTSTORE_URL", "")]).unwrap().url.is_none());
+    }
+
+    #[test]
+    fn the_same_names_are_read_from_a_configuration_file() {
+        let options: EventStoreOptions = serde_json::from_str(
+            r#"{"url":"sqlite:e.db","commit_timeout":"1s","lifecycle":"none","durability":"power"}"#,
+        )
+        .unwrap();
+        assert_eq!(options.commit_timeout, Some(Duration::from_secs(1)));
+        assert_eq!(options.lifecycle, Some(LifecycleSelection::NONE));
+        assert!(serde_json::from_str::<EventStoreOptions>(r#"{"urll":"x"}"#).is_err());
+    }
+
+    #[test]
+    fn code_wins_over_the_environment() {
+        let code = EventStoreOptions::builder().application_name("a").options();
+        let environment = EventStoreOptions {
+            application_name: Some("b".into()),
+            queue_size: Some(9),
+            ..EventStoreOptions::default()
+        };
+        let merged = code.or(environment);
+        assert_eq!(merged.application_name.as_deref(), Some("a"));
+        assert_eq!(merged.queue_size, Some(9));
+    }
+}

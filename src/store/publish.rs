@@ -1,0 +1,329 @@
+//! The way of one event from `publish` to the journal: what is captured on the caller's path (time,
+//! stack, ordinal), and what is left to the journal's thread (enrichment, id, filter, encoding).
+//! Knows nothing of Temporal.
+
+use super::{PublishError, Rules, options::Keep};
+use crate::{
+    context::{Context, StackFrame},
+    event::{Event, EventId, EventKey, EventMetadata, WorkflowState},
+    journal::{self, AppendReceipt, Prepared, Record},
+};
+use chrono::{DateTime, Utc};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{self, Poll},
+    time::SystemTime,
+};
+
+/// How an event gets its id.
+#[derive(Clone, Debug)]
+pub(crate) enum Identity {
+    /// Outside of any context: a random one, unless the event has one already.
+    Random,
+    /// An event of the activity attempt on the stack.
+    Attempt {
+        /// The lifecycle event's name, or `user`.
+        kind: &'static str,
+        /// For user events their number, from 1, in the order of the calls; else 0.
+        ordinal: u64,
+    },
+    /// A lifecycle event of the workflow run on the stack.
+    Run {
+        /// The lifecycle event's name.
+        kind: &'static str,
+    },
+    /// Already derived.
+    Known(EventId),
+}
+
+/// An event that waits for the journal.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    event: Event,
+    context: Context,
+    created: SystemTime,
+    identity: Identity,
+    rules: Arc<Rules>,
+}
+
+impl Draft {
+    /// Captures what enrichment will need. Cheap: no JSON, no hashing, no allocation.
+    pub(crate) fn new(
+        rules: &Arc<Rules>,
+        event: Event,
+        context: Context,
+        identity: Identity,
+    ) -> Self {
+        Self {
+            event,
+            context,
+            created: SystemTime::now(),
+            identity,
+            rules: rules.clone(),
+        }
+    }
+
+    /// An event that is finished but for its encoding: what was stored before and is stored anew.
+    pub(crate) fn finished(rules: &Arc<Rules>, event: Event) -> Self {
+        Self::new(rules, event, Context::new(), Identity::Random)
+    }
+}
+
+impl journal::Draft for Draft {
+    fn prepare(self) -> Prepared {
+        let Self {
+            mut event,
+            context,
+            created,
+            identity,
+            rules,
+        } = self;
+        match identity {
+            Identity::Known(id) => event.metadata.event_id = Some(id),
+            Identity::Attempt { kind, ordinal } if event.metadata.event_id.is_none() => {
+                event.metadata.event_id = attempt_event_id(&context, kind, ordinal);
+            }
+            Identity::Run { kind } => event.metadata.event_id = run_event_id(&context, kind),
+            Identity::Attempt { .. } | Identity::Random => {}
+        }
+        enrich(&mut event, &context, created, &rules.application_name);
+        let event_id = *event.metadata.event_id.get_or_insert_with(EventId::random);
+        if let Err(error) = event.validate() {
+            return Prepared::Invalid(error.to_string());
+        }
+        if let Some(filter) = &rules.filter {
+            if filter.apply(&mut event) == Keep::Drop {
+                return Prepared::Dropped;
+            }
+            // The hook may change anything but what the guarantees rest on.
+            event.metadata.event_id = Some(event_id);
+            if let Err(error) = event.validate() {
+                return Prepared::Invalid(format!("after the filter: {error}"));
+            }
+        }
+        match event.to_json_within(rules.max_event_bytes) {
+            Ok(json) => Prepared::Record(record(event, event_id, json)),
+            Err(error) => Prepared::Invalid(error.to_string()),
+        }
+    }
+}
+
+fn record(event: Event, event_id: EventId, json: String) -> Record {
+    let lifecycle = event.is_lifecycle();
+    let metadata = event.metadata;
+    Record {
+        event_id: event_id.into(),
+        event_type: event.event_type,
+        event_name: event.event_name,
+        workflow_type: metadata.workflow_type,
+        workflow_id: metadata.workflow_id,
+        workflow_run_id: metadata.workflow_run_id,
+        workflow_state: Some(metadata.workflow_state.as_str().to_owned()),
+        activity_type: metadata.activity_type,
+        activity_id: metadata.activity_id,
+        attempt: metadata.attempt,
+        created_at: metadata
+            .created_at
+            .map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true))
+            .unwrap_or_default(),
+        lifecycle,
+        json,
+    }
+}
+
+/// The id of a lifecycle event of a run; the reconciler derives the same from history.
+fn run_event_id(context: &Context, kind: &str) -> Option<EventId> {
+    let workflow = context.workflow()?;
+    Some(EventId::derive(&EventKey {
+        namespace: &workflow.namespace,
+        workflow_id: &workflow.workflow_id,
+        run_id: &workflow.workflow_run_id,
+        kind,
+        activity_id: "",
+        attempt: 0,
+        ordinal: 0,
+    }))
+}
+
+/// The id of an event of an activity attempt: the same when a local activity attempt is executed
+/// again with its workflow task.
+fn attempt_event_id(context: &Context, kind: &str, ordinal: u64) -> Option<EventId> {
+    let activity = context.activity()?;
+    Some(EventId::derive(&EventKey {
+        namespace: &activity.namespace,
+        workflow_id: activity.workflow_id.as_deref().unwrap_or_default(),
+        run_id: activity
+            .workflow_run_id
+            .as_deref()
+            .or(activity.activity_run_id.as_deref())
+            .unwrap_or_default(),
+        kind,
+        activity_id: &activity.activity_id,
+        attempt: activity.attempt,
+        ordinal,
+    }))
+}
+
+/// Fills what the event leaves empty, from the top of the stack to its bottom, then the rest.
+pub(crate) fn enrich(
+    event: &mut Event,
+    context: &Context,
+    created: SystemTime,
+    application_name: &str,
+) {
+    let metadata = &mut event.metadata;
+    for frame in context.frames() {
+        fill(metadata, frame);
+    }
+    if metadata.workflow_state == WorkflowState::Unknown && metadata.workflow_id.is_some() {
+        metadata.workflow_state = WorkflowState::Running;
+    }
+    if metadata.application_name.is_none() {
+        metadata.application_name = Some(application_name.to_owned());
+    }
+    let created_at = *metadata
+        .created_at
+        .get_or_insert_with(|| DateTime::<Utc>::from(created));
+    metadata
+        .created_timestamp
+        .get_or_insert_with(|| created_at.timestamp());
+    if metadata.topic_name.is_none() {
+        metadata.topic_name = Some(event.event_type.clone());
+    }
+    if event.event_name.is_empty() {
+        event.event_name = event.event_type.clone();
+    }
+}
+
+fn set(field: &mut Option<String>, value: Option<&str>) {
+    if field.is_none()
+        && let Some(value) = value
+    {
+        *field = Some(value.to_owned());
+    }
+}
+
+fn fill(metadata: &mut EventMetadata, frame: &StackFrame) {
+    match frame {
+        StackFrame::User(user) => {
+            for (name, value) in user.fields() {
+                metadata.fill_field(name, value);
+            }
+        }
+        StackFrame::Activity(activity) => {
+            set(&mut metadata.namespace, Some(&activity.namespace));
+            set(&mut metadata.task_queue, activity.task_queue.as_deref());
+            set(&mut metadata.workflow_type, activity.workflow_type.as_deref());
+            set(&mut metadata.workflow_id, activity.workflow_id.as_deref());
+            set(
+                &mut metadata.workflow_run_id,
+                activity.workflow_run_id.as_deref(),
+            );
+            set(&mut metadata.activity_type, Some(&activity.activity_type));
+            set(&mut metadata.activity_id, Some(&activity.activity_id));
+            set(&mut metadata.traceparent, activity.traceparent.as_deref());
+            metadata.attempt.get_or_insert(activity.attempt);
+            metadata.is_local.get_or_insert(activity.is_local);
+            if let Some(run_id) = activity.activity_run_id.as_deref() {
+                metadata.fill_field("activity_run_id", &run_id.into());
+            }
+        }
+        StackFrame::Workflow(workflow) => {
+            set(&mut metadata.namespace, Some(&workflow.namespace));
+            set(&mut metadata.task_queue, workflow.task_queue.as_deref());
+            set(&mut metadata.workflow_type, Some(&workflow.workflow_type));
+            set(&mut metadata.workflow_id, Some(&workflow.workflow_id));
+            set(&mut metadata.workflow_run_id, Some(&workflow.workflow_run_id));
+            set(
+                &mut metadata.first_execution_run_id,
+                workflow.first_execution_run_id.as_deref(),
+            );
+            set(
+                &mut metadata.continued_from_run_id,
+                workflow.continued_from_run_id.as_deref(),
+            );
+            set(
+                &mut metadata.parent_workflow_id,
+                workflow.parent_workflow_id.as_deref(),
+            );
+            set(&mut metadata.parent_run_id, workflow.parent_run_id.as_deref());
+            set(
+                &mut metadata.root_workflow_id,
+                workflow.root_workflow_id.as_deref(),
+            );
+            set(&mut metadata.traceparent, workflow.traceparent.as_deref());
+            if metadata.workflow_attempt.is_none() {
+                metadata.workflow_attempt = workflow.workflow_attempt;
+            }
+        }
+        StackFrame::Worker(worker) => {
+            set(&mut metadata.namespace, worker.namespace.as_deref());
+            set(&mut metadata.task_queue, worker.task_queue.as_deref());
+            set(
+                &mut metadata.worker_identity,
+                worker.worker_identity.as_deref(),
+            );
+            set(&mut metadata.build_id, worker.build_id.as_deref());
+            set(&mut metadata.sdk_version, worker.sdk_version.as_deref());
+        }
+    }
+}
+
+/// What became of a published event.
+///
+/// Publishing has happened when `publish` returns: dropping the receipt is fine and the usual thing.
+/// Whoever wants to know awaits it; it resolves when the event is durable. In workflow code it
+/// resolves at once, with the id that the event will have, so that nothing there can depend on the
+/// store. Cancel safe.
+pub struct Receipt(State);
+
+enum State {
+    Ready(Option<Result<EventId, PublishError>>),
+    Journal(AppendReceipt),
+}
+
+impl Receipt {
+    pub(crate) fn ready(result: Result<EventId, PublishError>) -> Self {
+        Self(State::Ready(Some(result)))
+    }
+
+    pub(crate) fn waiting(receipt: AppendReceipt) -> Self {
+        Self(State::Journal(receipt))
+    }
+}
+
+impl Future for Receipt {
+    type Output = Result<EventId, PublishError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            State::Ready(result) => {
+                Poll::Ready(result.take().unwrap_or(Err(PublishError::AlreadyAwaited)))
+            }
+            State::Journal(receipt) => match Pin::new(receipt).poll(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(result) => {
+                    self.0 = State::Ready(None);
+                    Poll::Ready(match result {
+                        Ok(appended) => Ok(appended.event_id.into()),
+                        Err(error) => Err(PublishError::from(error)),
+                    })
+                }
+            },
+        }
+    }
+}
+
+impl std::fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = match &self.0 {
+            State::Ready(Some(Ok(_))) => "accepted",
+            State::Ready(Some(Err(_))) => "refused",
+            State::Ready(None) => "awaited",
+            State::Journal(_) => "waiting",
+        };
+        f.debug_tuple("Receipt").field(&state).finish()
+    }
+}

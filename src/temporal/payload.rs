@@ -1,0 +1,66 @@
+//! Header payloads: the bytes of [`headers`] in Temporal's envelope. Knows no interceptor.
+
+use crate::context::{Context, Frame, headers};
+use std::collections::HashMap;
+use temporalio_common::protos::temporal::api::common::v1::{Header, Payload};
+
+/// The encoding that every Temporal SDK's default converter gives to JSON.
+const JSON_ENCODING: &[u8] = b"json/plain";
+
+/// Adds the user frames of a stack to the headers of a call; leaves them alone when there are none.
+pub(super) fn inject(context: &Context, fields: &mut HashMap<String, Payload>) {
+    if let Some(bytes) = headers::encode(context) {
+        fields.insert(
+            headers::HEADER_KEY.to_owned(),
+            Payload {
+                metadata: HashMap::from([("encoding".to_owned(), JSON_ENCODING.to_vec())]),
+                data: bytes,
+                ..Payload::default()
+            },
+        );
+    }
+}
+
+/// As [`inject`], into a header that may not be there yet.
+pub(super) fn inject_header(context: &Context, header: &mut Option<Header>) {
+    let mut fields = HashMap::new();
+    inject(context, &mut fields);
+    if !fields.is_empty() {
+        header.get_or_insert_default().fields.extend(fields);
+    }
+}
+
+/// The frame that travelled with a call.
+pub(super) fn frame(fields: &HashMap<String, Payload>) -> Option<Frame> {
+    headers::decode(&fields.get(headers::HEADER_KEY)?.data)
+}
+
+/// The trace context that the SDK's OpenTelemetry plugin sent with a call.
+pub(super) fn traceparent(fields: &HashMap<String, Payload>) -> Option<String> {
+    headers::traceparent(&fields.get(headers::TRACE_HEADER_KEY)?.data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_make_the_round_trip_through_a_header() {
+        let context = Context::new().push(Frame::new().correlation_id("c-1"));
+        let mut header = None;
+        inject_header(&context, &mut header);
+        let header = header.unwrap();
+        assert_eq!(header.fields[headers::HEADER_KEY].metadata["encoding"], JSON_ENCODING);
+        assert_eq!(
+            frame(&header.fields),
+            Some(Frame::new().correlation_id("c-1"))
+        );
+    }
+
+    #[test]
+    fn without_frames_no_header_is_added() {
+        let mut header = None;
+        inject_header(&Context::new(), &mut header);
+        assert_eq!(header, None);
+    }
+}

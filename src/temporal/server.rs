@@ -1,0 +1,199 @@
+//! Asking the server how a run stands. Knows how to reach the server, and nothing of events.
+
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+use temporalio_client::{
+    Connection, ConnectionOptions,
+    tonic::{self, Code, IntoRequest},
+};
+use temporalio_common::protos::temporal::api::{
+    common::v1::WorkflowExecution,
+    enums::v1::{PendingWorkflowTaskState, WorkflowExecutionStatus},
+    workflowservice::v1::DescribeWorkflowExecutionRequest,
+};
+
+use crate::event::WorkflowState;
+
+/// One question may take this long; then the server counts as unreachable.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the server says of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum RunStatus {
+    /// The run is closed, with this outcome.
+    Closed(WorkflowState),
+    /// The run goes on.
+    Open {
+        /// A worker has a workflow task of this run right now, so its completion may be on the way.
+        task_started: bool,
+    },
+    /// The server knows the run no more: its retention is over, or it was deleted.
+    Gone,
+}
+
+/// Why the server gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DescribeError {
+    #[error(
+        "no connection to the server is known; connect with Client::connect, or give the plugin one"
+    )]
+    NotConnected,
+    #[error("the server cannot be reached: {0}")]
+    Connect(#[from] temporalio_client::errors::ClientConnectError),
+    #[error("the server did not answer within {DESCRIBE_TIMEOUT:?}")]
+    TimedOut,
+    #[error("the server refused: {0}")]
+    Refused(#[from] tonic::Status),
+}
+
+enum Source {
+    Unknown,
+    Options(Box<ConnectionOptions>),
+    Connection(Connection),
+}
+
+/// The way to the server, as far as it is known. Connects on the first question.
+pub(super) struct Server {
+    source: Mutex<Source>,
+}
+
+impl Server {
+    pub(super) fn unknown() -> Self {
+        Self {
+            source: Mutex::new(Source::Unknown),
+        }
+    }
+
+    pub(super) fn connected(connection: Connection) -> Self {
+        Self {
+            source: Mutex::new(Source::Connection(connection)),
+        }
+    }
+
+    fn source(&self) -> std::sync::MutexGuard<'_, Source> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers how the user's client connects; a connection that is known already stays.
+    #[cfg(feature = "plugin")]
+    pub(super) fn learn_options(&self, options: &ConnectionOptions) {
+        let mut source = self.source();
+        if !matches!(*source, Source::Connection(_)) {
+            *source = Source::Options(Box::new(options.clone()));
+        }
+    }
+
+    #[cfg(feature = "plugin")]
+    pub(super) fn learn_connection(&self, connection: Connection) {
+        *self.source() = Source::Connection(connection);
+    }
+
+    pub(super) fn is_known(&self) -> bool {
+        !matches!(*self.source(), Source::Unknown)
+    }
+
+    /// The identity that the client reports to the server, if it is known and set.
+    #[cfg(feature = "plugin")]
+    pub(super) fn identity(&self) -> Option<String> {
+        let identity = match &*self.source() {
+            Source::Unknown => return None,
+            Source::Options(options) => options.identity.clone(),
+            Source::Connection(connection) => connection.identity().to_owned(),
+        };
+        Some(identity).filter(|identity| !identity.is_empty())
+    }
+
+    /// Host and port of the server, if they are known.
+    #[cfg(feature = "plugin")]
+    pub(super) fn address(&self) -> Option<(String, u16)> {
+        match &*self.source() {
+            Source::Options(options) => Some((
+                options.target.host_str()?.to_owned(),
+                options.target.port_or_known_default()?,
+            )),
+            _ => None,
+        }
+    }
+
+    async fn connection(&self) -> Result<Connection, DescribeError> {
+        let options = match &*self.source() {
+            Source::Unknown => return Err(DescribeError::NotConnected),
+            Source::Connection(connection) => return Ok(connection.clone()),
+            Source::Options(options) => options.clone(),
+        };
+        // Two questions at once may both connect; the second connection is dropped unused.
+        let connection = Connection::connect(*options).await?;
+        *self.source() = Source::Connection(connection.clone());
+        Ok(connection)
+    }
+
+    /// Asks how a run stands. Cancel safe.
+    pub(super) async fn describe(
+        &self,
+        namespace: &str,
+        workflow_id: &str,
+        run_id: &str,
+    ) -> Result<RunStatus, DescribeError> {
+        let ask = async {
+            let mut service = self.connection().await?.workflow_service();
+            let request = DescribeWorkflowExecutionRequest {
+                namespace: namespace.to_owned(),
+                execution: Some(WorkflowExecution {
+                    workflow_id: workflow_id.to_owned(),
+                    run_id: run_id.to_owned(),
+                }),
+            };
+            match service
+                .describe_workflow_execution(request.into_request())
+                .await
+            {
+                Ok(response) => Ok(response.into_inner()),
+                Err(status) if status.code() == Code::NotFound => return Ok(RunStatus::Gone),
+                Err(status) => Err(status),
+            }
+            .map(|response| {
+                let task_started = response.pending_workflow_task.is_some_and(|task| {
+                    task.state() == PendingWorkflowTaskState::Started
+                });
+                let status = response
+                    .workflow_execution_info
+                    .map_or(WorkflowExecutionStatus::Unspecified, |info| info.status());
+                match closed_state(status) {
+                    Some(state) => RunStatus::Closed(state),
+                    None => RunStatus::Open { task_started },
+                }
+            })
+            .map_err(DescribeError::from)
+        };
+        tokio::time::timeout(DESCRIBE_TIMEOUT, ask)
+            .await
+            .map_err(|_| DescribeError::TimedOut)?
+    }
+}
+
+impl fmt::Debug for Server {
+    // Connection options hold keys and certificates.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("known", &self.is_known())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The state in which an event says that the server closed a run; none while the run is open.
+pub(super) fn closed_state(status: WorkflowExecutionStatus) -> Option<WorkflowState> {
+    match status {
+        WorkflowExecutionStatus::Completed => Some(WorkflowState::Completed),
+        WorkflowExecutionStatus::Failed => Some(WorkflowState::Failed),
+        WorkflowExecutionStatus::Canceled => Some(WorkflowState::Cancelled),
+        WorkflowExecutionStatus::Terminated => Some(WorkflowState::Terminated),
+        WorkflowExecutionStatus::ContinuedAsNew => Some(WorkflowState::ContinuedAsNew),
+        WorkflowExecutionStatus::TimedOut => Some(WorkflowState::TimedOut),
+        WorkflowExecutionStatus::Unspecified
+        | WorkflowExecutionStatus::Running
+        | WorkflowExecutionStatus::Paused => None,
+    }
+}

@@ -1,0 +1,279 @@
+//! One worker with the plugin: `worker_start` and `worker_end`, and the hooks that drive the commit
+//! protocol. Emits; decides nothing about workflow ends itself.
+
+use super::{activity, commit::Commit, resolve::Resolver, server::Server, workflow::WorkflowEvents};
+use crate::{
+    context::{Context, WorkerFrame},
+    event::{Event, lifecycle},
+    store::{
+        EventStore, Outlet, Place,
+        publish::{Draft, Identity},
+    },
+};
+use futures_util::future::LocalBoxFuture;
+use serde_json::{Map, Value, json};
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use temporalio_common::protos::coresdk::{
+    workflow_activation::WorkflowActivation, workflow_completion::WorkflowActivationCompletion,
+};
+use temporalio_sdk::{
+    WorkerOptions, WorkflowContextView,
+    error::WorkerRunError,
+    interceptors::{
+        ActivityInboundInterceptor, ExecuteActivityInput, ExecuteActivityOutput, Next,
+        RunWorkerInput, WorkerInterceptor,
+    },
+    workflow_interceptors::WorkflowInterceptorConstructor,
+};
+use tracing::warn;
+
+/// How long a worker that stops waits for the server's word on its last ends.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the interceptors of one worker share.
+pub(super) struct WorkerEvents {
+    store: EventStore,
+    server: Arc<Server>,
+    resolver: Arc<Resolver>,
+    commit: Commit,
+    description: Map<String, Value>,
+    frame: WorkerFrame,
+    // The frame with what is known only when the worker runs.
+    running: OnceLock<WorkerFrame>,
+    // The same store's plugin is on this worker twice, and this is the inner one.
+    silent: AtomicBool,
+}
+
+impl WorkerEvents {
+    pub(super) fn new(
+        store: &EventStore,
+        server: &Arc<Server>,
+        namespace: Option<&str>,
+        options: &WorkerOptions,
+    ) -> Self {
+        let resolver = Arc::new(Resolver::new(store.clone(), server.clone()));
+        let deployment = &options.deployment_options;
+        let build_id = Some(deployment.version.build_id.as_str()).filter(|id| !id.is_empty());
+        let mut description = Map::new();
+        // The names and types of the reference's `worker_start`, as far as a Rust worker knows them.
+        for (name, value) in [
+            ("version", json!("v1")),
+            ("application_name", json!(store.application_name())),
+            ("task_queue", json!(options.task_queue)),
+            (
+                "workflow_count",
+                json!(options.workflows().workflow_definitions().count()),
+            ),
+            ("build_id", json!(build_id)),
+            (
+                "use_worker_versioning",
+                json!(deployment.use_worker_versioning),
+            ),
+            ("max_cached_workflows", json!(options.max_cached_workflows)),
+        ] {
+            description.insert(name.to_owned(), value);
+        }
+        if !deployment.version.deployment_name.is_empty() {
+            description.insert(
+                "deployment_name".to_owned(),
+                json!(deployment.version.deployment_name),
+            );
+        }
+        let frame = WorkerFrame {
+            namespace: namespace.map(Into::into),
+            task_queue: Some(options.task_queue.as_str().into()),
+            worker_identity: options.client_identity_override.as_deref().map(Into::into),
+            build_id: build_id.map(Into::into),
+            sdk_version: Some(super::SDK_VERSION.into()),
+        };
+        Self {
+            commit: Commit::new(store.clone(), resolver.clone()),
+            store: store.clone(),
+            server: server.clone(),
+            resolver,
+            description,
+            frame,
+            running: OnceLock::new(),
+            silent: AtomicBool::new(false),
+        }
+    }
+
+    fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
+    }
+
+    fn frame(&self) -> &WorkerFrame {
+        self.running.get().unwrap_or(&self.frame)
+    }
+
+    /// The constructor of this worker's workflow interceptors.
+    pub(super) fn workflow_interceptors(self: &Arc<Self>) -> WorkflowInterceptorConstructor {
+        let worker = self.clone();
+        WorkflowInterceptorConstructor::new(move |view: &WorkflowContextView| {
+            let run =
+                (!worker.is_silent()).then(|| worker.commit.adopt(worker.frame(), view));
+            WorkflowEvents::hooked(&worker.store, run)
+        })
+    }
+
+    fn event(&self, context: &Context, event: Event) -> Draft {
+        Draft::new(
+            self.store.rules(),
+            event,
+            context.clone(),
+            Identity::Random,
+        )
+    }
+
+    async fn emit_start(&self, context: &Context) {
+        let mut data = self.description.clone();
+        if let Some(namespace) = &self.frame().namespace {
+            data.insert("namespace".to_owned(), json!(namespace));
+        }
+        if let Some((host, port)) = self.server.address() {
+            data.insert("connection_string".to_owned(), json!(format!("{host}:{port}")));
+            data.insert("host".to_owned(), json!(host));
+            data.insert("port".to_owned(), json!(port.to_string()));
+        }
+        let start = self.event(context, lifecycle::worker_start(data));
+        self.store.commit(vec![start], None).await;
+    }
+
+    async fn emit_end(
+        &self,
+        context: &Context,
+        started: Instant,
+        result: &Result<(), WorkerRunError>,
+    ) {
+        let mut data = Map::new();
+        data.insert("task_queue".to_owned(), json!(self.frame().task_queue));
+        data.insert(
+            "duration_ms".to_owned(),
+            json!((started.elapsed().as_secs_f64() * 100_000.0).round() / 100.0),
+        );
+        data.insert(
+            "reason".to_owned(),
+            json!(if result.is_ok() { "shutdown" } else { "error" }),
+        );
+        if let Err(error) = result
+            && self.store.keeps_error_messages()
+        {
+            data.insert("error".to_owned(), json!({ "message": error.to_string() }));
+        }
+        let end = self.event(context, lifecycle::worker_end(data));
+        self.store.commit(vec![end], None).await;
+    }
+
+    /// What is known now that the worker runs: whose identity it has when nobody set one.
+    fn running_frame(&self) -> WorkerFrame {
+        let mut frame = self.frame.clone();
+        if frame.worker_identity.is_none() && self.server.is_known() {
+            // The SDK's own default, `{pid}@{hostname}`, where neither worker nor client has one.
+            let identity = self.server.identity().unwrap_or_else(|| {
+                format!(
+                    "{}@{}",
+                    std::process::id(),
+                    gethostname::gethostname().to_string_lossy()
+                )
+            });
+            frame.worker_identity = Some(identity.into());
+        }
+        frame
+    }
+}
+
+/// The interceptors of one worker; see [`WorkerEvents`].
+pub(super) struct Hooks(pub(super) Arc<WorkerEvents>);
+
+#[async_trait::async_trait(?Send)]
+impl WorkerInterceptor for Hooks {
+    fn run_worker<'a>(
+        &'a self,
+        input: RunWorkerInput<'a>,
+        next: Next<'a, RunWorkerInput<'a>, LocalBoxFuture<'a, Result<(), WorkerRunError>>>,
+    ) -> LocalBoxFuture<'a, Result<(), WorkerRunError>> {
+        let worker = &self.0;
+        Box::pin(async move {
+            let around = Context::current();
+            if around.worker().is_some()
+                && around
+                    .extension::<Outlet>()
+                    .is_some_and(|outlet| outlet.store.is_same_as(&worker.store))
+            {
+                warn!(
+                    "the event store's plugin is registered twice, on the client and on the worker \
+                     or twice on one of them; once is enough, the second is ignored"
+                );
+                worker.silent.store(true, Ordering::Relaxed);
+                return next.run(input).await;
+            }
+            // A worker runs once, so that the cell is empty here.
+            let frame = worker.running.get_or_init(|| worker.running_frame());
+            let context = Context::new().push(frame.clone());
+            if worker.store.lifecycle().worker {
+                worker.emit_start(&context).await;
+            }
+            if let Some(namespace) = &frame.namespace {
+                worker.commit.recover(namespace);
+            }
+            if !worker.server.is_known() {
+                warn!(
+                    "the event store's plugin knows no connection to ask the server with: a \
+                     workflow end whose acknowledgement is lost will stay held. Connect with \
+                     Client::connect, or give the plugin a connection"
+                );
+            }
+            let scope = context.clone().with_extension(Arc::new(Outlet {
+                store: worker.store.clone(),
+                place: Place::Worker,
+            }));
+            let started = Instant::now();
+            let result = scope.scope(async move { next.run(input).await }).await;
+            worker.commit.stopped();
+            worker.resolver.idle(SETTLE_TIMEOUT).await;
+            if worker.store.lifecycle().worker {
+                worker.emit_end(&context, started, &result).await;
+            }
+            result
+        })
+    }
+
+    async fn on_workflow_activation(
+        &self,
+        activation: &WorkflowActivation,
+    ) -> Result<(), anyhow::Error> {
+        if !self.0.is_silent() {
+            self.0.commit.activation(activation);
+        }
+        // An error here would end the worker.
+        Ok(())
+    }
+
+    async fn on_workflow_activation_completion(&self, completion: &WorkflowActivationCompletion) {
+        if !self.0.is_silent() {
+            self.0.commit.completion(completion).await;
+        }
+    }
+}
+
+/// The activity side of a worker; see [`WorkerEvents`].
+pub(super) struct ActivityHooks(pub(super) Arc<WorkerEvents>);
+
+impl ActivityInboundInterceptor for ActivityHooks {
+    fn execute_activity<'a>(
+        &'a self,
+        input: ExecuteActivityInput,
+        next: Next<'a, ExecuteActivityInput, ExecuteActivityOutput<'a>>,
+    ) -> ExecuteActivityOutput<'a> {
+        if self.0.is_silent() {
+            return next.run(input);
+        }
+        activity::execute(self.0.store.clone(), self.0.frame(), input, next)
+    }
+}
