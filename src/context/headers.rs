@@ -96,7 +96,8 @@ mod tests {
 
     #[test]
     fn traceparent_is_read_from_the_opentelemetry_header() {
-        let header = br#"{"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}"#;
+        let header =
+            br#"{"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}"#;
         assert_eq!(
             traceparent(header).as_deref(),
             Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")

@@ -170,7 +170,9 @@ mod tests {
 
     #[test]
     fn enter_restores_after_a_panic() {
-        let result = catch_unwind(AssertUnwindSafe(|| frame("x").enter(|| panic!("on purpose"))));
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            frame("x").enter(|| panic!("on purpose"))
+        }));
         assert!(result.is_err());
         assert!(ids().is_empty());
     }

@@ -1,1 +1,226 @@
-//! What an event is.
+//! What an event is: its fields, its rules, its ids and its encodings.
+//!
+//! This module is a leaf: it knows nothing of where events come from or where they go.
+
+mod cloudevents;
+mod error;
+mod id;
+pub mod lifecycle;
+mod metadata;
+
+pub use cloudevents::CloudEvent;
+pub use error::EventError;
+pub use id::{EVENT_NAMESPACE, EventId, EventKey};
+pub use lifecycle::{ActivityStatus, FailureDetails, LifecycleEvent};
+pub use metadata::{EventMetadata, WorkflowState};
+
+use error::shortened;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// The size of an encoded event from which on it is refused, unless configured otherwise: 256 KiB,
+/// what the usual brokers take in one message.
+pub const DEFAULT_MAX_EVENT_BYTES: usize = 256 * 1024;
+/// The longest event type and event name, in characters.
+pub const MAX_NAME_CHARACTERS: usize = 255;
+
+/// An event: a type, a name, data, and metadata about where and when it happened.
+///
+/// ```
+/// use temporal_eventstore::Event;
+///
+/// let event = Event::new("data.processed")
+///     .name("DataProcessed")
+///     .data(serde_json::json!({ "records": 1000 }))
+///     .metadata("source", "nightly")
+///     .correlation_id("c-42");
+/// assert!(event.validate().is_ok());
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Event {
+    /// Where and when.
+    #[serde(default)]
+    pub metadata: EventMetadata,
+    /// The type, such as `data.processed`.
+    pub event_type: String,
+    /// The name for people, such as `DataProcessed`; empty means the event type.
+    #[serde(default)]
+    pub event_name: String,
+    /// What happened.
+    #[serde(default)]
+    pub data: Map<String, Value>,
+    /// Top-level fields that this version does not know; they survive a round trip.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+    // What a builder method was given and could not keep; `validate` reports it.
+    #[serde(skip)]
+    problem: Option<EventError>,
+}
+
+impl Event {
+    /// An event of a type. Reads no clock and makes no id: both are given when it is published.
+    pub fn new(event_type: impl Into<String>) -> Self {
+        Self {
+            event_type: event_type.into(),
+            ..Self::default()
+        }
+    }
+
+    /// This event with a name for people. Without one it is named after its type.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.event_name = name.into();
+        self
+    }
+
+    /// This event with data: anything that serializes to a JSON object. Anything else is reported
+    /// by [`validate`](Self::validate), and so when the event is published.
+    #[must_use]
+    pub fn data(mut self, data: impl Serialize) -> Self {
+        match serde_json::to_value(data) {
+            Ok(Value::Object(fields)) => self.data = fields,
+            Ok(other) => {
+                self.problem = Some(EventError::DataIsNoObject {
+                    found: kind(&other),
+                });
+            }
+            Err(error) => {
+                self.problem = Some(EventError::DataIsNotJson {
+                    reason: error.to_string(),
+                });
+            }
+        }
+        self
+    }
+
+    /// This event with one more metadata field. A name that this crate owns sets that field, if the
+    /// value fits; if not, [`validate`](Self::validate) reports it.
+    #[must_use]
+    pub fn metadata(mut self, field: impl Into<String>, value: impl Into<Value>) -> Self {
+        let field = field.into();
+        let value = value.into();
+        let text = shortened(&value.to_string());
+        if let Err(allowed) = self.metadata.set_field(&field, value) {
+            self.problem = Some(EventError::InvalidField {
+                field,
+                value: text,
+                allowed,
+            });
+        }
+        self
+    }
+
+    /// Short for the metadata field `correlation_id`.
+    #[must_use]
+    pub fn correlation_id(self, id: impl Into<String>) -> Self {
+        self.metadata("correlation_id", id.into())
+    }
+
+    /// The topic: the metadata field `topic_name`, or the event type.
+    pub fn topic_name(&self) -> &str {
+        self.metadata
+            .topic_name
+            .as_deref()
+            .unwrap_or(&self.event_type)
+    }
+
+    /// Whether this is one of the lifecycle events that the interceptors emit.
+    pub fn is_lifecycle(&self) -> bool {
+        self.event_type == lifecycle::APPLICATION_EVENTS
+            && LifecycleEvent::from_name(&self.event_name)
+                .is_some_and(LifecycleEvent::is_emitted_by_interceptors)
+    }
+
+    /// Whether the event keeps the rules: type and name of at most [`MAX_NAME_CHARACTERS`]
+    /// characters, without control characters, the type not empty, the data a JSON object.
+    ///
+    /// # Errors
+    /// [`EventError`], naming the first rule that is broken.
+    pub fn validate(&self) -> Result<(), EventError> {
+        if let Some(problem) = &self.problem {
+            return Err(problem.clone());
+        }
+        if self.event_type.is_empty() {
+            return Err(EventError::EmptyType);
+        }
+        check_name("event_type", &self.event_type)?;
+        check_name("event_name", &self.event_name)?;
+        if let Some(topic) = &self.metadata.topic_name {
+            check_name("topic_name", topic)?;
+        }
+        Ok(())
+    }
+
+    /// The native JSON.
+    ///
+    /// # Errors
+    /// [`EventError::TooLarge`] over [`DEFAULT_MAX_EVENT_BYTES`].
+    pub fn to_json(&self) -> Result<String, EventError> {
+        self.to_json_within(DEFAULT_MAX_EVENT_BYTES)
+    }
+
+    /// The native JSON, of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`EventError::TooLarge`] over `limit`.
+    pub fn to_json_within(&self, limit: usize) -> Result<String, EventError> {
+        let json = serde_json::to_string(self).map_err(|error| EventError::DataIsNotJson {
+            reason: error.to_string(),
+        })?;
+        if json.len() > limit {
+            return Err(EventError::TooLarge {
+                bytes: json.len(),
+                limit,
+            });
+        }
+        Ok(json)
+    }
+
+    /// Reads the native JSON. An absent name is the event type.
+    ///
+    /// # Errors
+    /// [`EventError::NotAnEvent`] for anything else.
+    pub fn from_json(json: &str) -> Result<Self, EventError> {
+        let mut event: Self =
+            serde_json::from_str(json).map_err(|error| EventError::NotAnEvent {
+                reason: error.to_string(),
+            })?;
+        if event.event_name.is_empty() {
+            event.event_name.clone_from(&event.event_type);
+        }
+        Ok(event)
+    }
+}
+
+fn check_name(field: &'static str, text: &str) -> Result<(), EventError> {
+    // Counting characters only where the bytes leave a doubt.
+    if text.len() > MAX_NAME_CHARACTERS {
+        let characters = text.chars().count();
+        if characters > MAX_NAME_CHARACTERS {
+            return Err(EventError::TooLong {
+                field,
+                value: shortened(text),
+                characters,
+            });
+        }
+    }
+    if text.chars().any(char::is_control) {
+        return Err(EventError::ControlCharacter {
+            field,
+            value: shortened(text),
+        });
+    }
+    Ok(())
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}

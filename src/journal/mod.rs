@@ -1,1 +1,277 @@
-//! The durable log.
+//! The durable local log. Whatever waits is written in one transaction by one thread, and all who
+//! wait are answered; ends of workflows are held until they are confirmed.
+//!
+//! Knows nothing of what an event is, of Temporal, or of where events go next.
+
+mod error;
+mod memory;
+mod record;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod status;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::JournalError;
+pub(crate) use record::{Draft, HeldRun, Prepared, Record, RunKey, Stored};
+pub(crate) use status::JournalStatus;
+
+use crossbeam_channel::Sender;
+use status::Counters;
+use std::{
+    future::Future,
+    path::PathBuf,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::sync::oneshot;
+use writer::Command;
+
+/// How long dropping the last handle waits for what is queued.
+const DROP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Where the log is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    #[cfg(feature = "sqlite")]
+    Sqlite(PathBuf),
+    Memory,
+}
+
+/// SQLite's `synchronous`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
+pub(crate) enum Synchronous {
+    /// A killed process loses nothing.
+    Normal,
+    /// A power cut loses nothing either.
+    Full,
+}
+
+/// How long events stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retention {
+    Keep,
+    For(Duration),
+}
+
+#[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
+pub(crate) struct JournalOptions {
+    pub(crate) target: Target,
+    pub(crate) queue_size: usize,
+    pub(crate) batch_size: usize,
+    pub(crate) synchronous: Synchronous,
+    pub(crate) max_bytes: Option<u64>,
+    pub(crate) retention: Retention,
+}
+
+/// Why the journal takes no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rejected {
+    Full,
+    Closed,
+}
+
+/// What became of one appended event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Appended {
+    /// Nil when the filter dropped the event.
+    pub(crate) event_id: uuid::Uuid,
+}
+
+/// An answer that is on its way. Dropping it changes nothing but who learns of it.
+pub(crate) struct Answer<T>(oneshot::Receiver<Result<T, JournalError>>);
+
+pub(crate) type AppendReceipt = Answer<Appended>;
+pub(crate) type CommitReceipt = Answer<()>;
+
+impl<T> Future for Answer<T> {
+    type Output = Result<T, JournalError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|answer| {
+            answer.unwrap_or_else(|_| Err(JournalError::Stopped("its thread is gone".to_owned())))
+        })
+    }
+}
+
+/// A handle to the log; clones share it.
+pub(crate) struct Journal<D: Draft> {
+    inner: Arc<Inner<D>>,
+}
+
+struct Inner<D: Draft> {
+    // None only while it is being dropped.
+    commands: Option<Sender<Command<D>>>,
+    counters: Arc<Counters>,
+    queue_size: usize,
+    closed: AtomicBool,
+    finished: crossbeam_channel::Receiver<()>,
+}
+
+impl<D: Draft> Clone for Journal<D> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<D: Draft> Journal<D> {
+    /// Opens or creates the log and starts its thread. Blocking.
+    pub(crate) fn open(options: JournalOptions) -> Result<Self, JournalError> {
+        let counters = Arc::new(Counters::default());
+        let queue_size = options.queue_size;
+        let (commands, finished) = writer::start(options, counters.clone())?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                commands: Some(commands),
+                counters,
+                queue_size,
+                closed: AtomicBool::new(false),
+                finished,
+            }),
+        })
+    }
+
+    fn send<T>(
+        &self,
+        events: usize,
+        limit: usize,
+        command: impl FnOnce(oneshot::Sender<Result<T, JournalError>>) -> Command<D>,
+    ) -> Result<Answer<T>, Rejected> {
+        let inner = &self.inner;
+        if inner.closed.load(Ordering::Acquire) {
+            inner.counters.refuse(events);
+            return Err(Rejected::Closed);
+        }
+        // Counted before it is queued, so that a flush never misses what is on its way.
+        if !inner.counters.enqueue(events, limit) {
+            inner.counters.refuse(events);
+            return Err(Rejected::Full);
+        }
+        let (answer, receipt) = oneshot::channel();
+        let sent = inner
+            .commands
+            .as_ref()
+            .is_some_and(|commands| commands.send(command(answer)).is_ok());
+        if sent {
+            Ok(Answer(receipt))
+        } else {
+            inner.counters.unqueue(events);
+            inner.counters.refuse(events);
+            Err(Rejected::Closed)
+        }
+    }
+
+    /// Appends one event. Never blocks and never waits.
+    pub(crate) fn append(&self, draft: D) -> Result<AppendReceipt, Rejected> {
+        self.send(1, self.inner.queue_size, |answer| Command::Append {
+            draft,
+            answer,
+        })
+    }
+
+    /// Appends some events and holds others, in one transaction. Never blocks; may go to twice the
+    /// queue's size, since these matter more than what applications publish.
+    pub(crate) fn commit(
+        &self,
+        append: Vec<D>,
+        hold: Option<(RunKey, Vec<D>)>,
+    ) -> Result<CommitReceipt, Rejected> {
+        let events = append.len() + hold.as_ref().map_or(0, |(_, drafts)| drafts.len());
+        self.send(events, self.inner.queue_size.saturating_mul(2), |answer| {
+            Command::Commit {
+                append,
+                hold,
+                answer,
+            }
+        })
+    }
+
+    /// Moves what is held under `key` to the log. What is not held (any more) is no error.
+    pub(crate) fn release(&self, key: RunKey) -> Result<CommitReceipt, Rejected> {
+        self.send(0, usize::MAX, |answer| Command::Release { key, answer })
+    }
+
+    /// Appends `drafts` instead of what is held under `key`, if that is still held.
+    pub(crate) fn replace(&self, key: RunKey, drafts: Vec<D>) -> Result<CommitReceipt, Rejected> {
+        self.send(drafts.len(), usize::MAX, |answer| Command::Replace {
+            key,
+            drafts,
+            answer,
+        })
+    }
+
+    /// Forgets what is held under `key`.
+    pub(crate) fn discard(&self, key: RunKey) -> Result<CommitReceipt, Rejected> {
+        self.send(0, usize::MAX, |answer| Command::Discard { key, answer })
+    }
+
+    /// Everything that is held.
+    pub(crate) async fn held(&self) -> Result<Vec<HeldRun>, JournalError> {
+        self.ask(|answer| Command::Held { answer }).await
+    }
+
+    /// At most `limit` events after `after`, in order.
+    pub(crate) async fn read(&self, after: u64, limit: usize) -> Result<Vec<Stored>, JournalError> {
+        self.ask(|answer| Command::Read {
+            after,
+            limit,
+            answer,
+        })
+        .await
+    }
+
+    /// Resolves when everything queued before is durable, or failed.
+    pub(crate) async fn flush(&self) -> Result<(), JournalError> {
+        self.ask(|answer| Command::Flush { answer }).await
+    }
+
+    /// Flushes, checkpoints and gives the file back. The second time it does nothing.
+    pub(crate) async fn close(&self) -> Result<(), JournalError> {
+        let receipt = self.send(0, usize::MAX, |answer| Command::Close { answer });
+        self.inner.closed.store(true, Ordering::Release);
+        match receipt {
+            Ok(receipt) => receipt.await,
+            Err(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn status(&self) -> JournalStatus {
+        self.inner.counters.status()
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, JournalError>>) -> Command<D>,
+    ) -> Result<T, JournalError> {
+        match self.send(0, usize::MAX, command) {
+            Ok(answer) => answer.await,
+            Err(_) => Err(JournalError::Closed),
+        }
+    }
+}
+
+impl<D: Draft> Drop for Inner<D> {
+    // Local work only, and bounded: a program that ends without a shutdown still keeps its events.
+    fn drop(&mut self) {
+        if self.closed.load(Ordering::Acquire) {
+            return;
+        }
+        drop(self.commands.take());
+        if self.finished.recv_timeout(DROP_TIMEOUT)
+            == Err(crossbeam_channel::RecvTimeoutError::Timeout)
+        {
+            tracing::error!("the journal is too slow to be flushed while its handle is dropped");
+        }
+    }
+}

@@ -419,6 +419,21 @@ impl EventStore {
         }
     }
 
+    /// Holds an end without waiting for it to be durable.
+    pub(crate) fn hold_without_waiting(&self, key: RunKey, events: Vec<Draft>) {
+        if let Some(journal) = &self.shared.journal {
+            self.not_refused(journal.commit(Vec::new(), Some((key, events))));
+        }
+    }
+
+    /// Everything that is held.
+    pub(crate) async fn held(&self) -> Result<Vec<journal::HeldRun>, JournalError> {
+        match &self.shared.journal {
+            None => Ok(Vec::new()),
+            Some(journal) => journal.held().await,
+        }
+    }
+
     /// The server accepted the end: it goes to the store.
     pub(crate) fn release(&self, key: RunKey) {
         if let Some(journal) = &self.shared.journal {
@@ -561,8 +576,8 @@ fn journal_options(options: &EventStoreOptions) -> Result<Option<JournalOptions>
         #[cfg(not(feature = "sqlite"))]
         url::Target::Sqlite(path) => return Err(BuildError::SqliteDisabled { path }),
     };
-    let defaults = JournalOptions::new(target);
     Ok(Some(JournalOptions {
+        target,
         queue_size: options.queue_size.unwrap_or(DEFAULT_QUEUE_SIZE),
         batch_size: options.batch_size.unwrap_or(DEFAULT_BATCH_SIZE),
         synchronous: match options.durability.unwrap_or_default() {
@@ -574,7 +589,6 @@ fn journal_options(options: &EventStoreOptions) -> Result<Option<JournalOptions>
             None => journal::Retention::Keep,
             Some(age) => journal::Retention::For(age),
         },
-        ..defaults
     }))
 }
 

@@ -94,8 +94,7 @@ impl FromStr for LifecycleSelection {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const ALLOWED: &str =
-            "`all`, `none`, or a comma-separated list of workflow, activity, local_activity, worker";
+        const ALLOWED: &str = "`all`, `none`, or a comma-separated list of workflow, activity, local_activity, worker";
         let mut selection = Self::NONE;
         match text.trim() {
             "all" => return Ok(Self::ALL),
@@ -219,7 +218,10 @@ impl EventStoreOptions {
     /// starts with `EVENTSTORE_` and is none of the names above.
     pub fn from_env() -> Result<Self, BuildError> {
         Self::from_variables(std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+            Some((
+                name.into_string().ok()?,
+                value.to_string_lossy().into_owned(),
+            ))
         }))
     }
 
@@ -249,10 +251,12 @@ impl EventStoreOptions {
                 "EVENTSTORE_JOURNAL" => options.journal = Some(value.into()),
                 "EVENTSTORE_APPLICATION_NAME" => options.application_name = Some(value),
                 "EVENTSTORE_QUEUE_SIZE" => {
-                    options.queue_size = Some(parse(&value, "a whole number from 1").map_err(|a| invalid(&a))?);
+                    options.queue_size =
+                        Some(parse(&value, "a whole number from 1").map_err(|a| invalid(&a))?);
                 }
                 "EVENTSTORE_BATCH_SIZE" => {
-                    options.batch_size = Some(parse(&value, "a whole number from 1").map_err(|a| invalid(&a))?);
+                    options.batch_size =
+                        Some(parse(&value, "a whole number from 1").map_err(|a| invalid(&a))?);
                 }
                 "EVENTSTORE_COMMIT_TIMEOUT" => {
                     options.commit_timeout = Some(duration(&value).map_err(|a| invalid(&a))?);

@@ -215,7 +215,10 @@ fn fill(metadata: &mut EventMetadata, frame: &StackFrame) {
         StackFrame::Activity(activity) => {
             set(&mut metadata.namespace, Some(&activity.namespace));
             set(&mut metadata.task_queue, activity.task_queue.as_deref());
-            set(&mut metadata.workflow_type, activity.workflow_type.as_deref());
+            set(
+                &mut metadata.workflow_type,
+                activity.workflow_type.as_deref(),
+            );
             set(&mut metadata.workflow_id, activity.workflow_id.as_deref());
             set(
                 &mut metadata.workflow_run_id,
@@ -235,7 +238,10 @@ fn fill(metadata: &mut EventMetadata, frame: &StackFrame) {
             set(&mut metadata.task_queue, workflow.task_queue.as_deref());
             set(&mut metadata.workflow_type, Some(&workflow.workflow_type));
             set(&mut metadata.workflow_id, Some(&workflow.workflow_id));
-            set(&mut metadata.workflow_run_id, Some(&workflow.workflow_run_id));
+            set(
+                &mut metadata.workflow_run_id,
+                Some(&workflow.workflow_run_id),
+            );
             set(
                 &mut metadata.first_execution_run_id,
                 workflow.first_execution_run_id.as_deref(),
@@ -248,7 +254,10 @@ fn fill(metadata: &mut EventMetadata, frame: &StackFrame) {
                 &mut metadata.parent_workflow_id,
                 workflow.parent_workflow_id.as_deref(),
             );
-            set(&mut metadata.parent_run_id, workflow.parent_run_id.as_deref());
+            set(
+                &mut metadata.parent_run_id,
+                workflow.parent_run_id.as_deref(),
+            );
             set(
                 &mut metadata.root_workflow_id,
                 workflow.root_workflow_id.as_deref(),

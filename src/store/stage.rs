@@ -2,7 +2,10 @@
 //! task completes. Counts on replay, so that ids come out the same, and keeps nothing then. Knows
 //! nothing of how a task completes.
 
-use super::{EventStore, PublishError, Receipt, publish::{Draft, Identity}};
+use super::{
+    EventStore, PublishError, Receipt,
+    publish::{Draft, Identity},
+};
 use crate::{
     context::Context,
     event::{Event, EventId, EventKey},
@@ -94,7 +97,12 @@ impl RunStage {
     }
 
     /// Stages an event that application code published.
-    pub(crate) fn publish(&self, store: &EventStore, mut event: Event, context: Context) -> Receipt {
+    pub(crate) fn publish(
+        &self,
+        store: &EventStore,
+        mut event: Event,
+        context: Context,
+    ) -> Receipt {
         if let Err(error) = event.validate() {
             if !self.is_replaying() {
                 store.count_invalid(&error);

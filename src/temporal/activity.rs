@@ -36,10 +36,9 @@ pub(super) fn execute<'a>(
     } else {
         selection.activity
     };
-    let mut context = Context::new().push(worker.clone()).push(frame(
-        info,
-        payload::traceparent(input.headers()),
-    ));
+    let mut context = Context::new()
+        .push(worker.clone())
+        .push(frame(info, payload::traceparent(input.headers())));
     if let Some(user) = payload::frame(input.headers()) {
         context = context.push(user);
     }

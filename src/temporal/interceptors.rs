@@ -2,7 +2,8 @@
 //! plugin, and no hook that sees a workflow task complete. Knows how to do without it.
 
 use super::{
-    activity, client::ClientFrames,
+    activity,
+    client::ClientFrames,
     resolve::{Resolver, WhenOpen},
     run::Run,
     server::Server,
@@ -17,9 +18,7 @@ use std::{fmt, sync::Arc};
 use temporalio_client::{Client, ClientInterceptor};
 use temporalio_sdk::{
     WorkflowContextView,
-    interceptors::{
-        ActivityInboundInterceptor, ExecuteActivityInput, ExecuteActivityOutput, Next,
-    },
+    interceptors::{ActivityInboundInterceptor, ExecuteActivityInput, ExecuteActivityOutput, Next},
     workflow_interceptors::WorkflowInterceptorConstructor,
 };
 

@@ -50,7 +50,10 @@ mod tests {
         let mut header = None;
         inject_header(&context, &mut header);
         let header = header.unwrap();
-        assert_eq!(header.fields[headers::HEADER_KEY].metadata["encoding"], JSON_ENCODING);
+        assert_eq!(
+            header.fields[headers::HEADER_KEY].metadata["encoding"],
+            JSON_ENCODING
+        );
         assert_eq!(
             frame(&header.fields),
             Some(Frame::new().correlation_id("c-1"))

@@ -57,7 +57,12 @@ impl Resolver {
     }
 
     /// Settles one held end in the background. Without an answer it stays held, for the next start.
-    pub(super) fn resolve(self: &Arc<Self>, key: RunKey, state: WorkflowState, when_open: WhenOpen) {
+    pub(super) fn resolve(
+        self: &Arc<Self>,
+        key: RunKey,
+        state: WorkflowState,
+        when_open: WhenOpen,
+    ) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
@@ -157,6 +162,8 @@ impl Resolver {
             .filter_map(|json| Event::from_json(json).ok())
             .find(|event| event.event_name == LifecycleEvent::WorkflowEnd.as_str());
         let Some(mut end) = end else {
+            // No end among them, so nothing to correct: the run is closed, which is all it takes.
+            self.store.release(key);
             return;
         };
         end.data
@@ -180,6 +187,14 @@ impl Resolver {
         if !said {
             debug!(%error, "a held workflow end is still unresolved");
         }
+    }
+}
+
+impl std::fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resolver")
+            .field("server", &self.server)
+            .finish_non_exhaustive()
     }
 }
 

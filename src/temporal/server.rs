@@ -155,9 +155,9 @@ impl Server {
                 Err(status) => Err(status),
             }
             .map(|response| {
-                let task_started = response.pending_workflow_task.is_some_and(|task| {
-                    task.state() == PendingWorkflowTaskState::Started
-                });
+                let task_started = response
+                    .pending_workflow_task
+                    .is_some_and(|task| task.state() == PendingWorkflowTaskState::Started);
                 let status = response
                     .workflow_execution_info
                     .map_or(WorkflowExecutionStatus::Unspecified, |info| info.status());

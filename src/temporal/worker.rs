@@ -1,7 +1,9 @@
 //! One worker with the plugin: `worker_start` and `worker_end`, and the hooks that drive the commit
 //! protocol. Emits; decides nothing about workflow ends itself.
 
-use super::{activity, commit::Commit, resolve::Resolver, server::Server, workflow::WorkflowEvents};
+use super::{
+    activity, commit::Commit, resolve::Resolver, server::Server, workflow::WorkflowEvents,
+};
 use crate::{
     context::{Context, WorkerFrame},
     event::{Event, lifecycle},
@@ -116,28 +118,25 @@ impl WorkerEvents {
     pub(super) fn workflow_interceptors(self: &Arc<Self>) -> WorkflowInterceptorConstructor {
         let worker = self.clone();
         WorkflowInterceptorConstructor::new(move |view: &WorkflowContextView| {
-            let run =
-                (!worker.is_silent()).then(|| worker.commit.adopt(worker.frame(), view));
+            let run = (!worker.is_silent()).then(|| worker.commit.adopt(worker.frame(), view));
             WorkflowEvents::hooked(&worker.store, run)
         })
     }
 
     fn event(&self, context: &Context, event: Event) -> Draft {
-        Draft::new(
-            self.store.rules(),
-            event,
-            context.clone(),
-            Identity::Random,
-        )
+        Draft::new(self.store.rules(), event, context.clone(), Identity::Random)
     }
 
     async fn emit_start(&self, context: &Context) {
         let mut data = self.description.clone();
         if let Some(namespace) = &self.frame().namespace {
-            data.insert("namespace".to_owned(), json!(namespace));
+            data.insert("namespace".to_owned(), json!(&**namespace));
         }
         if let Some((host, port)) = self.server.address() {
-            data.insert("connection_string".to_owned(), json!(format!("{host}:{port}")));
+            data.insert(
+                "connection_string".to_owned(),
+                json!(format!("{host}:{port}")),
+            );
             data.insert("host".to_owned(), json!(host));
             data.insert("port".to_owned(), json!(port.to_string()));
         }
@@ -152,7 +151,10 @@ impl WorkerEvents {
         result: &Result<(), WorkerRunError>,
     ) {
         let mut data = Map::new();
-        data.insert("task_queue".to_owned(), json!(self.frame().task_queue));
+        data.insert(
+            "task_queue".to_owned(),
+            json!(self.frame().task_queue.as_deref()),
+        );
         data.insert(
             "duration_ms".to_owned(),
             json!((started.elapsed().as_secs_f64() * 100_000.0).round() / 100.0),

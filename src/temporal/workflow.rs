@@ -21,7 +21,6 @@ use temporalio_sdk::{
         SignalWorkflowResult, StartChildWorkflowInput, StartChildWorkflowResult,
         SyncWorkflowInterceptorContext, ValidateUpdateInput, ValidateUpdateResult,
         WorkflowInterceptor, WorkflowInterceptorContext, WorkflowInterceptorFuture, WorkflowNext,
-        WorkflowOutboundFuture,
     },
 };
 
@@ -308,4 +307,3 @@ impl WorkflowInterceptor for WorkflowEvents {
         next.run(input)
     }
 }
-

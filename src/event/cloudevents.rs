@@ -1,0 +1,181 @@
+//! The CloudEvents 1.0 JSON encoding (structured mode), and the one place where the mapping is
+//! decided:
+//!
+//! | attribute | value |
+//! |---|---|
+//! | `id` | `metadata.event_id` |
+//! | `source` | `/temporal/{namespace}/{application_name}`, percent-encoded; `-` for what is not known |
+//! | `type` | `application_events.{event_name}` for lifecycle events, else the event type |
+//! | `subject` | the workflow id, else the activity id |
+//! | `time` | `metadata.created_at` |
+//! | `datacontenttype` | `application/json` |
+//! | `data` | the whole native event, so that nothing is lost |
+//! | `sequence` | `metadata.sequence`, with leading zeros so that texts sort as numbers do |
+//! | `partitionkey` | the workflow id, else the activity id |
+//! | `traceparent` | `metadata.traceparent` |
+
+use super::{Event, EventError, lifecycle::APPLICATION_EVENTS};
+use serde::{Deserialize, Serialize};
+
+/// An event as a CloudEvents 1.0 JSON object.
+///
+/// ```
+/// use temporal_eventstore::{Event, EventId};
+///
+/// let mut event = Event::new("data.processed").name("DataProcessed");
+/// event.metadata.event_id = Some(EventId::random());
+/// let cloud_event = event.to_cloud_event()?;
+/// assert_eq!(cloud_event.event_type, "data.processed");
+/// assert_eq!(cloud_event.into_event(), event);
+/// # Ok::<(), temporal_eventstore::event::EventError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct CloudEvent {
+    /// `1.0`.
+    pub specversion: String,
+    /// The event id.
+    pub id: String,
+    /// Which namespace and application it comes from.
+    pub source: String,
+    /// The type.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// What it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// When it happened, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+    /// `application/json`.
+    pub datacontenttype: String,
+    /// The CloudEvents extension `sequence`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<String>,
+    /// The CloudEvents extension `partitionkey`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitionkey: Option<String>,
+    /// The CloudEvents extension `traceparent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// The native event.
+    pub data: Event,
+}
+
+impl CloudEvent {
+    /// The native event.
+    pub fn into_event(self) -> Event {
+        self.data
+    }
+
+    /// The JSON text.
+    ///
+    /// # Errors
+    /// [`EventError::DataIsNotJson`], which JSON data does not cause.
+    pub fn to_json(&self) -> Result<String, EventError> {
+        serde_json::to_string(self).map_err(|error| EventError::DataIsNotJson {
+            reason: error.to_string(),
+        })
+    }
+
+    /// Reads the JSON text.
+    ///
+    /// # Errors
+    /// [`EventError::NotAnEvent`] for anything that is not such an object.
+    pub fn from_json(json: &str) -> Result<Self, EventError> {
+        serde_json::from_str(json).map_err(|error| EventError::NotAnEvent {
+            reason: error.to_string(),
+        })
+    }
+}
+
+impl Event {
+    /// The CloudEvents encoding; see the module's table for the mapping.
+    ///
+    /// # Errors
+    /// [`EventError::InvalidField`] when the event has no id yet: it gets one when it is published.
+    pub fn to_cloud_event(&self) -> Result<CloudEvent, EventError> {
+        let metadata = &self.metadata;
+        let id = metadata
+            .event_id
+            .ok_or_else(|| EventError::InvalidField {
+                field: "event_id".to_owned(),
+                value: "nothing".to_owned(),
+                allowed: "the id that publishing gives",
+            })?
+            .to_string();
+        let subject = metadata
+            .workflow_id
+            .clone()
+            .or_else(|| metadata.activity_id.clone());
+        Ok(CloudEvent {
+            specversion: "1.0".to_owned(),
+            id,
+            source: format!(
+                "/temporal/{}/{}",
+                segment(metadata.namespace.as_deref()),
+                segment(metadata.application_name.as_deref())
+            ),
+            event_type: if self.event_type == APPLICATION_EVENTS {
+                format!("{APPLICATION_EVENTS}.{}", self.event_name)
+            } else {
+                self.event_type.clone()
+            },
+            partitionkey: subject.clone(),
+            subject,
+            time: metadata.created_at_text(),
+            datacontenttype: "application/json".to_owned(),
+            sequence: metadata.sequence.map(|sequence| format!("{sequence:020}")),
+            traceparent: metadata.traceparent.clone(),
+            data: self.clone(),
+        })
+    }
+}
+
+/// A text as one segment of a URI path (RFC 3986: what is not unreserved is percent-encoded).
+fn segment(text: Option<&str>) -> String {
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return "-".to_owned();
+    };
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{EventId, WorkflowState, lifecycle};
+
+    #[test]
+    fn attributes_are_mapped_as_the_table_says() {
+        let mut event = lifecycle::workflow_end(WorkflowState::Completed, 1.0, None);
+        event.metadata.event_id = Some(EventId::random());
+        event.metadata.namespace = Some("prod env".into());
+        event.metadata.application_name = Some("orders".into());
+        event.metadata.workflow_id = Some("order-1".into());
+        event.metadata.sequence = Some(7);
+        let cloud_event = event.to_cloud_event().unwrap();
+        assert_eq!(cloud_event.source, "/temporal/prod%20env/orders");
+        assert_eq!(cloud_event.event_type, "application_events.workflow_end");
+        assert_eq!(cloud_event.subject.as_deref(), Some("order-1"));
+        assert_eq!(cloud_event.partitionkey.as_deref(), Some("order-1"));
+        assert_eq!(
+            cloud_event.sequence.as_deref(),
+            Some("00000000000000000007")
+        );
+        let text = cloud_event.to_json().unwrap();
+        assert_eq!(CloudEvent::from_json(&text).unwrap().into_event(), event);
+    }
+
+    #[test]
+    fn an_event_without_an_id_is_no_cloud_event_yet() {
+        assert!(Event::new("x").to_cloud_event().is_err());
+    }
+}

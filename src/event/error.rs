@@ -1,0 +1,76 @@
+//! What can be wrong with an event.
+
+use super::MAX_NAME_CHARACTERS;
+
+/// An event breaks a rule, or a text is no event.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EventError {
+    /// The event type is empty.
+    #[error("event_type is empty; it must name what happened, such as `data.processed`")]
+    EmptyType,
+    /// A type, name or topic is too long.
+    #[error("{field} {value:?} has {characters} characters; {MAX_NAME_CHARACTERS} are allowed")]
+    TooLong {
+        /// The field.
+        field: &'static str,
+        /// What it held, shortened.
+        value: String,
+        /// Its length in characters.
+        characters: usize,
+    },
+    /// A type, name or topic has a control character.
+    #[error("{field} {value:?} has a control character; only printable text is allowed")]
+    ControlCharacter {
+        /// The field.
+        field: &'static str,
+        /// What it held, shortened.
+        value: String,
+    },
+    /// The data is JSON, but no object.
+    #[error("data is {found}; it must be a JSON object")]
+    DataIsNoObject {
+        /// What it is.
+        found: &'static str,
+    },
+    /// The data cannot be written as JSON.
+    #[error("data cannot be written as JSON: {reason}")]
+    DataIsNotJson {
+        /// Why.
+        reason: String,
+    },
+    /// A metadata field of this crate was given a value that does not fit.
+    #[error("the metadata field {field} was given {value}; it takes {allowed}")]
+    InvalidField {
+        /// The field.
+        field: String,
+        /// What it was given, shortened.
+        value: String,
+        /// What it takes.
+        allowed: &'static str,
+    },
+    /// The encoded event is too large.
+    #[error("the event has {bytes} bytes; {limit} are allowed")]
+    TooLarge {
+        /// Its size in bytes.
+        bytes: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// A text is not an event in the encoding that was expected.
+    #[error("not an event: {reason}")]
+    NotAnEvent {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A text as an error shows it: its first characters.
+pub(super) fn shortened(text: &str) -> String {
+    const SHOWN: usize = 64;
+    let mut shown: String = text.chars().take(SHOWN).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
+}

@@ -1,0 +1,262 @@
+//! The lifecycle events: their names, and how each is made. What they mean is documented in
+//! `docs/events.md`.
+
+use super::{Event, WorkflowState};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::fmt;
+
+/// The event type of every lifecycle event, from the reference.
+pub const APPLICATION_EVENTS: &str = "application_events";
+
+/// The names of lifecycle events, from the reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LifecycleEvent {
+    /// A workflow run started.
+    WorkflowStart,
+    /// A workflow run ended.
+    WorkflowEnd,
+    /// An activity attempt started.
+    ActivityStart,
+    /// An activity attempt ended.
+    ActivityEnd,
+    /// A worker started.
+    WorkerStart,
+    /// A worker stopped.
+    WorkerEnd,
+    /// An application started; for applications to publish.
+    ApplicationStart,
+    /// An application stopped; for applications to publish.
+    ApplicationEnd,
+    /// An access token was renewed; for applications to publish.
+    TokenRefresh,
+}
+
+impl LifecycleEvent {
+    /// Every name.
+    pub const ALL: [Self; 9] = [
+        Self::WorkflowStart,
+        Self::WorkflowEnd,
+        Self::ActivityStart,
+        Self::ActivityEnd,
+        Self::WorkerStart,
+        Self::WorkerEnd,
+        Self::ApplicationStart,
+        Self::ApplicationEnd,
+        Self::TokenRefresh,
+    ];
+
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WorkflowStart => "workflow_start",
+            Self::WorkflowEnd => "workflow_end",
+            Self::ActivityStart => "activity_start",
+            Self::ActivityEnd => "activity_end",
+            Self::WorkerStart => "worker_start",
+            Self::WorkerEnd => "worker_end",
+            Self::ApplicationStart => "application_start",
+            Self::ApplicationEnd => "application_end",
+            Self::TokenRefresh => "token_refresh",
+        }
+    }
+
+    /// The lifecycle event of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|event| event.as_str() == name)
+    }
+
+    /// Whether the interceptors emit it, and not the application.
+    pub const fn is_emitted_by_interceptors(self) -> bool {
+        !matches!(
+            self,
+            Self::ApplicationStart | Self::ApplicationEnd | Self::TokenRefresh
+        )
+    }
+
+    /// A lifecycle event for applications to fill and publish.
+    ///
+    /// ```
+    /// use temporal_eventstore::event::LifecycleEvent;
+    /// let event = LifecycleEvent::ApplicationStart.event();
+    /// assert_eq!(event.event_type, "application_events");
+    /// assert_eq!(event.event_name, "application_start");
+    /// ```
+    pub fn event(self) -> Event {
+        Event::new(APPLICATION_EVENTS).name(self.as_str())
+    }
+}
+
+impl fmt::Display for LifecycleEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How an activity attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ActivityStatus {
+    /// It returned a result.
+    Completed,
+    /// It returned an error, or panicked.
+    Failed,
+    /// It gave in to a cancellation.
+    Cancelled,
+    /// It left its completion to somebody else.
+    WillCompleteAsync,
+}
+
+impl ActivityStatus {
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::WillCompleteAsync => "will_complete_async",
+        }
+    }
+}
+
+/// What a failed end says about the error.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FailureDetails {
+    /// The failure's type, as Temporal names it.
+    pub error_type: Option<String>,
+    /// The message; absent where messages are not kept.
+    pub message: Option<String>,
+    /// Whether the failure says of itself that a retry is useless.
+    pub non_retryable: bool,
+}
+
+impl FailureDetails {
+    fn to_value(&self) -> Value {
+        let mut error = Map::new();
+        if let Some(error_type) = &self.error_type {
+            error.insert("type".to_owned(), json!(error_type));
+        }
+        if let Some(message) = &self.message {
+            error.insert("message".to_owned(), json!(message));
+        }
+        error.insert("non_retryable".to_owned(), json!(self.non_retryable));
+        Value::Object(error)
+    }
+}
+
+/// A `workflow_start`.
+pub fn workflow_start() -> Event {
+    in_state(LifecycleEvent::WorkflowStart, WorkflowState::Running)
+}
+
+/// A `workflow_end` with its outcome and its duration in milliseconds.
+pub fn workflow_end(
+    state: WorkflowState,
+    duration_ms: f64,
+    failure: Option<&FailureDetails>,
+) -> Event {
+    let status = state.as_str().to_owned();
+    ended(
+        in_state(LifecycleEvent::WorkflowEnd, state),
+        &status,
+        duration_ms,
+        failure,
+    )
+}
+
+/// An `activity_start`.
+pub fn activity_start() -> Event {
+    LifecycleEvent::ActivityStart.event()
+}
+
+/// An `activity_end` with its status and its duration in milliseconds.
+pub fn activity_end(
+    status: ActivityStatus,
+    duration_ms: f64,
+    failure: Option<&FailureDetails>,
+) -> Event {
+    ended(
+        LifecycleEvent::ActivityEnd.event(),
+        status.as_str(),
+        duration_ms,
+        failure,
+    )
+}
+
+/// A `worker_start` that says what the worker is.
+pub fn worker_start(data: Map<String, Value>) -> Event {
+    let mut event = LifecycleEvent::WorkerStart.event();
+    event.data = data;
+    event
+}
+
+/// A `worker_end` that says why.
+pub fn worker_end(data: Map<String, Value>) -> Event {
+    let mut event = LifecycleEvent::WorkerEnd.event();
+    event.data = data;
+    event
+}
+
+fn in_state(name: LifecycleEvent, state: WorkflowState) -> Event {
+    let mut event = name.event();
+    event.metadata.workflow_state = state;
+    event
+}
+
+fn ended(
+    mut event: Event,
+    status: &str,
+    duration_ms: f64,
+    failure: Option<&FailureDetails>,
+) -> Event {
+    event.data.insert("status".to_owned(), json!(status));
+    // The reference's precision: hundredths of a millisecond.
+    event.data.insert(
+        "duration_ms".to_owned(),
+        json!((duration_ms * 100.0).round() / 100.0),
+    );
+    if let Some(failure) = failure {
+        event.data.insert("error".to_owned(), failure.to_value());
+    }
+    event
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for event in LifecycleEvent::ALL {
+            assert_eq!(LifecycleEvent::from_name(event.as_str()), Some(event));
+        }
+        assert_eq!(LifecycleEvent::from_name("workflow_started"), None);
+    }
+
+    #[test]
+    fn an_end_says_how_and_how_long() {
+        let failure = FailureDetails {
+            error_type: Some("OutOfStock".into()),
+            message: Some("no more".into()),
+            non_retryable: true,
+        };
+        let event = workflow_end(WorkflowState::Failed, 309.914_9, Some(&failure));
+        assert_eq!(event.metadata.workflow_state, WorkflowState::Failed);
+        assert_eq!(
+            Value::Object(event.data),
+            json!({
+                "status": "failed", "duration_ms": 309.91,
+                "error": { "type": "OutOfStock", "message": "no more", "non_retryable": true }
+            })
+        );
+    }
+
+    #[test]
+    fn application_names_are_not_the_interceptors() {
+        assert!(workflow_start().is_lifecycle());
+        assert!(!LifecycleEvent::TokenRefresh.event().is_lifecycle());
+        assert!(!Event::new("x").name("workflow_start").is_lifecycle());
+    }
+}

@@ -1,0 +1,284 @@
+//! What is known about an event besides what it says: where and when it happened. Plain data with
+//! the reference's names and types; who fills it is decided elsewhere.
+
+use super::EventId;
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+use std::fmt;
+
+/// The state of a workflow, as an event reports it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WorkflowState {
+    /// Not known, or there is no workflow.
+    #[default]
+    Unknown,
+    /// The run goes on.
+    Running,
+    /// The run completed.
+    Completed,
+    /// The run failed.
+    Failed,
+    /// The run was cancelled.
+    Cancelled,
+    /// The run continued as new.
+    ContinuedAsNew,
+    /// The run was terminated.
+    Terminated,
+    /// The run timed out.
+    TimedOut,
+    /// A state that this version does not know; kept as it was read.
+    Other(String),
+}
+
+impl WorkflowState {
+    /// The word on the wire.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::ContinuedAsNew => "continued_as_new",
+            Self::Terminated => "terminated",
+            Self::TimedOut => "timed_out",
+            Self::Other(state) => state,
+        }
+    }
+}
+
+impl From<&str> for WorkflowState {
+    fn from(state: &str) -> Self {
+        match state {
+            "unknown" => Self::Unknown,
+            "running" => Self::Running,
+            "completed" => Self::Completed,
+            "failed" => Self::Failed,
+            "cancelled" => Self::Cancelled,
+            "continued_as_new" => Self::ContinuedAsNew,
+            "terminated" => Self::Terminated,
+            "timed_out" => Self::TimedOut,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for WorkflowState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for WorkflowState {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for WorkflowState {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let state = Option::<String>::deserialize(deserializer)?;
+        Ok(state.as_deref().map_or(Self::Unknown, Self::from))
+    }
+}
+
+macro_rules! metadata {
+    ($($(#[$doc:meta])* $name:ident : $type:ty),+ $(,)?) => {
+        /// The metadata of an event. What is not known is left out on the wire; `null` is read as
+        /// absent.
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(default)]
+        #[non_exhaustive]
+        pub struct EventMetadata {
+            $(
+                $(#[$doc])*
+                #[serde(skip_serializing_if = "Option::is_none")]
+                pub $name: Option<$type>,
+            )+
+            /// When the event happened; on the wire RFC 3339 in UTC with six digits of a second.
+            #[serde(
+                skip_serializing_if = "Option::is_none",
+                serialize_with = "serialize_time"
+            )]
+            pub created_at: Option<DateTime<Utc>>,
+            /// The state of the workflow.
+            pub workflow_state: WorkflowState,
+            /// Fields of your own, and those that this version does not know.
+            #[serde(flatten)]
+            pub custom: Map<String, Value>,
+        }
+
+        impl EventMetadata {
+            /// Whether `name` is a field of this type, and not a custom one.
+            pub fn is_known_field(name: &str) -> bool {
+                matches!(name, $(stringify!($name))|+ | "created_at" | "workflow_state")
+            }
+
+            /// Sets the field `name` from JSON, a custom one if this type has none of that name.
+            /// Gives back what the field takes if `value` does not fit.
+            pub(crate) fn set_field(&mut self, name: &str, value: Value) -> Result<(), &'static str> {
+                match name {
+                    $(
+                        stringify!($name) => {
+                            self.$name = serde_json::from_value(value)
+                                .map_err(|_| stringify!($type))?;
+                        }
+                    )+
+                    "created_at" => {
+                        self.created_at = serde_json::from_value(value)
+                            .map_err(|_| "an RFC 3339 time")?;
+                    }
+                    "workflow_state" => {
+                        self.workflow_state = serde_json::from_value(value)
+                            .map_err(|_| "a workflow state")?;
+                    }
+                    _ => {
+                        self.custom.insert(name.to_owned(), value);
+                    }
+                }
+                Ok(())
+            }
+
+            /// Sets the field `name` if it is empty and `value` fits; else leaves it.
+            pub(crate) fn fill_field(&mut self, name: &str, value: &Value) {
+                let empty = match name {
+                    $(stringify!($name) => self.$name.is_none(),)+
+                    "created_at" => self.created_at.is_none(),
+                    "workflow_state" => self.workflow_state == WorkflowState::Unknown,
+                    _ => !self.custom.contains_key(name),
+                };
+                if empty {
+                    // What does not fit is no reason to lose the event.
+                    self.set_field(name, value.clone()).ok();
+                }
+            }
+        }
+    };
+}
+
+metadata! {
+    /// The id; see [`EventId`].
+    event_id: EventId,
+    /// The application that published the event.
+    application_name: String,
+    /// When the event happened, in whole seconds since the Unix epoch.
+    created_timestamp: i64,
+    /// The topic for brokers that have topics; the event type unless set.
+    topic_name: String,
+    /// The Temporal namespace.
+    namespace: String,
+    /// The task queue.
+    task_queue: String,
+    /// The identity of the worker.
+    worker_identity: String,
+    /// The build id of the worker.
+    build_id: String,
+    /// The Temporal SDK, with its version.
+    sdk_version: String,
+    /// The workflow type.
+    workflow_type: String,
+    /// The workflow id.
+    workflow_id: String,
+    /// The run id of the workflow.
+    workflow_run_id: String,
+    /// The attempt of the run under the workflow's retry policy, from 1.
+    workflow_attempt: u32,
+    /// The run id of the first run in the chain.
+    first_execution_run_id: String,
+    /// The run that this one continues.
+    continued_from_run_id: String,
+    /// The parent's workflow id, for a child workflow.
+    parent_workflow_id: String,
+    /// The parent's run id, for a child workflow.
+    parent_run_id: String,
+    /// The workflow id of the root of the tree of child workflows.
+    root_workflow_id: String,
+    /// The number of the event among the workflow-side events of its run, from 1.
+    sequence: u64,
+    /// The activity type.
+    activity_type: String,
+    /// The activity id.
+    activity_id: String,
+    /// The activity attempt, from 1.
+    attempt: u32,
+    /// Whether the activity is a local one.
+    is_local: bool,
+    /// The W3C trace context.
+    traceparent: String,
+}
+
+impl EventMetadata {
+    /// Metadata without a field.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// `created_at` as it stands on the wire.
+    pub(crate) fn created_at_text(&self) -> Option<String> {
+        self.created_at.as_ref().map(time_text)
+    }
+}
+
+fn time_text(time: &DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+fn serialize_time<S: Serializer>(
+    time: &Option<DateTime<Utc>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => serializer.serialize_str(&time_text(time)),
+        None => serializer.serialize_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn null_and_absent_are_the_same_and_are_left_out() {
+        let read: EventMetadata =
+            serde_json::from_value(json!({ "workflow_id": null, "workflow_state": null })).unwrap();
+        assert_eq!(read, EventMetadata::default());
+        assert_eq!(
+            serde_json::to_value(&read).unwrap(),
+            json!({ "workflow_state": "unknown" })
+        );
+    }
+
+    #[test]
+    fn custom_fields_survive() {
+        let text = json!({ "workflow_state": "running", "release_id": "", "nested": { "a": [1] } });
+        let read: EventMetadata = serde_json::from_value(text.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&read).unwrap(), text);
+    }
+
+    #[test]
+    fn a_state_of_a_newer_version_survives() {
+        let read: EventMetadata =
+            serde_json::from_value(json!({ "workflow_state": "paused" })).unwrap();
+        assert_eq!(read.workflow_state, WorkflowState::Other("paused".into()));
+        assert_eq!(
+            serde_json::to_value(&read).unwrap()["workflow_state"],
+            "paused"
+        );
+    }
+
+    #[test]
+    fn fill_leaves_what_is_there_and_what_does_not_fit() {
+        let mut metadata = EventMetadata::default();
+        metadata.fill_field("workflow_id", &json!("a"));
+        metadata.fill_field("workflow_id", &json!("b"));
+        metadata.fill_field("attempt", &json!("no number"));
+        metadata.fill_field("tenant", &json!("acme"));
+        metadata.fill_field("tenant", &json!("other"));
+        assert_eq!(metadata.workflow_id.as_deref(), Some("a"));
+        assert_eq!(metadata.attempt, None);
+        assert_eq!(metadata.custom["tenant"], "acme");
+    }
+}

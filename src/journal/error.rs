@@ -1,0 +1,74 @@
+//! What can go wrong with the journal.
+
+use std::{error::Error, path::PathBuf, sync::Arc};
+
+/// The journal failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// Another store, in this process or another one, has the file open.
+    #[error(
+        "the journal {} is in use by another event store; give each process a file of its own, or \
+         share one store within a process",
+        path.display()
+    )]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file cannot be opened or created.
+    #[error("the journal {} cannot be opened: {reason}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong, and what to do.
+        reason: String,
+        /// The cause.
+        #[source]
+        source: Option<Arc<dyn Error + Send + Sync>>,
+    },
+    /// The file is a SQLite database of somebody else.
+    #[error("{} is a database, but not an event store's; nothing was changed in it", path.display())]
+    NotAJournal {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file was written by a newer version.
+    #[error(
+        "the journal {} has schema version {found}; this version of temporal-eventstore knows \
+         versions up to {supported}",
+        path.display()
+    )]
+    NewerSchema {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The newest known version.
+        supported: u32,
+    },
+    /// The file cannot be written now; what was accepted is in memory, as far as it has room.
+    #[error("the journal cannot write its file, and keeps events in memory: {reason}")]
+    Degraded {
+        /// What went wrong.
+        reason: String,
+    },
+    /// The event breaks a rule.
+    #[error("the event was refused: {reason}")]
+    Invalid {
+        /// Which.
+        reason: String,
+    },
+    /// The log cannot be read.
+    #[error("the journal cannot be read: {reason}")]
+    Read {
+        /// What went wrong.
+        reason: String,
+    },
+    /// The journal was closed.
+    #[error("the journal is closed")]
+    Closed,
+    /// The journal's thread stopped.
+    #[error("the journal has stopped: {0}")]
+    Stopped(String),
+}

@@ -1,0 +1,192 @@
+//! The log in memory: for tests, and while a file cannot be written. Bounded: the oldest goes first,
+//! what applications published before what the interceptors did.
+
+use super::record::{Applied, Change, HeldRun, Record, RunKey, Stored};
+use std::collections::{HashSet, VecDeque};
+use uuid::Uuid;
+
+/// A log that lives as long as its process.
+#[derive(Debug)]
+pub(super) struct MemoryLog {
+    events: VecDeque<(u64, Record)>,
+    ids: HashSet<Uuid>,
+    held: Vec<(RunKey, Vec<Record>)>,
+    next_seq: u64,
+    capacity: usize,
+}
+
+impl MemoryLog {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            events: VecDeque::new(),
+            ids: HashSet::new(),
+            held: Vec::new(),
+            next_seq: 1,
+            capacity: capacity.max(1),
+        }
+    }
+
+    pub(super) fn apply(&mut self, changes: &[Change]) -> Applied {
+        let mut applied = Applied::default();
+        for change in changes {
+            match change {
+                Change::Insert(records) => self.insert(records, &mut applied),
+                Change::Hold(key, records) => {
+                    self.held.retain(|(held, _)| !held.is_same_run(key));
+                    self.held.push((key.clone(), records.clone()));
+                }
+                Change::Release(key) => {
+                    if let Some(records) = self.take_held(key) {
+                        self.insert(&records, &mut applied);
+                    }
+                }
+                Change::Replace(key, records) => {
+                    if self.take_held(key).is_some() {
+                        self.insert(records, &mut applied);
+                    }
+                }
+                Change::Discard(key) => {
+                    self.take_held(key);
+                }
+            }
+        }
+        applied
+    }
+
+    fn take_held(&mut self, key: &RunKey) -> Option<Vec<Record>> {
+        let index = self.held.iter().position(|(held, _)| held == key)?;
+        Some(self.held.remove(index).1)
+    }
+
+    fn insert(&mut self, records: &[Record], applied: &mut Applied) {
+        for record in records {
+            if !self.ids.insert(record.event_id) {
+                applied.duplicates += 1;
+                continue;
+            }
+            applied.inserted += 1;
+            self.events.push_back((self.next_seq, record.clone()));
+            self.next_seq += 1;
+            if self.events.len() > self.capacity {
+                self.drop_oldest();
+                applied.removed += 1;
+            }
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        let index = self
+            .events
+            .iter()
+            .position(|(_, record)| !record.lifecycle)
+            .unwrap_or(0);
+        if let Some((_, record)) = self.events.remove(index) {
+            self.ids.remove(&record.event_id);
+        }
+    }
+
+    pub(super) fn held(&self) -> Vec<HeldRun> {
+        self.held
+            .iter()
+            .map(|(key, records)| HeldRun {
+                key: key.clone(),
+                records: records.iter().map(|record| record.json.clone()).collect(),
+            })
+            .collect()
+    }
+
+    pub(super) fn held_count(&self) -> u64 {
+        self.held.len() as u64
+    }
+
+    pub(super) fn depth(&self) -> u64 {
+        self.events.len() as u64
+    }
+
+    pub(super) fn read(&self, after: u64, limit: usize) -> Vec<Stored> {
+        self.events
+            .iter()
+            .filter(|(seq, _)| *seq > after)
+            .take(limit)
+            .map(|(seq, record)| Stored {
+                seq: *seq,
+                json: record.json.clone(),
+            })
+            .collect()
+    }
+}
+
+/// Changes that could not be written yet, in order, bounded by the number of their events.
+#[derive(Debug)]
+#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
+pub(super) struct Backlog {
+    changes: VecDeque<Change>,
+    events: usize,
+    capacity: usize,
+}
+
+#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
+impl Backlog {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            changes: VecDeque::new(),
+            events: 0,
+            capacity: capacity.max(1),
+        }
+    }
+
+    /// Keeps changes for later; gives back how many events had to go to make room.
+    pub(super) fn keep(&mut self, changes: Vec<Change>) -> u64 {
+        for change in changes {
+            self.events += change.records().len();
+            self.changes.push_back(change);
+        }
+        let mut lost = 0;
+        while self.events > self.capacity {
+            let removed = self.make_room();
+            if removed == 0 {
+                break;
+            }
+            self.events -= removed;
+            lost += removed as u64;
+        }
+        lost
+    }
+
+    /// Removes the events of the oldest change that has user events, else of the oldest that has any.
+    fn make_room(&mut self) -> usize {
+        for change in &mut self.changes {
+            if let Change::Insert(records) = change {
+                let before = records.len();
+                records.retain(|record| record.lifecycle);
+                if records.len() < before {
+                    return before - records.len();
+                }
+            }
+        }
+        let Some(index) = self
+            .changes
+            .iter()
+            .position(|change| !change.records().is_empty())
+        else {
+            return 0;
+        };
+        self.changes
+            .remove(index)
+            .map_or(0, |change| change.records().len())
+    }
+
+    /// The changes, in order; the backlog is empty afterwards.
+    pub(super) fn take(&mut self) -> Vec<Change> {
+        self.events = 0;
+        std::mem::take(&mut self.changes).into()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    pub(super) fn events(&self) -> usize {
+        self.events
+    }
+}

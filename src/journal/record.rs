@@ -1,0 +1,98 @@
+//! What the journal holds: records, and the names under which ends are held. Plain data.
+
+use uuid::Uuid;
+
+/// What waits to be written. It becomes a record on the journal's own thread, so that no JSON is
+/// made on the path of whoever appends.
+pub(crate) trait Draft: Send + 'static {
+    fn prepare(self) -> Prepared;
+}
+
+/// What became of a draft.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Prepared {
+    Record(Record),
+    /// A filter dropped it.
+    Dropped,
+    /// It breaks a rule.
+    Invalid(String),
+}
+
+/// One event as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
+pub(crate) struct Record {
+    pub(crate) event_id: Uuid,
+    pub(crate) event_type: String,
+    pub(crate) event_name: String,
+    pub(crate) workflow_type: Option<String>,
+    pub(crate) workflow_id: Option<String>,
+    pub(crate) workflow_run_id: Option<String>,
+    pub(crate) workflow_state: Option<String>,
+    pub(crate) activity_type: Option<String>,
+    pub(crate) activity_id: Option<String>,
+    pub(crate) attempt: Option<u32>,
+    pub(crate) created_at: String,
+    /// Whether it is dropped last when room runs out.
+    pub(crate) lifecycle: bool,
+    pub(crate) json: String,
+}
+
+/// The name under which an end is held. A second hold of the same run takes the place of the first;
+/// `hold_id` tells them apart, so that a late answer about the first does not touch the second.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct RunKey {
+    pub(crate) namespace: String,
+    pub(crate) workflow_id: String,
+    pub(crate) run_id: String,
+    pub(crate) hold_id: Uuid,
+}
+
+impl RunKey {
+    pub(crate) fn is_same_run(&self, other: &Self) -> bool {
+        self.run_id == other.run_id
+            && self.workflow_id == other.workflow_id
+            && self.namespace == other.namespace
+    }
+}
+
+/// What is held of one run, as JSON, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HeldRun {
+    pub(crate) key: RunKey,
+    pub(crate) records: Vec<String>,
+}
+
+/// One event that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) seq: u64,
+    pub(crate) json: String,
+}
+
+/// A change to the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Insert(Vec<Record>),
+    Hold(RunKey, Vec<Record>),
+    Release(RunKey),
+    Replace(RunKey, Vec<Record>),
+    Discard(RunKey),
+}
+
+impl Change {
+    pub(super) fn records(&self) -> &[Record] {
+        match self {
+            Self::Insert(records) | Self::Hold(_, records) | Self::Replace(_, records) => records,
+            Self::Release(_) | Self::Discard(_) => &[],
+        }
+    }
+}
+
+/// What applying changes did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Applied {
+    pub(super) inserted: u64,
+    pub(super) duplicates: u64,
+    pub(super) removed: u64,
+}

@@ -1,0 +1,51 @@
+-- Version 1. The log, in `seq` order; the columns beside the JSON are for people who query it.
+CREATE TABLE IF NOT EXISTS events (
+    seq             INTEGER PRIMARY KEY AUTOINCREMENT,
+    event_id        TEXT NOT NULL UNIQUE,
+    event_type      TEXT NOT NULL,
+    event_name      TEXT NOT NULL,
+    workflow_type   TEXT,
+    workflow_id     TEXT,
+    workflow_run_id TEXT,
+    workflow_state  TEXT,
+    activity_type   TEXT,
+    activity_id     TEXT,
+    attempt         INTEGER,
+    created_at      TEXT NOT NULL,
+    event           TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS events_by_workflow ON events (workflow_id, workflow_run_id);
+
+-- Ends that wait for the server's word, with what was published in the same workflow task.
+CREATE TABLE IF NOT EXISTS held (
+    namespace       TEXT NOT NULL,
+    held_workflow   TEXT NOT NULL,
+    held_run        TEXT NOT NULL,
+    hold_id         TEXT NOT NULL,
+    position        INTEGER NOT NULL,
+    event_id        TEXT NOT NULL,
+    event_type      TEXT NOT NULL,
+    event_name      TEXT NOT NULL,
+    workflow_type   TEXT,
+    workflow_id     TEXT,
+    workflow_run_id TEXT,
+    workflow_state  TEXT,
+    activity_type   TEXT,
+    activity_id     TEXT,
+    attempt         INTEGER,
+    created_at      TEXT NOT NULL,
+    event           TEXT NOT NULL,
+    PRIMARY KEY (namespace, held_workflow, held_run, position)
+) WITHOUT ROWID;
+
+-- How far each sink has read.
+CREATE TABLE IF NOT EXISTS cursors (
+    name TEXT PRIMARY KEY,
+    seq  INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS meta (
+    key   TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+INSERT OR IGNORE INTO meta (key, value) VALUES ('schema_version', '1');

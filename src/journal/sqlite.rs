@@ -1,0 +1,494 @@
+//! The log in a SQLite file. Knows SQL and the file; decides nothing about what is written when.
+
+use super::{
+    JournalError, Retention, Synchronous,
+    record::{Applied, Change, HeldRun, Record, RunKey, Stored},
+};
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension as _, Transaction, TransactionBehavior, params,
+};
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use uuid::Uuid;
+
+/// "TEVS" as the file's SQLite `application_id`, so that no other database is taken for a journal.
+const APPLICATION_ID: i32 = 0x5445_5653;
+/// The newest schema that this code knows.
+const SCHEMA_VERSION: u32 = 1;
+/// How long SQLite itself waits for a lock; longer waits are the writer's business.
+const BUSY_TIMEOUT: Duration = Duration::from_millis(100);
+/// How many old events go at once when there is no room.
+const REMOVE_AT_ONCE: u32 = 256;
+
+/// Why the file cannot be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// Somebody else has it locked for a moment.
+    Busy,
+    /// No room, no access, or a failing disk: may pass.
+    Passing(String),
+    /// The file is damaged.
+    Damaged(String),
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                Self::Damaged(error.to_string())
+            }
+            _ => Self::Passing(error.to_string()),
+        }
+    }
+}
+
+/// A file that is found damaged when it is opened, or one that is not to be used.
+pub(super) enum OpenFailure {
+    Damaged(String, Lock),
+    Refused(JournalError),
+}
+
+/// Holds the file for this store; given back when dropped, and by the system when the process dies.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+/// The open log.
+pub(super) struct SqliteLog {
+    connection: Connection,
+    _lock: Lock,
+    max_bytes: Option<u64>,
+    retention: Retention,
+}
+
+fn private_file(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+/// Takes the file for this store.
+fn lock(path: &Path) -> Result<Lock, JournalError> {
+    let open_error = |error: std::io::Error| {
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        let reason = match parent {
+            Some(parent) if !parent.exists() => {
+                format!(
+                    "the directory {} does not exist; create it",
+                    parent.display()
+                )
+            }
+            _ if path.is_dir() => "it is a directory; name a file".to_owned(),
+            _ => format!("{error}; the directory must be writable"),
+        };
+        JournalError::Open {
+            path: path.to_owned(),
+            reason,
+            source: Some(Arc::new(error)),
+        }
+    };
+    if path.is_dir() {
+        return Err(open_error(std::io::ErrorKind::IsADirectory.into()));
+    }
+    let mut lock_path = path.as_os_str().to_owned();
+    lock_path.push(".lock");
+    let file = private_file(&PathBuf::from(lock_path)).map_err(open_error)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(JournalError::InUse {
+                path: path.to_owned(),
+            });
+        }
+        Err(TryLockError::Error(error)) => return Err(open_error(error)),
+    }
+    // Created here for its permissions; SQLite gives its side files those of the main file.
+    private_file(path).map_err(open_error)?;
+    Ok(Lock { _file: file })
+}
+
+impl SqliteLog {
+    pub(super) fn open(
+        path: &Path,
+        synchronous: Synchronous,
+        max_bytes: Option<u64>,
+        retention: Retention,
+    ) -> Result<Self, OpenFailure> {
+        let held = lock(path).map_err(OpenFailure::Refused)?;
+        match connect(path, synchronous) {
+            Ok(connection) => Ok(Self {
+                connection,
+                _lock: held,
+                max_bytes,
+                retention,
+            }),
+            Err(ConnectFailure::Refused(error)) => Err(OpenFailure::Refused(error)),
+            Err(ConnectFailure::Sqlite(error)) => match Trouble::from(error) {
+                Trouble::Damaged(reason) => Err(OpenFailure::Damaged(reason, held)),
+                Trouble::Busy => Err(OpenFailure::Refused(JournalError::Open {
+                    path: path.to_owned(),
+                    reason: "another program holds a lock on it; end that program".to_owned(),
+                    source: None,
+                })),
+                Trouble::Passing(reason) => Err(OpenFailure::Refused(JournalError::Open {
+                    path: path.to_owned(),
+                    reason,
+                    source: None,
+                })),
+            },
+        }
+    }
+
+    /// Applies changes in one transaction: all of them, or none.
+    pub(super) fn apply(&mut self, changes: &[Change]) -> Result<Applied, Trouble> {
+        let mut applied = Applied::default();
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for change in changes {
+            match change {
+                Change::Insert(records) => insert(&transaction, records, &mut applied)?,
+                Change::Hold(key, records) => hold(&transaction, key, records)?,
+                Change::Release(key) => release(&transaction, key, &mut applied)?,
+                Change::Replace(key, records) => {
+                    if forget(&transaction, key)? > 0 {
+                        insert(&transaction, records, &mut applied)?;
+                    }
+                }
+                Change::Discard(key) => {
+                    forget(&transaction, key)?;
+                }
+            }
+        }
+        transaction.commit()?;
+        Ok(applied)
+    }
+
+    /// Makes room: what is older than the retention, and the oldest events over the size cap, what
+    /// applications published before what the interceptors did. Gives back how many went by age and
+    /// how many for lack of room.
+    pub(super) fn make_room(&mut self) -> Result<(u64, u64), Trouble> {
+        let mut aged = 0;
+        if let Retention::For(age) = self.retention
+            && let Some(oldest) = SystemTime::now().checked_sub(age)
+        {
+            let oldest = chrono::DateTime::<chrono::Utc>::from(oldest)
+                .to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+            aged += self.connection.execute(
+                "DELETE FROM events WHERE seq IN \
+                 (SELECT seq FROM events WHERE created_at < ?1 ORDER BY seq LIMIT ?2)",
+                params![oldest, REMOVE_AT_ONCE * 4],
+            )? as u64;
+        }
+        let mut crowded_out = 0;
+        if let Some(max_bytes) = self.max_bytes
+            && self.live_bytes()? > max_bytes
+        {
+            // A tenth below the cap, so that not every write has to make room.
+            let goal = max_bytes - max_bytes / 10;
+            while self.live_bytes()? > goal {
+                let mut removed = self.connection.execute(
+                    "DELETE FROM events WHERE seq IN (SELECT seq FROM events \
+                     WHERE event_type <> 'application_events' ORDER BY seq LIMIT ?1)",
+                    params![REMOVE_AT_ONCE],
+                )?;
+                if removed == 0 {
+                    removed = self.connection.execute(
+                        "DELETE FROM events WHERE seq IN \
+                         (SELECT seq FROM events ORDER BY seq LIMIT ?1)",
+                        params![REMOVE_AT_ONCE],
+                    )?;
+                }
+                if removed == 0 {
+                    break;
+                }
+                crowded_out += removed as u64;
+            }
+        }
+        if aged + crowded_out > 0 {
+            self.connection.execute_batch("PRAGMA incremental_vacuum")?;
+        }
+        Ok((aged, crowded_out))
+    }
+
+    /// The bytes of the file that hold data.
+    pub(super) fn live_bytes(&self) -> Result<u64, Trouble> {
+        let pages: u64 = self
+            .connection
+            .query_row("PRAGMA page_count", [], |row| row.get(0))?;
+        let free: u64 = self
+            .connection
+            .query_row("PRAGMA freelist_count", [], |row| row.get(0))?;
+        let size: u64 = self
+            .connection
+            .query_row("PRAGMA page_size", [], |row| row.get(0))?;
+        Ok(pages.saturating_sub(free) * size)
+    }
+
+    /// How many events and how many held runs there are.
+    pub(super) fn counts(&self) -> Result<(u64, u64), Trouble> {
+        Ok(self.connection.query_row(
+            "SELECT (SELECT COUNT(*) FROM events), \
+             (SELECT COUNT(DISTINCT hold_id) FROM held)",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?)
+    }
+
+    pub(super) fn held_count(&self) -> Result<u64, Trouble> {
+        Ok(self
+            .connection
+            .prepare_cached("SELECT COUNT(DISTINCT hold_id) FROM held")?
+            .query_row([], |row| row.get(0))?)
+    }
+
+    pub(super) fn held(&self) -> Result<Vec<HeldRun>, Trouble> {
+        let mut statement = self.connection.prepare(
+            "SELECT namespace, held_workflow, held_run, hold_id, event FROM held \
+             ORDER BY namespace, held_workflow, held_run, position",
+        )?;
+        let mut rows = statement.query([])?;
+        let mut runs: Vec<HeldRun> = Vec::new();
+        while let Some(row) = rows.next()? {
+            let hold_id: String = row.get(3)?;
+            let key = RunKey {
+                namespace: row.get(0)?,
+                workflow_id: row.get(1)?,
+                run_id: row.get(2)?,
+                hold_id: Uuid::parse_str(&hold_id)
+                    .map_err(|error| Trouble::Damaged(error.to_string()))?,
+            };
+            let json = row.get(4)?;
+            match runs.last_mut() {
+                Some(run) if run.key == key => run.records.push(json),
+                _ => runs.push(HeldRun {
+                    key,
+                    records: vec![json],
+                }),
+            }
+        }
+        Ok(runs)
+    }
+
+    pub(super) fn read(&self, after: u64, limit: usize) -> Result<Vec<Stored>, Trouble> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT seq, event FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
+        let rows = statement.query_map(
+            params![
+                i64::try_from(after).unwrap_or(i64::MAX),
+                i64::try_from(limit).unwrap_or(i64::MAX)
+            ],
+            |row| {
+                Ok(Stored {
+                    seq: row.get(0)?,
+                    json: row.get(1)?,
+                })
+            },
+        )?;
+        rows.map(|row| row.map_err(Trouble::from)).collect()
+    }
+
+    /// Writes the WAL back into the file, as far as no reader stands in the way.
+    pub(super) fn checkpoint(&self) {
+        let result: rusqlite::Result<i64> =
+            self.connection
+                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+        if let Err(error) = result {
+            tracing::debug!(%error, "the journal's WAL stays for the next start");
+        }
+    }
+
+    /// For tests: at most this many pages, as on a full disk.
+    #[cfg(test)]
+    pub(super) fn limit_pages(&self, pages: u32) {
+        self.connection
+            .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| {
+                row.get::<_, i64>(0)
+            })
+            .unwrap();
+    }
+}
+
+enum ConnectFailure {
+    Sqlite(rusqlite::Error),
+    Refused(JournalError),
+}
+
+impl From<rusqlite::Error> for ConnectFailure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+fn connect(path: &Path, synchronous: Synchronous) -> Result<Connection, ConnectFailure> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    let application_id: i32 =
+        connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    let tables: i64 =
+        connection.query_row("SELECT COUNT(*) FROM sqlite_master", [], |row| row.get(0))?;
+    if application_id != APPLICATION_ID && (application_id != 0 || tables > 0) {
+        return Err(ConnectFailure::Refused(JournalError::NotAJournal {
+            path: path.to_owned(),
+        }));
+    }
+    if tables == 0 {
+        // Only possible before the first table is made.
+        connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL")?;
+    }
+    connection.query_row("PRAGMA journal_mode = WAL", [], |row| {
+        row.get::<_, String>(0)
+    })?;
+    connection.execute_batch(match synchronous {
+        Synchronous::Normal => "PRAGMA synchronous = NORMAL",
+        Synchronous::Full => "PRAGMA synchronous = FULL",
+    })?;
+    connection.execute_batch(&format!(
+        "PRAGMA application_id = {APPLICATION_ID}; PRAGMA journal_size_limit = 67108864"
+    ))?;
+    let found: Option<String> = if tables == 0 {
+        None
+    } else {
+        connection
+            .query_row(
+                "SELECT value FROM meta WHERE key = 'schema_version'",
+                [],
+                |row| row.get(0),
+            )
+            .optional()?
+    };
+    let found = found.and_then(|text| text.parse::<u32>().ok());
+    if let Some(found) = found.filter(|found| *found > SCHEMA_VERSION) {
+        return Err(ConnectFailure::Refused(JournalError::NewerSchema {
+            path: path.to_owned(),
+            found,
+            supported: SCHEMA_VERSION,
+        }));
+    }
+    connection.execute_batch(include_str!("schema.sql"))?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(connection)
+}
+
+fn insert(
+    transaction: &Transaction<'_>,
+    records: &[Record],
+    applied: &mut Applied,
+) -> Result<(), Trouble> {
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO events (event_id, event_type, event_name, workflow_type, workflow_id, \
+         workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, event) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) \
+         ON CONFLICT (event_id) DO NOTHING",
+    )?;
+    for record in records {
+        let mut buffer = Uuid::encode_buffer();
+        let inserted = statement.execute(params![
+            &*record.event_id.hyphenated().encode_lower(&mut buffer),
+            record.event_type,
+            record.event_name,
+            record.workflow_type,
+            record.workflow_id,
+            record.workflow_run_id,
+            record.workflow_state,
+            record.activity_type,
+            record.activity_id,
+            record.attempt,
+            record.created_at,
+            record.json,
+        ])?;
+        if inserted == 1 {
+            applied.inserted += 1;
+        } else {
+            applied.duplicates += 1;
+        }
+    }
+    Ok(())
+}
+
+fn hold(transaction: &Transaction<'_>, key: &RunKey, records: &[Record]) -> Result<(), Trouble> {
+    transaction
+        .prepare_cached(
+            "DELETE FROM held WHERE namespace = ?1 AND held_workflow = ?2 AND held_run = ?3",
+        )?
+        .execute(params![key.namespace, key.workflow_id, key.run_id])?;
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO held (namespace, held_workflow, held_run, hold_id, position, event_id, \
+         event_type, event_name, workflow_type, workflow_id, workflow_run_id, workflow_state, \
+         activity_type, activity_id, attempt, created_at, event) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+    )?;
+    for (position, record) in (0_i64..).zip(records) {
+        statement.execute(params![
+            key.namespace,
+            key.workflow_id,
+            key.run_id,
+            key.hold_id.to_string(),
+            position,
+            record.event_id.to_string(),
+            record.event_type,
+            record.event_name,
+            record.workflow_type,
+            record.workflow_id,
+            record.workflow_run_id,
+            record.workflow_state,
+            record.activity_type,
+            record.activity_id,
+            record.attempt,
+            record.created_at,
+            record.json,
+        ])?;
+    }
+    Ok(())
+}
+
+/// The condition that picks what is held under one key.
+const UNDER_KEY: &str = "namespace = ?1 AND held_workflow = ?2 AND held_run = ?3 AND hold_id = ?4";
+
+fn release(
+    transaction: &Transaction<'_>,
+    key: &RunKey,
+    applied: &mut Applied,
+) -> Result<(), Trouble> {
+    let inserted = transaction
+        .prepare_cached(&format!(
+            "INSERT INTO events (event_id, event_type, event_name, workflow_type, workflow_id, \
+             workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, \
+             event) SELECT event_id, event_type, event_name, workflow_type, workflow_id, \
+             workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, \
+             event FROM held WHERE {UNDER_KEY} ORDER BY position \
+             ON CONFLICT (event_id) DO NOTHING"
+        ))?
+        .execute(params![
+            key.namespace,
+            key.workflow_id,
+            key.run_id,
+            key.hold_id.to_string()
+        ])? as u64;
+    let held = forget(transaction, key)?;
+    applied.inserted += inserted;
+    applied.duplicates += held.saturating_sub(inserted);
+    Ok(())
+}
+
+fn forget(transaction: &Transaction<'_>, key: &RunKey) -> Result<u64, Trouble> {
+    Ok(transaction
+        .prepare_cached(&format!("DELETE FROM held WHERE {UNDER_KEY}"))?
+        .execute(params![
+            key.namespace,
+            key.workflow_id,
+            key.run_id,
+            key.hold_id.to_string()
+        ])? as u64)
+}

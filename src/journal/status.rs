@@ -1,0 +1,102 @@
+//! The journal's numbers. Counters only grow; gauges are set by the journal's thread.
+
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
+
+/// A snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct JournalStatus {
+    pub(crate) accepted: u64,
+    pub(crate) written: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) invalid: u64,
+    pub(crate) filtered: u64,
+    pub(crate) refused: u64,
+    pub(crate) lost: u64,
+    pub(crate) held: u64,
+    pub(crate) transactions: u64,
+    pub(crate) queued: u64,
+    pub(crate) depth: u64,
+    pub(crate) bytes: u64,
+    pub(crate) degraded: bool,
+    pub(crate) last_error: Option<String>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) accepted: AtomicU64,
+    pub(super) written: AtomicU64,
+    pub(super) duplicates: AtomicU64,
+    pub(super) invalid: AtomicU64,
+    pub(super) filtered: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) lost: AtomicU64,
+    pub(super) transactions: AtomicU64,
+    pub(super) held: AtomicU64,
+    pub(super) depth: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    queued: AtomicUsize,
+    degraded: AtomicBool,
+    last_error: Mutex<Option<String>>,
+}
+
+impl Counters {
+    /// Takes `events` places in the queue, if they stay below `limit`.
+    pub(super) fn enqueue(&self, events: usize, limit: usize) -> bool {
+        let taken = self
+            .queued
+            .fetch_update(Relaxed, Relaxed, |queued| {
+                let after = queued.saturating_add(events);
+                // A unit larger than the queue still goes through an empty one.
+                (queued == 0 || events == 0 || after <= limit).then_some(after)
+            })
+            .is_ok();
+        if taken {
+            self.accepted.fetch_add(events as u64, Relaxed);
+        }
+        taken
+    }
+
+    pub(super) fn unqueue(&self, events: usize) {
+        self.queued.fetch_sub(events, Relaxed);
+    }
+
+    pub(super) fn refuse(&self, events: usize) {
+        self.refused.fetch_add(events as u64, Relaxed);
+    }
+
+    pub(super) fn degrade(&self, error: Option<String>) {
+        self.degraded.store(error.is_some(), Relaxed);
+        if error.is_some() {
+            *self
+                .last_error
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = error;
+        }
+    }
+
+    pub(super) fn status(&self) -> JournalStatus {
+        JournalStatus {
+            accepted: self.accepted.load(Relaxed),
+            written: self.written.load(Relaxed),
+            duplicates: self.duplicates.load(Relaxed),
+            invalid: self.invalid.load(Relaxed),
+            filtered: self.filtered.load(Relaxed),
+            refused: self.refused.load(Relaxed),
+            lost: self.lost.load(Relaxed),
+            held: self.held.load(Relaxed),
+            transactions: self.transactions.load(Relaxed),
+            queued: self.queued.load(Relaxed) as u64,
+            depth: self.depth.load(Relaxed),
+            bytes: self.bytes.load(Relaxed),
+            degraded: self.degraded.load(Relaxed),
+            last_error: self
+                .last_error
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+        }
+    }
+}

@@ -1,0 +1,556 @@
+//! The journal's promises, on real files.
+
+use super::*;
+use std::sync::atomic::AtomicUsize;
+use uuid::Uuid;
+
+/// A draft that is a record already, or something that cannot become one.
+enum Plain {
+    Record(Box<Record>),
+    Drop,
+    Invalid,
+    Panic,
+}
+
+impl Draft for Plain {
+    fn prepare(self) -> Prepared {
+        match self {
+            Self::Record(record) => Prepared::Record(*record),
+            Self::Drop => Prepared::Dropped,
+            Self::Invalid => Prepared::Invalid("on purpose".to_owned()),
+            Self::Panic => panic!("on purpose"),
+        }
+    }
+}
+
+fn record(number: u128, lifecycle: bool) -> Record {
+    Record {
+        event_id: Uuid::from_u128(number),
+        event_type: if lifecycle {
+            "application_events"
+        } else {
+            "user"
+        }
+        .to_owned(),
+        event_name: "name".to_owned(),
+        workflow_type: None,
+        workflow_id: Some("w".to_owned()),
+        workflow_run_id: None,
+        workflow_state: None,
+        activity_type: None,
+        activity_id: None,
+        attempt: Some(1),
+        created_at: "2026-11-23T07:30:36.123456Z".to_owned(),
+        lifecycle,
+        json: format!("{{\"n\":{number}}}"),
+    }
+}
+
+fn draft(number: u128) -> Plain {
+    Plain::Record(Box::new(record(number, false)))
+}
+
+fn key(run: &str, hold: u128) -> RunKey {
+    RunKey {
+        namespace: "default".to_owned(),
+        workflow_id: "w".to_owned(),
+        run_id: run.to_owned(),
+        hold_id: Uuid::from_u128(hold),
+    }
+}
+
+fn options(target: Target) -> JournalOptions {
+    JournalOptions {
+        target,
+        queue_size: 1_000,
+        batch_size: 64,
+        synchronous: Synchronous::Normal,
+        max_bytes: None,
+        retention: Retention::Keep,
+    }
+}
+
+async fn numbers<D: Draft>(journal: &Journal<D>) -> Vec<u64> {
+    journal
+        .read(0, 100_000)
+        .await
+        .unwrap()
+        .iter()
+        .map(|stored| {
+            serde_json::from_str::<serde_json::Value>(&stored.json).unwrap()["n"]
+                .as_u64()
+                .unwrap()
+        })
+        .collect()
+}
+
+fn memory() -> Journal<Plain> {
+    Journal::open(options(Target::Memory)).unwrap()
+}
+
+/// The same behaviour in memory and in a file.
+async fn holds_and_releases(journal: Journal<Plain>) {
+    journal
+        .commit(
+            vec![draft(1)],
+            Some((key("r1", 1), vec![draft(2), draft(3)])),
+        )
+        .unwrap()
+        .await
+        .unwrap();
+    assert_eq!(numbers(&journal).await, [1]);
+    assert_eq!(journal.status().held, 1);
+    let held = journal.held().await.unwrap();
+    assert_eq!(held.len(), 1);
+    assert_eq!(held[0].key, key("r1", 1));
+    assert_eq!(held[0].records, ["{\"n\":2}", "{\"n\":3}"]);
+
+    // A key of an earlier hold of the run changes nothing.
+    journal.discard(key("r1", 9)).unwrap().await.unwrap();
+    journal.release(key("r1", 9)).unwrap().await.unwrap();
+    assert_eq!(numbers(&journal).await, [1]);
+
+    // A second hold of the run takes the place of the first.
+    journal
+        .commit(vec![], Some((key("r1", 2), vec![draft(4)])))
+        .unwrap()
+        .await
+        .unwrap();
+    journal.release(key("r1", 1)).unwrap().await.unwrap();
+    assert_eq!(numbers(&journal).await, [1]);
+    journal.release(key("r1", 2)).unwrap().await.unwrap();
+    assert_eq!(numbers(&journal).await, [1, 4]);
+    assert_eq!(journal.status().held, 0);
+
+    // Releasing again, or what never was: nothing.
+    journal.release(key("r1", 2)).unwrap().await.unwrap();
+    assert_eq!(numbers(&journal).await, [1, 4]);
+
+    // Replaced and discarded.
+    journal
+        .commit(vec![], Some((key("r2", 3), vec![draft(5)])))
+        .unwrap()
+        .await
+        .unwrap();
+    journal
+        .replace(key("r2", 3), vec![draft(6)])
+        .unwrap()
+        .await
+        .unwrap();
+    journal
+        .replace(key("r2", 3), vec![draft(7)])
+        .unwrap()
+        .await
+        .unwrap();
+    journal
+        .commit(vec![], Some((key("r3", 4), vec![draft(8)])))
+        .unwrap()
+        .await
+        .unwrap();
+    journal.discard(key("r3", 4)).unwrap().await.unwrap();
+    assert_eq!(numbers(&journal).await, [1, 4, 6]);
+    assert!(journal.held().await.unwrap().is_empty());
+    journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn ends_are_held_and_released_in_memory() {
+    holds_and_releases(memory()).await;
+}
+
+#[tokio::test]
+async fn an_event_is_kept_once_and_in_order() {
+    let journal = memory();
+    for number in [3, 1, 2, 1, 3] {
+        drop(journal.append(draft(number)).unwrap());
+    }
+    journal.flush().await.unwrap();
+    assert_eq!(numbers(&journal).await, [3, 1, 2]);
+    let status = journal.status();
+    assert_eq!((status.written, status.duplicates), (3, 2));
+    assert_eq!(status.queued, 0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_prepared_harms_nobody_else() {
+    let journal = memory();
+    let dropped = journal.append(Plain::Drop).unwrap();
+    let invalid = journal.append(Plain::Invalid).unwrap();
+    let panicked = journal.append(Plain::Panic).unwrap();
+    let fine = journal.append(draft(1)).unwrap();
+    assert_eq!(dropped.await.unwrap().event_id, Uuid::nil());
+    assert!(matches!(
+        invalid.await,
+        Err(JournalError::Invalid { reason }) if reason == "on purpose"
+    ));
+    assert!(matches!(panicked.await, Err(JournalError::Invalid { .. })));
+    assert_eq!(fine.await.unwrap().event_id, Uuid::from_u128(1));
+    let status = journal.status();
+    assert_eq!((status.filtered, status.invalid, status.written), (1, 2, 1));
+}
+
+#[tokio::test]
+async fn memory_is_bounded_and_user_events_go_first() {
+    let journal: Journal<Plain> = Journal::open(JournalOptions {
+        queue_size: 3,
+        ..options(Target::Memory)
+    })
+    .unwrap();
+    journal
+        .append(Plain::Record(Box::new(record(1, true))))
+        .unwrap()
+        .await
+        .unwrap();
+    for number in 2..=5 {
+        journal.append(draft(number)).unwrap().await.unwrap();
+    }
+    assert_eq!(numbers(&journal).await, [1, 4, 5]);
+    assert_eq!(journal.status().lost, 2);
+}
+
+#[tokio::test]
+async fn closing_is_final_and_may_be_repeated() {
+    let journal = memory();
+    journal.append(draft(1)).unwrap().await.unwrap();
+    journal.close().await.unwrap();
+    journal.close().await.unwrap();
+    assert_eq!(journal.append(draft(2)).err(), Some(Rejected::Closed));
+    assert!(matches!(
+        journal.read(0, 1).await,
+        Err(JournalError::Closed)
+    ));
+    assert_eq!(journal.status().refused, 1 + 1 - 1);
+}
+
+/// A draft that blocks the journal's thread until it is told to go on.
+struct Gate(crossbeam_channel::Receiver<()>, Arc<AtomicUsize>);
+
+impl Draft for Gate {
+    fn prepare(self) -> Prepared {
+        self.0.recv().ok();
+        let number = self.1.fetch_add(1, Ordering::Relaxed) as u128;
+        Prepared::Record(record(number, false))
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_counts_but_has_room_for_commits() {
+    let (open, gate) = crossbeam_channel::bounded(0);
+    let made = Arc::new(AtomicUsize::new(1));
+    let next = || Gate(gate.clone(), made.clone());
+    let journal: Journal<Gate> = Journal::open(JournalOptions {
+        queue_size: 2,
+        ..options(Target::Memory)
+    })
+    .unwrap();
+    drop(journal.append(next()).unwrap());
+    drop(journal.append(next()).unwrap());
+    assert_eq!(journal.append(next()).err(), Some(Rejected::Full));
+    let commit = journal.commit(vec![next(), next()], None).unwrap();
+    assert!(matches!(
+        journal.commit(vec![next()], None),
+        Err(Rejected::Full)
+    ));
+    assert_eq!(journal.status().refused, 2);
+    assert_eq!(journal.status().queued, 4);
+    drop(open);
+    commit.await.unwrap();
+    assert_eq!(journal.status().written, 4);
+    assert_eq!(journal.status().queued, 0);
+}
+
+#[cfg(feature = "sqlite")]
+mod file {
+    use super::*;
+    use std::{path::Path, time::Instant};
+
+    fn open(path: &Path) -> Journal<Plain> {
+        Journal::open(options(Target::Sqlite(path.to_owned()))).unwrap()
+    }
+
+    fn scratch() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.db");
+        (directory, path)
+    }
+
+    #[tokio::test]
+    async fn ends_are_held_and_released() {
+        let (_directory, path) = scratch();
+        holds_and_releases(open(&path)).await;
+    }
+
+    #[tokio::test]
+    async fn what_was_written_and_held_is_there_after_reopening() {
+        let (_directory, path) = scratch();
+        let journal = open(&path);
+        journal
+            .commit(vec![draft(1)], Some((key("r", 1), vec![draft(2)])))
+            .unwrap()
+            .await
+            .unwrap();
+        journal.close().await.unwrap();
+        let journal = open(&path);
+        assert_eq!(numbers(&journal).await, [1]);
+        assert_eq!(journal.status().held, 1);
+        assert_eq!(journal.status().depth, 1);
+        journal.append(draft(1)).unwrap().await.unwrap();
+        journal.release(key("r", 1)).unwrap().await.unwrap();
+        assert_eq!(numbers(&journal).await, [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn dropping_the_last_handle_writes_what_is_queued() {
+        let (_directory, path) = scratch();
+        let journal = open(&path);
+        for number in 0..500 {
+            drop(journal.append(draft(number)).unwrap());
+        }
+        drop(journal);
+        let journal = open(&path);
+        assert_eq!(numbers(&journal).await.len(), 500);
+    }
+
+    #[tokio::test]
+    async fn a_crash_keeps_what_was_acknowledged() {
+        let (directory, path) = scratch();
+        let journal = open(&path);
+        journal
+            .commit(vec![draft(1)], Some((key("r", 1), vec![draft(2)])))
+            .unwrap()
+            .await
+            .unwrap();
+        // The files as they are while the first store is alive: what a killed process leaves.
+        let after = directory.path().join("after.db");
+        for suffix in ["", "-wal"] {
+            std::fs::copy(
+                format!("{}{suffix}", path.display()),
+                format!("{}{suffix}", after.display()),
+            )
+            .unwrap();
+        }
+        let survivor = open(&after);
+        assert_eq!(numbers(&survivor).await, [1]);
+        assert_eq!(survivor.held().await.unwrap()[0].key, key("r", 1));
+    }
+
+    #[tokio::test]
+    async fn a_second_store_on_the_file_is_refused() {
+        let (_directory, path) = scratch();
+        let journal = open(&path);
+        let error = Journal::<Plain>::open(options(Target::Sqlite(path.clone())))
+            .err()
+            .unwrap();
+        assert!(matches!(error, JournalError::InUse { .. }));
+        assert!(error.to_string().contains("events.db"), "{error}");
+        journal.close().await.unwrap();
+        open(&path);
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn files_are_private() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (directory, path) = scratch();
+        let journal = open(&path);
+        journal.append(draft(1)).unwrap().await.unwrap();
+        for entry in std::fs::read_dir(directory.path()).unwrap() {
+            let entry = entry.unwrap();
+            let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{:?}", entry.path());
+        }
+    }
+
+    #[test]
+    fn unusable_places_say_what_to_do() {
+        let (directory, _) = scratch();
+        let error = |path: PathBuf| {
+            Journal::<Plain>::open(options(Target::Sqlite(path)))
+                .err()
+                .unwrap()
+                .to_string()
+        };
+        let missing = error(directory.path().join("nowhere/events.db"));
+        assert!(missing.contains("does not exist; create it"), "{missing}");
+        let is_directory = error(directory.path().to_owned());
+        assert!(is_directory.contains("is a directory"), "{is_directory}");
+    }
+
+    #[test]
+    fn another_programs_database_is_left_alone() {
+        let (_directory, path) = scratch();
+        rusqlite::Connection::open(&path)
+            .unwrap()
+            .execute_batch("CREATE TABLE mine (a)")
+            .unwrap();
+        let error = Journal::<Plain>::open(options(Target::Sqlite(path)))
+            .err()
+            .unwrap();
+        assert!(matches!(error, JournalError::NotAJournal { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_newer_schema_is_refused() {
+        let (_directory, path) = scratch();
+        open(&path).close().await.unwrap();
+        rusqlite::Connection::open(&path)
+            .unwrap()
+            .execute_batch("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
+            .unwrap();
+        let error = Journal::<Plain>::open(options(Target::Sqlite(path)))
+            .err()
+            .unwrap();
+        assert!(
+            matches!(error, JournalError::NewerSchema { found: 99, .. }),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_turns_the_journal_to_memory() {
+        let (_directory, path) = scratch();
+        std::fs::write(&path, vec![0x5a; 8192]).unwrap();
+        let journal = open(&path);
+        let answer = journal.append(draft(1)).unwrap().await;
+        assert!(matches!(answer, Err(JournalError::Degraded { .. })));
+        let status = journal.status();
+        assert!(status.degraded);
+        assert!(status.last_error.is_some());
+        assert_eq!(std::fs::read(&path).unwrap(), vec![0x5a; 8192]);
+        journal.close().await.unwrap();
+        assert_eq!(journal.status().lost, 1);
+    }
+
+    #[tokio::test]
+    async fn a_file_locked_by_somebody_else_is_waited_for() {
+        let (_directory, path) = scratch();
+        let journal = open(&path);
+        let other = rusqlite::Connection::open(&path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let mut answer = journal.append(draft(1)).unwrap();
+        assert!(
+            tokio::time::timeout(Duration::from_millis(400), &mut answer)
+                .await
+                .is_err(),
+            "written although the file is locked"
+        );
+        other.execute_batch("COMMIT").unwrap();
+        answer.await.unwrap();
+        assert!(!journal.status().degraded);
+        assert_eq!(numbers(&journal).await, [1]);
+    }
+
+    #[tokio::test]
+    async fn people_can_read_while_it_is_written() {
+        let (_directory, path) = scratch();
+        let journal = open(&path);
+        journal.append(draft(1)).unwrap().await.unwrap();
+        let reader = rusqlite::Connection::open(&path).unwrap();
+        let columns: Vec<String> = reader
+            .prepare("SELECT * FROM events")
+            .unwrap()
+            .column_names()
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(
+            columns.join(", "),
+            "seq, event_id, event_type, event_name, workflow_type, workflow_id, workflow_run_id, \
+             workflow_state, activity_type, activity_id, attempt, created_at, event"
+        );
+        journal.append(draft(2)).unwrap().await.unwrap();
+        let count: i64 = reader
+            .query_row("SELECT COUNT(*) FROM events", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(count, 2);
+    }
+
+    async fn until(what: &str, mut done: impl FnMut() -> bool) {
+        let started = Instant::now();
+        while !done() {
+            assert!(started.elapsed() < Duration::from_secs(20), "{what}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn at_the_size_cap_user_events_go_first() {
+        let (_directory, path) = scratch();
+        let journal: Journal<Plain> = Journal::open(JournalOptions {
+            max_bytes: Some(200_000),
+            ..options(Target::Sqlite(path))
+        })
+        .unwrap();
+        let large = |number: u128, lifecycle| {
+            Plain::Record(Box::new(Record {
+                json: format!("{{\"n\":{number},\"pad\":\"{}\"}}", "x".repeat(500)),
+                ..record(number, lifecycle)
+            }))
+        };
+        for number in 0..100 {
+            drop(journal.append(large(number, true)).unwrap());
+        }
+        for number in 100..1_000 {
+            journal.append(large(number, false)).unwrap().await.unwrap();
+        }
+        until("the journal stays over its cap", || {
+            journal.status().lost > 0 && journal.status().bytes <= 200_000
+        })
+        .await;
+        let left = numbers(&journal).await;
+        assert_eq!(left.len() as u64, journal.status().depth);
+        assert_eq!(left.len() as u64 + journal.status().lost, 1_000);
+        assert_eq!(left.iter().filter(|number| **number < 100).count(), 100);
+    }
+
+    #[tokio::test]
+    async fn old_events_go_after_the_retention() {
+        let (_directory, path) = scratch();
+        let journal: Journal<Plain> = Journal::open(JournalOptions {
+            retention: Retention::For(Duration::from_secs(3600)),
+            ..options(Target::Sqlite(path))
+        })
+        .unwrap();
+        let dated = |number, created_at: &str| {
+            Plain::Record(Box::new(Record {
+                created_at: created_at.to_owned(),
+                ..record(number, true)
+            }))
+        };
+        journal
+            .append(dated(1, "2001-01-01T00:00:00.000000Z"))
+            .unwrap()
+            .await
+            .unwrap();
+        journal
+            .append(dated(2, "2999-01-01T00:00:00.000000Z"))
+            .unwrap()
+            .await
+            .unwrap();
+        until("the old event stays", || journal.status().depth == 1).await;
+        assert_eq!(numbers(&journal).await, [2]);
+        assert_eq!(journal.status().lost, 0, "retention is no loss");
+    }
+
+    /// A file whose disk is full: SQLite refuses to let it grow.
+    #[test]
+    fn a_full_disk_is_told_from_damage_and_rolls_back() {
+        use super::super::{
+            record::Change,
+            sqlite::{SqliteLog, Trouble},
+        };
+        let (_directory, path) = scratch();
+        let Ok(mut log) = SqliteLog::open(&path, Synchronous::Normal, None, Retention::Keep) else {
+            panic!("the file cannot be opened");
+        };
+        log.apply(&[Change::Insert(vec![record(1, true)])]).unwrap();
+        log.limit_pages(1);
+        let many = (2..200).map(|number| record(number, true)).collect();
+        let trouble = log.apply(&[Change::Insert(many)]).unwrap_err();
+        assert!(
+            matches!(&trouble, Trouble::Passing(reason) if reason.contains("full")),
+            "{trouble:?}"
+        );
+        assert_eq!(log.read(0, 10).unwrap().len(), 1);
+    }
+}
