@@ -1,0 +1,96 @@
+//! A worker that runs the example workflows and publishes their lifecycle.
+//!
+//! ```text
+//! EVENTSTORE_URL=sqlite:events.db cargo run --example worker
+//! ```
+//!
+//! Prints `ready` when it polls. Ctrl-C or SIGTERM: it finishes what it has, flushes and exits.
+
+#[path = "support/workflows.rs"]
+mod workflows;
+
+use anyhow::Context as _;
+use clap::Parser;
+use std::time::Duration;
+use temporal_eventstore::EventStore;
+use temporalio_client::{Client, ClientOptions, ConnectionOptions};
+use temporalio_sdk::{Runtime, Worker};
+use tracing_subscriber::EnvFilter;
+
+#[derive(Parser)]
+struct Arguments {
+    /// Where the Temporal server is.
+    #[arg(long, env = "TEMPORAL_ADDRESS", default_value = "http://127.0.0.1:7233")]
+    address: url::Url,
+    /// The namespace.
+    #[arg(long, env = "TEMPORAL_NAMESPACE", default_value = "default")]
+    namespace: String,
+    /// The task queue to poll.
+    #[arg(long, default_value = "orders")]
+    task_queue: String,
+    /// The same worker without the plugin, for comparisons.
+    #[arg(long)]
+    bare: bool,
+    /// How many workflows stay in memory between their tasks.
+    #[arg(long, default_value_t = 1000)]
+    max_cached_workflows: usize,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let arguments = Arguments::parse();
+
+    let events = if arguments.bare {
+        EventStore::disabled()
+    } else {
+        EventStore::from_env().await?
+    };
+
+    let mut client_options = ClientOptions::new(&arguments.namespace);
+    if !arguments.bare {
+        client_options = client_options.plugin(events.plugin());
+    }
+    let client = Client::connect(
+        ConnectionOptions::new(arguments.address.clone()).build(),
+        client_options.build(),
+    )
+    .await
+    .with_context(|| format!("no Temporal server answers at {}", arguments.address))?;
+
+    let options =
+        workflows::worker_options(&arguments.task_queue, arguments.max_cached_workflows)?;
+    let runtime = Runtime::from_current_tokio(Default::default())?;
+    let mut worker = Worker::new(&runtime, client, options)?;
+    let stop = worker.shutdown_handle();
+    tokio::spawn(async move {
+        shutdown_requested().await;
+        stop();
+    });
+
+    println!("ready");
+    worker.run().await?;
+    events.shutdown(Duration::from_secs(10)).await?;
+    Ok(())
+}
+
+async fn shutdown_requested() {
+    let interrupt = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = interrupt => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    interrupt.await.ok();
+}
