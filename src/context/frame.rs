@@ -2,7 +2,7 @@
 //! events are enriched.
 
 use serde_json::{Map, Value};
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 /// A frame that application code adds: fields that every event published above it carries.
 ///
@@ -115,6 +115,9 @@ pub struct ActivityFrame {
     pub activity_id: Arc<str>,
     /// The run id of a standalone activity; none for an activity of a workflow.
     pub activity_run_id: Option<Arc<str>>,
+    /// When the activity was scheduled; tells the executions of a standalone activity apart where
+    /// its run id is not known.
+    pub scheduled_time: Option<SystemTime>,
     /// The attempt, from 1.
     pub attempt: u32,
     /// Whether this is a local activity.

@@ -151,14 +151,22 @@ fn run_event_id(context: &Context, kind: &str) -> Option<EventId> {
 /// again with its workflow task.
 fn attempt_event_id(context: &Context, kind: &str, ordinal: u64) -> Option<EventId> {
     let activity = context.activity()?;
+    let run_id = activity
+        .workflow_run_id
+        .as_deref()
+        .or(activity.activity_run_id.as_deref());
+    // An activity id may be used again once its execution is over; its time tells them apart.
+    let scheduled = match run_id {
+        Some(_) => None,
+        None => activity.scheduled_time.map(|time| {
+            let scheduled = DateTime::<Utc>::from(time);
+            scheduled.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true)
+        }),
+    };
     Some(EventId::derive(&EventKey {
         namespace: &activity.namespace,
         workflow_id: activity.workflow_id.as_deref().unwrap_or_default(),
-        run_id: activity
-            .workflow_run_id
-            .as_deref()
-            .or(activity.activity_run_id.as_deref())
-            .unwrap_or_default(),
+        run_id: run_id.or(scheduled.as_deref()).unwrap_or_default(),
         kind,
         activity_id: &activity.activity_id,
         attempt: activity.attempt,

@@ -112,7 +112,14 @@ fn status(
 }
 
 fn frame(info: &ActivityInfo, traceparent: Option<String>) -> ActivityFrame {
-    let text = |value: &Option<String>| value.as_deref().map(Into::into);
+    // The SDK hands a standalone activity empty texts for the workflow that it does not have, and
+    // (1.1.1) keeps its run id to itself for that reason.
+    let text = |value: &Option<String>| {
+        value
+            .as_deref()
+            .filter(|text| !text.is_empty())
+            .map(Into::into)
+    };
     ActivityFrame {
         namespace: info.namespace.as_str().into(),
         task_queue: Some(info.task_queue.as_str().into()),
@@ -122,6 +129,7 @@ fn frame(info: &ActivityInfo, traceparent: Option<String>) -> ActivityFrame {
         activity_type: info.activity_type.as_str().into(),
         activity_id: info.activity_id.as_str().into(),
         activity_run_id: text(&info.activity_run_id),
+        scheduled_time: info.scheduled_time,
         attempt: info.attempt,
         is_local: info.is_local,
         traceparent: traceparent.map(Into::into),

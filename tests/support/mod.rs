@@ -1,0 +1,343 @@
+//! The ground that the tests stand on: a real dev server, workers in this process, the examples as
+//! child processes, histories, and the store as the `sqlite3` program sees it.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub mod compare;
+#[path = "../../examples/support/dev_server.rs"]
+pub mod dev_server;
+#[path = "../../examples/support/workflows.rs"]
+pub mod workflows;
+
+use dev_server::DevServer;
+use rusqlite::OpenFlags;
+use serde_json::Value;
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+use temporal_eventstore::EventStore;
+use temporalio_client::{
+    Client, ClientOptions, ConnectionOptions, UntypedWorkflow, WorkflowHandle,
+    tonic::IntoRequest as _,
+};
+use temporalio_common::protos::temporal::api::{
+    common::v1::WorkflowExecution,
+    history::v1::HistoryEvent,
+    workflow::v1::WorkflowExecutionInfo,
+    workflowservice::v1::{
+        GetWorkflowExecutionHistoryRequest, ListWorkflowExecutionsRequest,
+    },
+};
+use temporalio_sdk::{Runtime, Worker, WorkerOptions};
+
+/// A dev server and a directory for one test.
+pub struct Ground {
+    pub server: DevServer,
+    pub directory: tempfile::TempDir,
+}
+
+impl Ground {
+    pub async fn new() -> Self {
+        Self {
+            server: DevServer::start().await.unwrap(),
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub fn file(&self) -> PathBuf {
+        self.directory.path().join("events.db")
+    }
+
+    pub fn store_url(&self) -> String {
+        format!("sqlite:{}", self.file().display())
+    }
+
+    /// A store in this test's file.
+    pub async fn store(&self) -> EventStore {
+        EventStore::builder()
+            .application_name("test")
+            .url(self.store_url())
+            .build()
+            .await
+            .unwrap()
+    }
+
+    /// A client without the plugin.
+    pub async fn client(&self) -> Client {
+        self.connect(ClientOptions::new("default").build()).await
+    }
+
+    /// A client with the plugin of `events`.
+    pub async fn client_with(&self, events: &EventStore) -> Client {
+        self.connect(
+            ClientOptions::new("default")
+                .plugin(events.plugin())
+                .build(),
+        )
+        .await
+    }
+
+    pub async fn connect(&self, options: ClientOptions) -> Client {
+        let connection = ConnectionOptions::new(self.server.url().unwrap()).build();
+        Client::connect(connection, options).await.unwrap()
+    }
+
+    /// What is in the store now.
+    pub fn events(&self) -> Vec<Row> {
+        rows(&self.file())
+    }
+
+    /// Every run that the server knows, in pages.
+    pub async fn runs(&self, client: &Client) -> Vec<WorkflowExecutionInfo> {
+        let mut service = client.connection().workflow_service();
+        let mut runs = Vec::new();
+        let mut next_page_token = Vec::new();
+        loop {
+            let response = service
+                .list_workflow_executions(
+                    ListWorkflowExecutionsRequest {
+                        namespace: "default".to_owned(),
+                        page_size: 500,
+                        next_page_token,
+                        ..ListWorkflowExecutionsRequest::default()
+                    }
+                    .into_request(),
+                )
+                .await
+                .unwrap()
+                .into_inner();
+            runs.extend(response.executions);
+            next_page_token = response.next_page_token;
+            if next_page_token.is_empty() {
+                return runs;
+            }
+        }
+    }
+}
+
+/// The whole history of a run, all pages.
+pub async fn history(client: &Client, workflow_id: &str, run_id: &str) -> Vec<HistoryEvent> {
+    let mut service = client.connection().workflow_service();
+    let mut events = Vec::new();
+    let mut next_page_token = Vec::new();
+    loop {
+        let response = service
+            .get_workflow_execution_history(
+                GetWorkflowExecutionHistoryRequest {
+                    namespace: "default".to_owned(),
+                    execution: Some(WorkflowExecution {
+                        workflow_id: workflow_id.to_owned(),
+                        run_id: run_id.to_owned(),
+                    }),
+                    next_page_token,
+                    ..GetWorkflowExecutionHistoryRequest::default()
+                }
+                .into_request(),
+            )
+            .await
+            .unwrap()
+            .into_inner();
+        events.extend(response.history.unwrap_or_default().events);
+        next_page_token = response.next_page_token;
+        if next_page_token.is_empty() {
+            return events;
+        }
+    }
+}
+
+/// One row of the table `events`.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub seq: i64,
+    pub event_id: String,
+    pub event_type: String,
+    pub event_name: String,
+    pub workflow_id: Option<String>,
+    pub workflow_run_id: Option<String>,
+    pub workflow_state: Option<String>,
+    pub activity_type: Option<String>,
+    pub activity_id: Option<String>,
+    pub attempt: Option<u32>,
+    pub event: Value,
+}
+
+impl Row {
+    pub fn metadata(&self, field: &str) -> &Value {
+        &self.event["metadata"][field]
+    }
+
+    pub fn data(&self, field: &str) -> &Value {
+        &self.event["data"][field]
+    }
+
+    pub fn is_of(&self, workflow_id: &str) -> bool {
+        self.workflow_id.as_deref() == Some(workflow_id)
+    }
+}
+
+/// The rows of a store's file, while it may be in use.
+pub fn rows(path: &Path) -> Vec<Row> {
+    let connection =
+        rusqlite::Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    connection.busy_timeout(Duration::from_secs(5)).unwrap();
+    let mut statement = connection
+        .prepare(
+            "SELECT seq, event_id, event_type, event_name, workflow_id, workflow_run_id, \
+             workflow_state, activity_type, activity_id, attempt, event FROM events ORDER BY seq",
+        )
+        .unwrap();
+    statement
+        .query_map([], |row| {
+            Ok(Row {
+                seq: row.get(0)?,
+                event_id: row.get(1)?,
+                event_type: row.get(2)?,
+                event_name: row.get(3)?,
+                workflow_id: row.get(4)?,
+                workflow_run_id: row.get(5)?,
+                workflow_state: row.get(6)?,
+                activity_type: row.get(7)?,
+                activity_id: row.get(8)?,
+                attempt: row.get(9)?,
+                event: serde_json::from_str(&row.get::<_, String>(10)?).unwrap(),
+            })
+        })
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap()
+}
+
+/// The lifecycle of one workflow id, one short line per event, in the order of the store:
+/// `workflow_start running`, `activity_end Orders::noop 1 completed`.
+pub fn lifecycle(rows: &[Row], workflow_id: &str) -> Vec<String> {
+    rows.iter()
+        .filter(|row| row.is_of(workflow_id) && row.event_type == "application_events")
+        .map(|row| match &row.activity_type {
+            None => format!(
+                "{} {}",
+                row.event_name,
+                row.workflow_state.as_deref().unwrap_or_default()
+            ),
+            Some(activity) => {
+                let status = row.data("status").as_str().unwrap_or_default();
+                format!(
+                    "{} {activity} {} {status}",
+                    row.event_name,
+                    row.attempt.unwrap_or_default()
+                )
+                .trim_end()
+                .to_owned()
+            }
+        })
+        .collect()
+}
+
+/// Runs a worker in this process while `test` runs, then shuts it down gracefully.
+pub async fn with_worker<T>(
+    client: &Client,
+    options: WorkerOptions,
+    test: impl Future<Output = T>,
+) -> T {
+    let runtime = Runtime::from_current_tokio(Default::default()).unwrap();
+    let mut worker = Worker::new(&runtime, client.clone(), options).unwrap();
+    let stop = worker.shutdown_handle();
+    let (run, result) = tokio::join!(worker.run(), async {
+        let result = test.await;
+        stop();
+        result
+    });
+    run.unwrap();
+    result
+}
+
+/// Runs a worker with the example workflows.
+pub async fn with_example_worker<T>(client: &Client, test: impl Future<Output = T>) -> T {
+    with_worker(
+        client,
+        workflows::worker_options("orders", 1000).unwrap(),
+        test,
+    )
+    .await
+}
+
+/// A handle by id alone.
+pub fn handle(client: &Client, workflow_id: &str) -> WorkflowHandle<Client, UntypedWorkflow> {
+    client.get_workflow_handle::<UntypedWorkflow>(workflow_id)
+}
+
+/// Waits until `done` is true, and says what was waited for if it never is.
+pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < Duration::from_secs(30), "never: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A running example program; killed when dropped.
+pub struct Program(pub Child);
+
+impl Program {
+    /// Sends SIGTERM and waits for the exit.
+    pub fn terminate(mut self) -> std::process::ExitStatus {
+        let pid = self.0.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status;
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(30),
+                "the program does not stop"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// The command of an example, as cargo built it beside the tests.
+pub fn example(name: &str) -> Command {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests
+        .parent()
+        .and_then(Path::parent)
+        .unwrap()
+        .join("examples")
+        .join(name);
+    assert!(
+        program.is_file(),
+        "{} is missing; build it with `cargo build --examples`",
+        program.display()
+    );
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Starts the example worker and waits for its `ready`.
+pub fn start_worker(command: &mut Command) -> Program {
+    use std::io::BufRead as _;
+    let mut program = Program(command.stdout(Stdio::piped()).spawn().unwrap());
+    let mut line = String::new();
+    std::io::BufReader::new(program.0.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "ready\n");
+    program
+}
