@@ -23,7 +23,11 @@ use temporalio_common::data_converters::{PayloadConverter, RawValue};
 #[derive(Parser, Clone)]
 struct Arguments {
     /// Where the Temporal server is.
-    #[arg(long, env = "TEMPORAL_ADDRESS", default_value = "http://127.0.0.1:7233")]
+    #[arg(
+        long,
+        env = "TEMPORAL_ADDRESS",
+        default_value = "http://127.0.0.1:7233"
+    )]
     address: url::Url,
     /// The namespace.
     #[arg(long, env = "TEMPORAL_NAMESPACE", default_value = "default")]

