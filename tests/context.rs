@@ -118,7 +118,10 @@ async fn a_correlation_id_set_at_the_start_is_on_every_event_of_what_follows() {
     .await;
     events.shutdown(TIMEOUT).await.unwrap();
     let rows = ground.events();
-    let of_workflows: Vec<_> = rows.iter().filter(|row| row.workflow_id.is_some()).collect();
+    let of_workflows: Vec<_> = rows
+        .iter()
+        .filter(|row| row.workflow_id.is_some())
+        .collect();
     // Two runs of the tree with 2 + 2 + 2 lifecycle and 4 user events, each with a child of 4.
     assert_eq!(of_workflows.len(), 2 * (6 + 4 + 4));
     for row in &of_workflows {
@@ -245,7 +248,11 @@ async fn traceparent_comes_from_the_sdks_opentelemetry_plugin() {
     let client = ground
         .connect(
             ClientOptions::new("default")
-                .plugin(OpenTelemetryPlugin::builder().tracer(tracer.clone()).build())
+                .plugin(
+                    OpenTelemetryPlugin::builder()
+                        .tracer(tracer.clone())
+                        .build(),
+                )
                 .plugin(events.plugin())
                 .build(),
         )

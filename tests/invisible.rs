@@ -44,7 +44,8 @@ impl Steps {
             )
             .await?;
             temporal_eventstore::publish(temporal_eventstore::Event::new(format!("step.{step}")));
-            ctx.wait_condition(move |state| state.signals >= step).await?;
+            ctx.wait_condition(move |state| state.signals >= step)
+                .await?;
         }
         Ok(ctx.state(|state| state.signals))
     }
@@ -162,7 +163,10 @@ fn comparable(events: &[HistoryEvent]) -> Vec<String> {
                 Attributes::MarkerRecordedEventAttributes(marker) => format!(
                     "{} {:?}",
                     marker.marker_name,
-                    marker.details.keys().collect::<std::collections::BTreeSet<_>>()
+                    marker
+                        .details
+                        .keys()
+                        .collect::<std::collections::BTreeSet<_>>()
                 ),
                 Attributes::StartChildWorkflowExecutionInitiatedEventAttributes(child) => {
                     format!("{:?} {:?}", child.workflow_type, child.header)
@@ -214,7 +218,10 @@ async fn histories(ground: &Ground, client: &Client) -> Vec<Vec<String>> {
     let mut runs = ground.runs(client).await;
     runs.sort_by_key(|run| {
         let execution = run.execution.clone().unwrap_or_default();
-        (execution.workflow_id, run.start_time.map(|time| (time.seconds, time.nanos)))
+        (
+            execution.workflow_id,
+            run.start_time.map(|time| (time.seconds, time.nanos)),
+        )
     });
     let mut all = Vec::new();
     for run in runs {
@@ -238,7 +245,11 @@ async fn histories_with_and_without_the_plugin_are_equal_event_by_event() {
     let client = ground.client_with(&events).await;
     let with = histories(&ground, &client).await;
     events.shutdown(TIMEOUT).await.unwrap();
-    assert_eq!(with.len(), 7, "runs: Chain twice, Noop as a child, and four more");
+    assert_eq!(
+        with.len(),
+        7,
+        "runs: Chain twice, Noop as a child, and four more"
+    );
     for (with, without) in with.iter().zip(&without) {
         assert_eq!(with, without);
     }
@@ -358,7 +369,11 @@ async fn a_store_that_is_five_seconds_slow_delays_within_the_bound_and_loses_not
     unlock.await.unwrap();
     events.shutdown(TIMEOUT).await.unwrap();
     let stats = events.stats();
-    assert_eq!((stats.lost, stats.refused, stats.held), (0, 0, 0), "{stats:?}");
+    assert_eq!(
+        (stats.lost, stats.refused, stats.held),
+        (0, 0, 0),
+        "{stats:?}"
+    );
     let rows = ground.events();
     for number in 0..5 {
         assert_eq!(lifecycle(&rows, &format!("order-{number}")).len(), 4);

@@ -1,0 +1,299 @@
+//! The programs that users copy, as processes of their own: the worker, the starter, the quickstart.
+
+mod support;
+
+use serde_json::Value;
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
+use support::{
+    Ground,
+    compare::{RunHistory, compare, state_of},
+    example, history, rows, start_worker, until,
+};
+use temporalio_client::Client;
+
+fn worker(ground: &Ground) -> Command {
+    let mut command = example("worker");
+    command
+        .env("TEMPORAL_ADDRESS", ground.server.address())
+        .env("EVENTSTORE_URL", ground.store_url())
+        .env_remove("EVENTSTORE_JOURNAL");
+    command
+}
+
+fn starter(ground: &Ground, arguments: &[&str]) -> Command {
+    let mut command = example("starter");
+    command
+        .env("TEMPORAL_ADDRESS", ground.server.address())
+        .args(arguments);
+    command
+}
+
+/// Runs the starter and reads its line.
+fn started(ground: &Ground, arguments: &[&str]) -> Value {
+    let output = starter(ground, arguments).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+async fn histories(ground: &Ground, client: &Client) -> Vec<RunHistory> {
+    let mut runs = Vec::new();
+    for run in ground.runs(client).await {
+        let status = run.status();
+        let execution = run.execution.unwrap_or_default();
+        let events = history(client, &execution.workflow_id, &execution.run_id).await;
+        runs.push(RunHistory {
+            workflow_id: execution.workflow_id,
+            run_id: execution.run_id,
+            status,
+            events,
+        });
+    }
+    runs
+}
+
+#[tokio::test]
+async fn the_bare_worker_runs_every_workflow() {
+    let ground = Ground::new().await;
+    let worker = start_worker(worker(&ground).arg("--bare"));
+    for (workflow, outcome) in [
+        ("Noop", "completed"),
+        ("Order", "completed"),
+        ("Fail", "failed"),
+        ("Chain", "completed"),
+        ("Parent", "completed"),
+        ("Local", "completed"),
+        ("Slow", "completed"),
+    ] {
+        let line = started(
+            &ground,
+            &[
+                "--workflow",
+                workflow,
+                "--id-prefix",
+                workflow,
+                "--count",
+                "2",
+                "--concurrency",
+                "2",
+                "--wait",
+                "--input",
+                "1",
+            ],
+        );
+        assert_eq!(line["started"], 2, "{workflow}");
+        assert_eq!(line[outcome], 2, "{workflow}: {line}");
+        assert!(line["p50_ms"].as_f64().unwrap() <= line["p95_ms"].as_f64().unwrap());
+    }
+    assert!(worker.terminate().success());
+    assert!(!ground.file().exists(), "a bare worker has no store");
+}
+
+#[tokio::test]
+async fn the_starter_says_which_workflows_there_are() {
+    let ground = Ground::new().await;
+    let output = starter(&ground, &["--workflow", "Nope"]).output().unwrap();
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("Nope") && text.contains("Chain"), "{text}");
+}
+
+#[tokio::test]
+async fn a_worker_with_a_wrong_store_says_so_and_does_not_start() {
+    let ground = Ground::new().await;
+    for (variable, value, told) in [
+        ("EVENTSTORE_URL", "ftp://u:hunter2@h/x", "sqlite:PATH"),
+        (
+            "EVENTSTORE_URL",
+            "sqlite:/nowhere/at/all/e.db",
+            "does not exist",
+        ),
+        ("EVENTSTORE_QUEUE_SIZE", "many", "whole number"),
+    ] {
+        let output = worker(&ground).env(variable, value).output().unwrap();
+        assert!(!output.status.success());
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains(told), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_mixed_load_of_500_workflows_is_in_the_store_exactly_as_the_server_has_it() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let worker = start_worker(&mut worker(&ground));
+    let load = |workflow: &'static str, count: &'static str, input: &'static str| {
+        starter(
+            &ground,
+            &[
+                "--workflow",
+                workflow,
+                "--id-prefix",
+                workflow,
+                "--count",
+                count,
+                "--concurrency",
+                "10",
+                "--wait",
+                "--input",
+                input,
+            ],
+        )
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+    };
+    let mut starters = vec![
+        load("Noop", "200", "0"),
+        load("Order", "100", "0"),
+        load("Fail", "60", "0"),
+        load("Local", "60", "0"),
+        load("Parent", "40", "0"),
+        load("Chain", "20", "2"),
+        load("Slow", "10", "1"),
+    ];
+    // 10 more that are ended from outside.
+    let waiting = started(
+        &ground,
+        &[
+            "--workflow",
+            "Wait",
+            "--id-prefix",
+            "Wait",
+            "--count",
+            "10",
+            "--concurrency",
+            "10",
+        ],
+    );
+    assert_eq!(waiting["started"], 10);
+    for number in 0..10 {
+        let wait = support::handle(&client, &format!("Wait-{number}"));
+        wait.cancel(temporalio_client::WorkflowCancelOptions::default())
+            .await
+            .unwrap();
+    }
+    for starter in &mut starters {
+        assert!(starter.wait().unwrap().success());
+    }
+    for number in 0..10 {
+        support::handle(&client, &format!("Wait-{number}"))
+            .get_result(Default::default())
+            .await
+            .unwrap_err();
+    }
+    // The children of `Parent` and the runs of `Chain` are runs too.
+    let expected = 500 + 40 + 20 * 2;
+    let mut runs = Vec::new();
+    for _ in 0..100 {
+        runs = histories(&ground, &client).await;
+        if runs.len() == expected && runs.iter().all(|run| state_of(run.status).is_some()) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(runs.len(), expected);
+    assert!(worker.terminate().success());
+
+    let rows = rows(&ground.file());
+    let differences = compare(&runs, &rows);
+    assert!(differences.is_empty(), "{differences}");
+    let ends = rows
+        .iter()
+        .filter(|row| row.event_name == "workflow_end")
+        .count();
+    assert_eq!(ends, expected);
+    let shipped = rows
+        .iter()
+        .filter(|row| row.event_type == "order.shipped")
+        .count();
+    assert_eq!(shipped, 100);
+}
+
+#[tokio::test]
+async fn a_second_worker_on_the_same_file_is_refused_with_a_reason() {
+    let ground = Ground::new().await;
+    let first = start_worker(&mut worker(&ground));
+    let output = worker(&ground).output().unwrap();
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("in use by another event store"), "{text}");
+    assert!(first.terminate().success());
+}
+
+/// A worker that is killed leaves its file to the next one, which ends what was begun.
+#[tokio::test]
+async fn after_kill_9_the_next_worker_completes_the_store() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let mut first = start_worker(&mut worker(&ground));
+    let mut load = starter(
+        &ground,
+        &[
+            "--workflow",
+            "Noop",
+            "--id-prefix",
+            "Noop",
+            "--count",
+            "60",
+            "--concurrency",
+            "20",
+            "--wait",
+        ],
+    )
+    .stdout(Stdio::null())
+    .spawn()
+    .unwrap();
+    let file = ground.file();
+    until("some workflows have ended", || {
+        rows(&file)
+            .iter()
+            .filter(|row| row.event_name == "workflow_end")
+            .count()
+            > 10
+    })
+    .await;
+    first.0.kill().unwrap();
+    first.0.wait().unwrap();
+    let second = start_worker(&mut worker(&ground));
+    // Activities of the killed worker time out on the server; their attempts have no end.
+    assert!(load.wait().unwrap().success());
+    assert!(second.terminate().success());
+    let runs = histories(&ground, &client).await;
+    let mut differences = compare(&runs, &rows(&file));
+    differences
+        .missing
+        .retain(|line| !line.starts_with("activity_end"));
+    assert!(differences.is_empty(), "{differences}");
+}
+
+#[test]
+fn the_quickstart_shows_a_timeline_and_leaves_nothing_behind() {
+    let output = example("quickstart").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for expected in [
+        "workflow_start",
+        "completed",
+        "failed",
+        "cancelled",
+        "OrderShipped",
+        "continued_as_new",
+        "sqlite3 ",
+    ] {
+        assert!(text.contains(expected), "{expected} is missing in\n{text}");
+    }
+}
