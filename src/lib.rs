@@ -7,6 +7,8 @@ pub mod event;
 mod journal;
 mod store;
 mod temporal;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use context::Frame;
 pub use event::{Event, EventId, EventMetadata, WorkflowState};

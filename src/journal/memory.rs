@@ -117,15 +117,15 @@ impl MemoryLog {
 }
 
 /// Changes that could not be written yet, in order, bounded by the number of their events.
+#[cfg(feature = "sqlite")]
 #[derive(Debug)]
-#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
 pub(super) struct Backlog {
     changes: VecDeque<Change>,
     events: usize,
     capacity: usize,
 }
 
-#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
+#[cfg(feature = "sqlite")]
 impl Backlog {
     pub(super) fn new(capacity: usize) -> Self {
         Self {

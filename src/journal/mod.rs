@@ -4,6 +4,9 @@
 //! Knows nothing of what an event is, of Temporal, or of where events go next.
 
 mod error;
+#[cfg(feature = "sqlite")]
+mod file;
+mod log;
 mod memory;
 mod record;
 #[cfg(feature = "sqlite")]
@@ -22,7 +25,6 @@ use crossbeam_channel::Sender;
 use status::Counters;
 use std::{
     future::Future,
-    path::PathBuf,
     pin::Pin,
     sync::{
         Arc,
@@ -41,7 +43,7 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     #[cfg(feature = "sqlite")]
-    Sqlite(PathBuf),
+    Sqlite(std::path::PathBuf),
     Memory,
 }
 

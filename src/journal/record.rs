@@ -8,7 +8,9 @@ pub(crate) trait Draft: Send + 'static {
     fn prepare(self) -> Prepared;
 }
 
-/// What became of a draft.
+/// What became of a draft. It lives on the stack of one thread for a moment: boxing the record would
+/// cost an allocation for each event.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Prepared {
     Record(Record),
@@ -80,6 +82,7 @@ pub(super) enum Change {
     Discard(RunKey),
 }
 
+#[cfg(feature = "sqlite")]
 impl Change {
     pub(super) fn records(&self) -> &[Record] {
         match self {

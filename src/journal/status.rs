@@ -67,6 +67,7 @@ impl Counters {
         self.refused.fetch_add(events as u64, Relaxed);
     }
 
+    #[cfg(feature = "sqlite")]
     pub(super) fn degrade(&self, error: Option<String>) {
         self.degraded.store(error.is_some(), Relaxed);
         if error.is_some() {

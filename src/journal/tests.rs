@@ -262,7 +262,10 @@ async fn a_full_queue_refuses_and_counts_but_has_room_for_commits() {
 #[cfg(feature = "sqlite")]
 mod file {
     use super::*;
-    use std::{path::Path, time::Instant};
+    use std::{
+        path::{Path, PathBuf},
+        time::Instant,
+    };
 
     fn open(path: &Path) -> Journal<Plain> {
         Journal::open(options(Target::Sqlite(path.to_owned()))).unwrap()
@@ -450,7 +453,6 @@ mod file {
             .prepare("SELECT * FROM events")
             .unwrap()
             .column_names()
-            .into_iter()
             .map(str::to_owned)
             .collect();
         assert_eq!(

@@ -23,6 +23,7 @@ const CONTENT_NAMESPACE: Uuid = Uuid::from_u128(0x1f0b_5b0e_6a5c_4c55_9a71_5d3e_
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// They wait for [`RunStage::take`], when the workflow task completes.
+    #[cfg_attr(not(feature = "plugin"), allow(dead_code))]
     UntilTaken,
     /// They go to the journal at once: nobody tells when a task completes.
     AtOnce,
@@ -162,6 +163,7 @@ impl RunStage {
     }
 
     /// Takes what is staged.
+    #[cfg_attr(not(feature = "plugin"), allow(dead_code))]
     pub(crate) fn take(&self) -> Staged {
         std::mem::take(&mut self.state().staged)
     }

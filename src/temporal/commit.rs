@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     context::WorkerFrame,
-    event::{Event, LifecycleEvent, WorkflowState},
+    event::WorkflowState,
     store::{
         EventStore,
         stage::{Mode, Staged},
@@ -176,27 +176,6 @@ impl Commit {
             {
                 self.resolver.resolve(key, state, WhenOpen::Discard);
             }
-        }
-    }
-
-    /// Settles the ends that an earlier process of this namespace left.
-    pub(super) fn recover(&self, namespace: &str) {
-        let leftovers = self.store.take_leftovers(namespace);
-        if !leftovers.is_empty() {
-            tracing::info!(
-                ends = leftovers.len(),
-                "asking the server about workflow ends that an earlier worker left unconfirmed"
-            );
-        }
-        for leftover in leftovers {
-            let state = leftover
-                .records
-                .iter()
-                .filter_map(|json| Event::from_json(json).ok())
-                .find(|event| event.event_name == LifecycleEvent::WorkflowEnd.as_str())
-                .map_or(WorkflowState::Unknown, |end| end.metadata.workflow_state);
-            self.resolver
-                .resolve(leftover.key, state, WhenOpen::Discard);
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     store::{EventStore, stage::Mode},
 };
 use std::{fmt, sync::Arc};
-use temporalio_client::{Client, ClientInterceptor};
+use temporalio_client::{Client, ClientInterceptor, NamespacedClient as _};
 use temporalio_sdk::{
     WorkflowContextView,
     interceptors::{ActivityInboundInterceptor, ExecuteActivityInput, ExecuteActivityOutput, Next},
@@ -66,9 +66,13 @@ pub struct EventInterceptors {
 
 impl EventInterceptors {
     /// Interceptors that publish to `events` and ask the server behind `client` how runs stand.
+    /// Settles, in the background, the ends that an earlier process left; call it within a tokio
+    /// runtime.
     pub fn new(events: &EventStore, client: &Client) -> Self {
         let server = Arc::new(Server::connected(client.connection().clone()));
         let resolver = Arc::new(Resolver::new(events.clone(), server));
+        // Here, since no hook tells when a worker starts; the client knows the namespace.
+        resolver.recover(&client.namespace());
         Self {
             store: events.clone(),
             resolver,
@@ -86,7 +90,7 @@ impl EventInterceptors {
         let store = self.store.clone();
         let on_return = self.on_return();
         WorkflowInterceptorConstructor::new(move |view: &WorkflowContextView| {
-            let run = Run::new(&store, &WorkerFrame::default(), view, Mode::AtOnce);
+            let run = Run::new(&store, &frame(), view, Mode::AtOnce);
             WorkflowEvents::unhooked(&store, Arc::new(run), on_return.clone())
         })
     }
@@ -114,6 +118,14 @@ impl EventInterceptors {
     }
 }
 
+/// What is known of the worker without a plugin.
+fn frame() -> WorkerFrame {
+    WorkerFrame {
+        sdk_version: Some(super::SDK_VERSION.into()),
+        ..WorkerFrame::default()
+    }
+}
+
 /// The activity interceptor of [`EventInterceptors`].
 #[derive(Clone)]
 pub struct ActivityEvents {
@@ -135,6 +147,6 @@ impl ActivityInboundInterceptor for ActivityEvents {
         if !self.store.is_enabled() {
             return next.run(input);
         }
-        activity::execute(self.store.clone(), &WorkerFrame::default(), input, next)
+        activity::execute(self.store.clone(), &frame(), input, next)
     }
 }

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::{Notify, Semaphore};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 /// How many questions may be under way at once.
 const CONCURRENT_QUESTIONS: usize = 8;
@@ -78,6 +78,23 @@ impl Resolver {
         });
     }
 
+    /// Settles the ends that an earlier process of this namespace left.
+    pub(super) fn recover(self: &Arc<Self>, namespace: &str) {
+        let leftovers = self.store.take_leftovers(namespace);
+        if !leftovers.is_empty() {
+            info!(
+                ends = leftovers.len(),
+                "asking the server about workflow ends that an earlier worker left unconfirmed"
+            );
+        }
+        for leftover in leftovers {
+            let state = find_end(&leftover.records)
+                .map_or(WorkflowState::Unknown, |end| end.metadata.workflow_state);
+            self.resolve(leftover.key, state, WhenOpen::Discard);
+        }
+    }
+
+    #[cfg(feature = "plugin")]
     /// Waits until nothing is under way, for `timeout` at most.
     pub(super) async fn idle(&self, timeout: Duration) {
         let wait = async {
@@ -156,12 +173,7 @@ impl Resolver {
         let Some(run) = held.into_iter().find(|run| run.key == key) else {
             return;
         };
-        let end = run
-            .records
-            .iter()
-            .filter_map(|json| Event::from_json(json).ok())
-            .find(|event| event.event_name == LifecycleEvent::WorkflowEnd.as_str());
-        let Some(mut end) = end else {
+        let Some(mut end) = find_end(&run.records) else {
             // No end among them, so nothing to correct: the run is closed, which is all it takes.
             self.store.release(key);
             return;
@@ -188,6 +200,14 @@ impl Resolver {
             debug!(%error, "a held workflow end is still unresolved");
         }
     }
+}
+
+/// The `workflow_end` among what is held of a run.
+fn find_end(records: &[String]) -> Option<Event> {
+    records
+        .iter()
+        .filter_map(|json| Event::from_json(json).ok())
+        .find(|event| event.event_name == LifecycleEvent::WorkflowEnd.as_str())
 }
 
 impl std::fmt::Debug for Resolver {

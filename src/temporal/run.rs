@@ -93,6 +93,7 @@ impl Run {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[cfg(feature = "plugin")]
     pub(super) fn run_id(&self) -> &str {
         &self.stage.identity().run_id
     }
@@ -169,6 +170,7 @@ impl Run {
         )
     }
 
+    #[cfg(feature = "plugin")]
     /// Takes the end that is held for this run, if one is.
     pub(super) fn take_held(&self) -> Option<HeldEnd> {
         self.progress().held.take()

@@ -49,6 +49,7 @@ pub(super) enum DescribeError {
     Refused(#[from] tonic::Status),
 }
 
+#[cfg_attr(not(feature = "plugin"), allow(dead_code))]
 enum Source {
     Unknown,
     Options(Box<ConnectionOptions>),
@@ -61,6 +62,7 @@ pub(super) struct Server {
 }
 
 impl Server {
+    #[cfg(feature = "plugin")]
     pub(super) fn unknown() -> Self {
         Self {
             source: Mutex::new(Source::Unknown),

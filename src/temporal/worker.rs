@@ -222,7 +222,7 @@ impl WorkerInterceptor for Hooks {
                 worker.emit_start(&context).await;
             }
             if let Some(namespace) = &frame.namespace {
-                worker.commit.recover(namespace);
+                worker.resolver.recover(namespace);
             }
             if !worker.server.is_known() {
                 warn!(

@@ -1,0 +1,288 @@
+//! The log in a file, and what is kept in memory while the file cannot be written: for a full disk or
+//! a failing one until it can be written again, for a damaged file to the end.
+
+use super::{
+    JournalError, JournalOptions,
+    log::{TICK, count},
+    memory::Backlog,
+    record::{Change, HeldRun, Stored},
+    sqlite::{Lock, OpenFailure, SqliteLog, Trouble},
+    status::Counters,
+};
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
+
+/// How long to wait before a broken file is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
+/// How long a transaction waits before it is tried again while somebody else has the file locked.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
+/// The file, or what is kept until it can be written again.
+pub(super) struct FileLog {
+    path: PathBuf,
+    options: JournalOptions,
+    state: FileState,
+    backlog: Backlog,
+    last_tick: Instant,
+}
+
+enum FileState {
+    Open(SqliteLog),
+    /// Closed because it could not be written; `None` for a damaged file, which stays as it is.
+    Broken {
+        reason: String,
+        retry_at: Option<Instant>,
+        _lock: Option<Lock>,
+    },
+}
+
+impl FileLog {
+    pub(super) fn open(
+        path: PathBuf,
+        options: JournalOptions,
+        counters: &Counters,
+    ) -> Result<Self, JournalError> {
+        let backlog = Backlog::new(options.queue_size);
+        let state = match open_file(&path, &options) {
+            Ok(log) => FileState::Open(log),
+            Err(OpenFailure::Refused(error)) => return Err(error),
+            Err(OpenFailure::Damaged(reason, lock)) => {
+                say_broken(&path, &reason, "the file is damaged");
+                counters.degrade(Some(reason.clone()));
+                FileState::Broken {
+                    reason,
+                    retry_at: None,
+                    _lock: Some(lock),
+                }
+            }
+        };
+        let mut log = Self {
+            path,
+            options,
+            state,
+            backlog,
+            last_tick: Instant::now(),
+        };
+        log.measure(counters);
+        Ok(log)
+    }
+
+    pub(super) fn apply(
+        &mut self,
+        changes: Vec<Change>,
+        counters: &Counters,
+    ) -> Result<(), JournalError> {
+        let FileState::Open(log) = &mut self.state else {
+            return self.keep(changes, counters);
+        };
+        loop {
+            match log.apply(&changes) {
+                Ok(applied) => {
+                    count(counters, applied);
+                    counters.depth.fetch_add(applied.inserted, Relaxed);
+                    if changes
+                        .iter()
+                        .any(|change| !matches!(change, Change::Insert(_)))
+                        && let Ok(held) = log.held_count()
+                    {
+                        counters.held.store(held, Relaxed);
+                    }
+                    return Ok(());
+                }
+                // Whoever has the lock will let go; those who wait bound their own patience.
+                Err(Trouble::Busy) => std::thread::sleep(BUSY_PAUSE),
+                Err(trouble) => {
+                    self.break_off(trouble, counters);
+                    return self.keep(changes, counters);
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, changes: Vec<Change>, counters: &Counters) -> Result<(), JournalError> {
+        let lost = self.backlog.keep(changes);
+        if lost > 0 {
+            let all = counters.lost.fetch_add(lost, Relaxed) + lost;
+            tracing::warn!(
+                lost,
+                all,
+                "memory has no more room for events: some are lost"
+            );
+        }
+        Err(self.degraded())
+    }
+
+    fn degraded(&self) -> JournalError {
+        JournalError::Degraded {
+            reason: match &self.state {
+                FileState::Open(_) => String::new(),
+                FileState::Broken { reason, .. } => reason.clone(),
+            },
+        }
+    }
+
+    pub(super) fn durable(&self) -> Result<(), JournalError> {
+        if self.backlog.is_empty() {
+            Ok(())
+        } else {
+            Err(self.degraded())
+        }
+    }
+
+    fn break_off(&mut self, trouble: Trouble, counters: &Counters) {
+        let (reason, retry_at, what) = match trouble {
+            Trouble::Damaged(reason) => (reason, None, "the file is damaged"),
+            Trouble::Passing(reason) => (
+                reason,
+                Some(Instant::now() + RETRY_PAUSE),
+                "it is tried again every few seconds",
+            ),
+            Trouble::Busy => return,
+        };
+        say_broken(&self.path, &reason, what);
+        counters.degrade(Some(reason.clone()));
+        // The connection goes, and with it this store's lock on the file.
+        self.state = FileState::Broken {
+            reason,
+            retry_at,
+            _lock: None,
+        };
+    }
+
+    /// Writes what memory holds back to the file, if it can be written again.
+    fn repair(&mut self, counters: &Counters) {
+        let Ok(mut log) = open_file(&self.path, &self.options) else {
+            return;
+        };
+        let changes = self.backlog.take();
+        match log.apply(&changes) {
+            Ok(applied) => {
+                count(counters, applied);
+                tracing::info!(
+                    path = %self.path.display(),
+                    events = applied.inserted,
+                    "the journal can write its file again; what memory held is in it"
+                );
+                self.state = FileState::Open(log);
+                counters.degrade(None);
+                self.measure(counters);
+            }
+            Err(_) => {
+                self.backlog.keep(changes);
+            }
+        }
+    }
+
+    pub(super) fn tick(&mut self, counters: &Counters) {
+        if self.last_tick.elapsed() < TICK {
+            return;
+        }
+        self.last_tick = Instant::now();
+        match &mut self.state {
+            FileState::Broken {
+                retry_at: Some(at), ..
+            } if Instant::now() >= *at => {
+                *at = Instant::now() + RETRY_PAUSE;
+                self.repair(counters);
+            }
+            FileState::Broken { .. } => {}
+            FileState::Open(log) => match log.make_room() {
+                Ok((aged, crowded_out)) => {
+                    counters.depth.fetch_sub(aged + crowded_out, Relaxed);
+                    if crowded_out > 0 {
+                        let all = counters.lost.fetch_add(crowded_out, Relaxed) + crowded_out;
+                        tracing::warn!(
+                            lost = crowded_out,
+                            all,
+                            "the journal reached its size cap: the oldest events were removed"
+                        );
+                    }
+                    if let Ok(bytes) = log.live_bytes() {
+                        counters.bytes.store(bytes, Relaxed);
+                    }
+                }
+                Err(Trouble::Busy) => {}
+                Err(trouble) => self.break_off(trouble, counters),
+            },
+        }
+    }
+
+    fn measure(&mut self, counters: &Counters) {
+        if let FileState::Open(log) = &self.state {
+            if let Ok((depth, held)) = log.counts() {
+                counters.depth.store(depth, Relaxed);
+                counters.held.store(held, Relaxed);
+            }
+            if let Ok(bytes) = log.live_bytes() {
+                counters.bytes.store(bytes, Relaxed);
+            }
+        }
+    }
+
+    pub(super) fn held(&self) -> Result<Vec<HeldRun>, JournalError> {
+        match &self.state {
+            FileState::Open(log) => log.held().map_err(read_error),
+            // What is held in the file cannot be seen now; that is no reason to stop.
+            FileState::Broken { .. } => Ok(Vec::new()),
+        }
+    }
+
+    pub(super) fn read(&self, after: u64, limit: usize) -> Result<Vec<Stored>, JournalError> {
+        match &self.state {
+            FileState::Open(log) => log.read(after, limit).map_err(read_error),
+            FileState::Broken { .. } => Err(self.degraded()),
+        }
+    }
+
+    pub(super) fn close(&mut self, counters: &Counters) {
+        if !self.backlog.is_empty() {
+            self.repair(counters);
+        }
+        let lost = self.backlog.events() as u64;
+        if lost > 0 {
+            counters.lost.fetch_add(lost, Relaxed);
+            tracing::error!(
+                path = %self.path.display(),
+                lost,
+                "the journal closes while its file cannot be written: what memory held is lost"
+            );
+        }
+        if let FileState::Open(log) = &self.state {
+            log.checkpoint();
+        }
+        self.state = FileState::Broken {
+            reason: "closed".to_owned(),
+            retry_at: None,
+            _lock: None,
+        };
+    }
+}
+
+fn open_file(path: &Path, options: &JournalOptions) -> Result<SqliteLog, OpenFailure> {
+    SqliteLog::open(
+        path,
+        options.synchronous,
+        options.max_bytes,
+        options.retention,
+    )
+}
+
+fn say_broken(path: &Path, reason: &str, what: &str) {
+    tracing::error!(
+        path = %path.display(),
+        reason,
+        "the journal cannot be written and turns to memory: {what}"
+    );
+}
+
+fn read_error(trouble: Trouble) -> JournalError {
+    JournalError::Read {
+        reason: match trouble {
+            Trouble::Busy => "another program has it locked".to_owned(),
+            Trouble::Passing(reason) | Trouble::Damaged(reason) => reason,
+        },
+    }
+}

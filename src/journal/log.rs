@@ -1,0 +1,102 @@
+//! Where the writer's changes go: memory, or a file. Knows how to call each, and no more.
+#![cfg_attr(not(feature = "sqlite"), allow(unused_variables))]
+
+#[cfg(feature = "sqlite")]
+use super::file::FileLog;
+use super::{
+    JournalError, JournalOptions, Target,
+    memory::MemoryLog,
+    record::{Applied, Change, HeldRun, Stored},
+    status::Counters,
+};
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+/// How often the thread wakes when nothing comes: to try a broken file again, and to make room.
+pub(super) const TICK: Duration = Duration::from_secs(1);
+
+/// Where changes go now.
+pub(super) enum Log {
+    Memory(MemoryLog),
+    #[cfg(feature = "sqlite")]
+    File(FileLog),
+}
+
+impl Log {
+    pub(super) fn open(options: JournalOptions, counters: &Counters) -> Result<Self, JournalError> {
+        match &options.target {
+            Target::Memory => Ok(Self::Memory(MemoryLog::new(options.queue_size))),
+            #[cfg(feature = "sqlite")]
+            Target::Sqlite(path) => {
+                let path = path.clone();
+                Ok(Self::File(FileLog::open(path, options, counters)?))
+            }
+        }
+    }
+
+    pub(super) fn apply(
+        &mut self,
+        changes: Vec<Change>,
+        counters: &Counters,
+    ) -> Result<(), JournalError> {
+        match self {
+            Self::Memory(log) => {
+                let applied = log.apply(&changes);
+                count(counters, applied);
+                if applied.removed > 0 {
+                    counters.lost.fetch_add(applied.removed, Relaxed);
+                }
+                counters.held.store(log.held_count(), Relaxed);
+                counters.depth.store(log.depth(), Relaxed);
+                Ok(())
+            }
+            #[cfg(feature = "sqlite")]
+            Self::File(log) => log.apply(changes, counters),
+        }
+    }
+
+    pub(super) fn durable(&self) -> Result<(), JournalError> {
+        match self {
+            Self::Memory(_) => Ok(()),
+            #[cfg(feature = "sqlite")]
+            Self::File(log) => log.durable(),
+        }
+    }
+
+    pub(super) fn held(&self) -> Result<Vec<HeldRun>, JournalError> {
+        match self {
+            Self::Memory(log) => Ok(log.held()),
+            #[cfg(feature = "sqlite")]
+            Self::File(log) => log.held(),
+        }
+    }
+
+    pub(super) fn read(&self, after: u64, limit: usize) -> Result<Vec<Stored>, JournalError> {
+        match self {
+            Self::Memory(log) => Ok(log.read(after, limit)),
+            #[cfg(feature = "sqlite")]
+            Self::File(log) => log.read(after, limit),
+        }
+    }
+
+    pub(super) fn tick(&mut self, counters: &Counters) {
+        match self {
+            Self::Memory(_) => {}
+            #[cfg(feature = "sqlite")]
+            Self::File(log) => log.tick(counters),
+        }
+    }
+
+    pub(super) fn close(&mut self, counters: &Counters) {
+        match self {
+            Self::Memory(_) => {}
+            #[cfg(feature = "sqlite")]
+            Self::File(log) => log.close(counters),
+        }
+    }
+}
+
+pub(super) fn count(counters: &Counters, applied: Applied) {
+    counters.transactions.fetch_add(1, Relaxed);
+    counters.written.fetch_add(applied.inserted, Relaxed);
+    counters.duplicates.fetch_add(applied.duplicates, Relaxed);
+}

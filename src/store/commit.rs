@@ -1,0 +1,180 @@
+//! What interceptors ask of a store: append, commit, hold and settle. Not for applications; they
+//! publish. Knows the journal, and not when or why it is asked.
+
+use super::{
+    EventStore, LifecycleSelection, PublishError, Receipt, Rules, publish::Draft, stats::add,
+};
+use crate::{
+    event::{EventError, EventId},
+    journal::{self, JournalError, Rejected, RunKey},
+};
+use std::{
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
+use tracing::{debug, warn};
+
+impl EventStore {
+    pub(crate) fn rules(&self) -> &Arc<Rules> {
+        &self.shared.rules
+    }
+
+    pub(crate) fn lifecycle(&self) -> LifecycleSelection {
+        self.shared.lifecycle
+    }
+
+    pub(crate) fn keeps_error_messages(&self) -> bool {
+        self.shared.error_messages
+    }
+
+    #[cfg(feature = "plugin")]
+    pub(crate) fn application_name(&self) -> &str {
+        &self.shared.rules.application_name
+    }
+
+    #[cfg(feature = "plugin")]
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    pub(crate) fn count_invalid(&self, error: &EventError) {
+        add(&self.shared.counters.invalid, 1);
+        warn!(%error, "an event was refused");
+    }
+
+    pub(crate) fn count_staged(&self) {
+        add(&self.shared.counters.staged, 1);
+    }
+
+    /// Sends one event to the journal.
+    pub(crate) fn append(&self, draft: Draft) -> Receipt {
+        let Some(journal) = &self.shared.journal else {
+            self.skip();
+            return Receipt::ready(Ok(EventId::SKIPPED));
+        };
+        match journal.append(draft) {
+            Ok(receipt) => Receipt::waiting(receipt),
+            Err(rejected) => Receipt::ready(Err(self.refused(rejected))),
+        }
+    }
+
+    /// Sends the events of one workflow task, or an activity's end, and waits until they are
+    /// durable, for no longer than the commit timeout; then they stay queued and the caller goes on.
+    pub(crate) async fn commit(&self, append: Vec<Draft>, hold: Option<(RunKey, Vec<Draft>)>) {
+        let Some(journal) = &self.shared.journal else {
+            return;
+        };
+        let receipt = match journal.commit(append, hold) {
+            Ok(receipt) => receipt,
+            Err(rejected) => {
+                self.refused(rejected);
+                return;
+            }
+        };
+        let started = Instant::now();
+        let outcome = tokio::time::timeout(self.shared.commit_timeout, receipt).await;
+        let counters = &self.shared.counters;
+        add(&counters.commits, 1);
+        let waited = started.elapsed();
+        add(
+            &counters.commit_wait_micros,
+            u64::try_from(waited.as_micros()).unwrap_or(u64::MAX),
+        );
+        match outcome {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                // The journal has said it in full, once; this is for those who look closer.
+                debug!(%error, "a commit is not durable");
+            }
+            Err(_) => {
+                add(&counters.commit_timeouts, 1);
+                warn!(
+                    timeout = ?self.shared.commit_timeout,
+                    "the journal is slow: a task goes on before its events are durable; they stay queued"
+                );
+            }
+        }
+    }
+
+    /// Holds an end without waiting for it to be durable.
+    pub(crate) fn hold_without_waiting(&self, key: RunKey, events: Vec<Draft>) {
+        if let Some(journal) = &self.shared.journal {
+            self.not_refused(journal.commit(Vec::new(), Some((key, events))));
+        }
+    }
+
+    /// Everything that is held.
+    pub(crate) async fn held(&self) -> Result<Vec<journal::HeldRun>, JournalError> {
+        match &self.shared.journal {
+            None => Ok(Vec::new()),
+            Some(journal) => journal.held().await,
+        }
+    }
+
+    /// The server accepted the end: it goes to the store.
+    pub(crate) fn release(&self, key: RunKey) {
+        if let Some(journal) = &self.shared.journal {
+            self.not_refused(journal.release(key));
+        }
+    }
+
+    /// The server accepted another end than the one that is held.
+    pub(crate) fn replace(&self, key: RunKey, events: Vec<Draft>) {
+        if let Some(journal) = &self.shared.journal {
+            self.not_refused(journal.replace(key, events));
+        }
+    }
+
+    /// The server did not accept the end.
+    pub(crate) fn discard(&self, key: RunKey) {
+        if let Some(journal) = &self.shared.journal {
+            add(&self.shared.counters.discarded, 1);
+            self.not_refused(journal.discard(key));
+        }
+    }
+
+    /// Takes the ends of a namespace that an earlier process left without the server's word.
+    pub(crate) fn take_leftovers(&self, namespace: &str) -> Vec<journal::HeldRun> {
+        let mut leftovers = self
+            .shared
+            .leftovers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (taken, left) = std::mem::take(&mut *leftovers)
+            .into_iter()
+            .partition(|held| held.key.namespace == namespace);
+        *leftovers = left;
+        taken
+    }
+
+    fn not_refused<T>(&self, result: Result<T, Rejected>) {
+        if let Err(rejected) = result {
+            self.refused(rejected);
+        }
+    }
+
+    pub(super) fn refused(&self, rejected: Rejected) -> PublishError {
+        match rejected {
+            Rejected::Closed => {
+                debug!("an event was refused: the event store was shut down");
+                PublishError::ShutDown
+            }
+            Rejected::Full => {
+                let mut said = self
+                    .shared
+                    .said_full
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                // Once in a while is enough: the count is in the statistics.
+                if said.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
+                    *said = Some(Instant::now());
+                    warn!(
+                        refused = self.stats().refused,
+                        "the queue of the event store is full: events are lost"
+                    );
+                }
+                PublishError::QueueFull
+            }
+        }
+    }
+}
