@@ -2,6 +2,8 @@
 # Everything that must hold, on a machine with Rust, a C compiler and Python: formatting, lints, each
 # feature alone, documentation, and every test against real servers. Installs what is missing.
 set -euo pipefail
+# A test that fails says why in its message; the frames of the async runtime only hide it.
+export RUST_BACKTRACE="${RUST_BACKTRACE:-0}"
 cd "$(dirname "$0")/.."
 
 step() {

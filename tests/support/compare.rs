@@ -9,6 +9,7 @@ use std::{
 };
 use temporalio_common::protos::temporal::api::{
     enums::v1::WorkflowExecutionStatus,
+    failure::v1::failure::FailureInfo,
     history::v1::{HistoryEvent, history_event::Attributes},
 };
 
@@ -65,9 +66,19 @@ pub fn state_of(status: WorkflowExecutionStatus) -> Option<&'static str> {
     }
 }
 
-/// An attempt and how it ended; the outcome of an attempt that was retried stands nowhere in
-/// history but in the number of the next one, and it can only have failed or timed out.
-type Attempts = BTreeMap<(String, u32), Option<&'static str>>;
+/// How an attempt ended, as far as history tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// The worker reported it, in this word.
+    Reported(&'static str),
+    /// It was retried; that it failed stands nowhere but in the number of the next attempt.
+    Retried,
+    /// The server gave it up: its worker died, or was too slow. What its code came to, and whether it
+    /// lived to tell, only the worker knew.
+    TimedOut,
+}
+
+type Attempts = BTreeMap<(String, u32), Ended>;
 
 /// The attempts that the history of a run knows to be finished.
 fn finished_attempts(events: &[HistoryEvent]) -> Attempts {
@@ -75,37 +86,50 @@ fn finished_attempts(events: &[HistoryEvent]) -> Attempts {
     let mut started = BTreeMap::new();
     let mut attempts = Attempts::new();
     for event in events {
-        match event.attributes.as_ref() {
+        let (schedule, ended) = match event.attributes.as_ref() {
             Some(Attributes::ActivityTaskScheduledEventAttributes(activity)) => {
                 scheduled.insert(event.event_id, activity.activity_id.clone());
+                continue;
             }
             Some(Attributes::ActivityTaskStartedEventAttributes(start)) => {
-                started.insert(start.scheduled_event_id, start.attempt);
+                let timed_out = start.last_failure.as_ref().is_some_and(|failure| {
+                    matches!(
+                        failure.failure_info,
+                        Some(FailureInfo::TimeoutFailureInfo(_))
+                    )
+                });
+                let attempt = u32::try_from(start.attempt).unwrap_or_default();
+                started.insert(start.scheduled_event_id, (attempt, timed_out));
+                continue;
             }
-            attributes => {
-                let (schedule, status) = match attributes {
-                    Some(Attributes::ActivityTaskCompletedEventAttributes(end)) => {
-                        (end.scheduled_event_id, "completed")
-                    }
-                    Some(Attributes::ActivityTaskFailedEventAttributes(end)) => {
-                        (end.scheduled_event_id, "failed")
-                    }
-                    Some(Attributes::ActivityTaskCanceledEventAttributes(end)) => {
-                        (end.scheduled_event_id, "cancelled")
-                    }
-                    _ => continue,
-                };
-                let (Some(id), Some(last)) = (scheduled.get(&schedule), started.get(&schedule))
-                else {
-                    continue;
-                };
-                let last = u32::try_from(*last).unwrap_or_default();
-                for attempt in 1..last {
-                    attempts.insert((id.clone(), attempt), None);
-                }
-                attempts.insert((id.clone(), last), Some(status));
+            Some(Attributes::ActivityTaskCompletedEventAttributes(end)) => {
+                (end.scheduled_event_id, Ended::Reported("completed"))
             }
+            Some(Attributes::ActivityTaskFailedEventAttributes(end)) => {
+                (end.scheduled_event_id, Ended::Reported("failed"))
+            }
+            Some(Attributes::ActivityTaskCanceledEventAttributes(end)) => {
+                (end.scheduled_event_id, Ended::Reported("cancelled"))
+            }
+            Some(Attributes::ActivityTaskTimedOutEventAttributes(end)) => {
+                (end.scheduled_event_id, Ended::TimedOut)
+            }
+            _ => continue,
+        };
+        let (Some(id), Some((last, last_but_one_timed_out))) =
+            (scheduled.get(&schedule), started.get(&schedule))
+        else {
+            continue;
+        };
+        for attempt in 1..*last {
+            let ended = if attempt + 1 == *last && *last_but_one_timed_out {
+                Ended::TimedOut
+            } else {
+                Ended::Retried
+            };
+            attempts.insert((id.clone(), attempt), ended);
         }
+        attempts.insert((id.clone(), *last), ended);
     }
     attempts
 }
@@ -186,21 +210,22 @@ fn compare_run(run: &RunHistory, rows: &[&Row], differences: &mut Differences) {
         );
         seen.entry(key).or_default().push(row);
     }
-    for ((id, attempt), status) in &expected {
+    for ((id, attempt), ended) in &expected {
         let what = format!("activity_end of {name} activity {id} attempt {attempt}");
         match seen.remove(&(id.clone(), *attempt)).as_deref() {
+            None | Some([]) if *ended == Ended::TimedOut => {}
             None | Some([]) => differences.missing.push(what),
             Some([end]) => {
                 let told = end.data("status").as_str().unwrap_or_default();
-                let agrees = match status {
-                    Some("completed") => told == "completed" || told == "will_complete_async",
-                    Some(status) => told == *status || told == "will_complete_async",
-                    None => told == "failed",
+                let agrees = match ended {
+                    Ended::Reported(status) => told == *status || told == "will_complete_async",
+                    Ended::Retried => told == "failed",
+                    Ended::TimedOut => true,
                 };
                 if !agrees {
                     differences
                         .wrong_outcome
-                        .push(format!("{what}: {told}, the server has {status:?}"));
+                        .push(format!("{what}: {told}, the server has {ended:?}"));
                 }
             }
             Some(more) => differences.duplicate.push(format!("{} {what}", more.len())),
