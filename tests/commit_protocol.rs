@@ -5,15 +5,16 @@ mod support;
 
 use std::{
     sync::{
-        Mutex,
+        Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 use support::{
-    Ground, handle, history, lifecycle, rows, until, with_example_worker, with_worker, workflows,
+    Ground, handle, history, lifecycle, outcome, rows, start, until, with_example_worker,
+    with_worker, workflows,
 };
-use temporal_eventstore::{Event, EventStore};
+use temporal_eventstore::{Event, EventStore, testing::CapturedEvents};
 use temporalio_client::{
     Client, ClientOptions, WorkflowGetResultOptions, WorkflowQueryOptions, WorkflowSignalOptions,
     WorkflowStartOptions, WorkflowTerminateOptions,
@@ -28,10 +29,6 @@ use temporalio_sdk::{
 };
 
 const TIMEOUT: Duration = Duration::from_secs(5);
-
-fn start(id: &str) -> WorkflowStartOptions {
-    WorkflowStartOptions::new("orders", id).build()
-}
 
 fn user_events(ground: &Ground, workflow_id: &str) -> Vec<String> {
     ground
@@ -205,11 +202,7 @@ async fn order_with_cache(max_cached_workflows: usize) {
             let client = &client;
             async move {
                 let id = format!("order-{number}");
-                let run = client
-                    .start_workflow(workflows::Order::run, (), start(&id))
-                    .await
-                    .unwrap();
-                run.get_result(WorkflowGetResultOptions::default())
+                outcome(&client, workflows::Order::run, (), &id)
                     .await
                     .unwrap();
             }
@@ -482,6 +475,55 @@ async fn a_run_that_is_terminated_while_its_end_is_on_the_way_ends_terminated() 
     );
 }
 
+/// Publishes to a store of its own beside the plugin's.
+#[workflow]
+#[derive(Default)]
+struct Elsewhere;
+
+static OTHER: OnceLock<EventStore> = OnceLock::new();
+
+#[workflow_methods]
+impl Elsewhere {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, _input: ()) -> WorkflowResult<()> {
+        if let Some(other) = OTHER.get() {
+            other.publish(Event::new("to.the.other"));
+        }
+        ctx.timer(Duration::from_millis(50)).await;
+        temporal_eventstore::publish(Event::new("to.the.plugins"));
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_second_store_used_in_workflow_code_gets_its_own_events_once() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let captured = CapturedEvents::new().await.unwrap();
+    OTHER.get_or_init(|| captured.store());
+    let client = ground.client_with(&events).await;
+    let options = WorkerOptions::new("orders")
+        .max_cached_workflows(0_usize)
+        .register_workflow::<Elsewhere>()
+        .unwrap()
+        .build();
+    with_worker(&client, options, async {
+        outcome(&client, Elsewhere::run, (), "elsewhere")
+            .await
+            .unwrap();
+    })
+    .await;
+    events.shutdown(TIMEOUT).await.unwrap();
+    assert_eq!(user_events(&ground, "elsewhere"), ["to.the.plugins"]);
+    let elsewhere = captured.events().await;
+    assert_eq!(elsewhere.len(), 1);
+    assert_eq!(elsewhere[0].event_type, "to.the.other");
+    assert_eq!(
+        elsewhere[0].metadata.workflow_id.as_deref(),
+        Some("elsewhere")
+    );
+}
+
 /// A crash between commit and confirmation leaves a held end; the next start settles it.
 #[tokio::test]
 async fn held_ends_of_an_earlier_process_are_settled_on_start() {
@@ -621,11 +663,7 @@ async fn a_plugin_that_is_registered_twice_works_once() {
         .worker_plugin(events.plugin())
         .build();
     with_worker(&client, options, async {
-        let run = client
-            .start_workflow(workflows::Noop::run, (), start("noop"))
-            .await
-            .unwrap();
-        run.get_result(WorkflowGetResultOptions::default())
+        outcome(&client, workflows::Noop::run, (), "noop")
             .await
             .unwrap();
     })

@@ -4,14 +4,12 @@ mod support;
 
 use serde_json::json;
 use std::time::Duration;
-use support::{Ground, with_example_worker, with_worker, workflows};
+use support::{Ground, start, with_example_worker, with_worker, workflows};
 use temporal_eventstore::{
     Event, Frame,
     context::{self, Context, InContext as _},
 };
-use temporalio_client::{
-    ClientOptions, WorkflowGetResultOptions, WorkflowSignalOptions, WorkflowStartOptions,
-};
+use temporalio_client::{ClientOptions, WorkflowGetResultOptions, WorkflowSignalOptions};
 use temporalio_macros::{activities, workflow, workflow_methods};
 use temporalio_sdk::{
     ActivityOptions, ChildWorkflowOptions, ContinueAsNewOptions, LocalActivityOptions,
@@ -21,10 +19,6 @@ use temporalio_sdk::{
 };
 
 const TIMEOUT: Duration = Duration::from_secs(5);
-
-fn start(id: &str) -> WorkflowStartOptions {
-    WorkflowStartOptions::new("orders", id).build()
-}
 
 struct Steps;
 

@@ -3,9 +3,9 @@
 mod support;
 
 use std::time::Duration;
-use support::{Ground, lifecycle, until, with_worker, workflows};
+use support::{Ground, lifecycle, outcome, start, until, with_worker, workflows};
 use temporal_eventstore::{EventInterceptors, Frame};
-use temporalio_client::{ClientOptions, WorkflowGetResultOptions, WorkflowStartOptions};
+use temporalio_client::{ClientOptions, WorkflowGetResultOptions};
 use temporalio_sdk::WorkerOptions;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,7 +34,6 @@ async fn they_emit_the_lifecycle_and_confirm_ends_by_asking() {
         .activity_inbound_interceptor(interceptors.activity())
         .build();
     with_worker(&client, options, async {
-        let start = |id: &str| WorkflowStartOptions::new("orders", id).build();
         let order = Frame::new()
             .correlation_id("c-1")
             .scope(client.start_workflow(workflows::Order::run, (), start("order")))
@@ -44,11 +43,7 @@ async fn they_emit_the_lifecycle_and_confirm_ends_by_asking() {
             .get_result(WorkflowGetResultOptions::default())
             .await
             .unwrap();
-        let fail = client
-            .start_workflow(workflows::Fail::run, (), start("fail"))
-            .await
-            .unwrap();
-        fail.get_result(WorkflowGetResultOptions::default())
+        outcome(&client, workflows::Fail::run, (), "fail")
             .await
             .unwrap_err();
         let chain = client

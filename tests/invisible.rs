@@ -5,12 +5,13 @@ mod support;
 
 use std::time::{Duration, Instant};
 use support::{
-    Ground, handle, history, lifecycle, until, with_example_worker, with_worker, workflows,
+    Ground, handle, history, lifecycle, outcome, start, until, with_example_worker, with_worker,
+    workflows,
 };
 use temporal_eventstore::{EventStore, EventStoreOptions, Health};
 use temporalio_client::{
     Client, UntypedWorkflow, WorkflowFetchHistoryOptions, WorkflowGetResultOptions,
-    WorkflowSignalOptions, WorkflowStartOptions,
+    WorkflowSignalOptions,
 };
 use temporalio_common::protos::temporal::api::{enums::v1::EventType, history::v1::HistoryEvent};
 use temporalio_macros::{workflow, workflow_methods};
@@ -20,10 +21,6 @@ use temporalio_sdk::{
 };
 
 const TIMEOUT: Duration = Duration::from_secs(5);
-
-fn start(id: &str) -> WorkflowStartOptions {
-    WorkflowStartOptions::new("orders", id).build()
-}
 
 /// An activity, a signal, an activity: so that history is not empty while it waits.
 #[workflow]
@@ -263,11 +260,7 @@ async fn a_replay_publishes_nothing() {
     let events = ground.store().await;
     let client = ground.client_with(&events).await;
     with_example_worker(&client, async {
-        let run = client
-            .start_workflow(workflows::Order::run, (), start("order"))
-            .await
-            .unwrap();
-        run.get_result(WorkflowGetResultOptions::default())
+        outcome(&client, workflows::Order::run, (), "order")
             .await
             .unwrap();
     })

@@ -8,10 +8,12 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
-use support::{Ground, handle, lifecycle, until, with_example_worker, with_worker, workflows};
+use support::{
+    Ground, handle, lifecycle, outcome, start, until, with_example_worker, with_worker, workflows,
+};
 use temporalio_client::{
     ActivityIdentifier, ActivityStartOptions, RpcOptions, WorkflowCancelOptions,
-    WorkflowGetResultOptions, WorkflowSignalOptions, WorkflowStartOptions,
+    WorkflowGetResultOptions, WorkflowSignalOptions,
 };
 use temporalio_macros::{activities, workflow, workflow_methods};
 use temporalio_sdk::{
@@ -21,21 +23,13 @@ use temporalio_sdk::{
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-fn start(id: &str) -> WorkflowStartOptions {
-    WorkflowStartOptions::new("orders", id).build()
-}
-
 #[tokio::test]
 async fn a_workflow_that_completes_has_a_start_and_an_end_around_its_activity() {
     let ground = Ground::new().await;
     let events = ground.store().await;
     let client = ground.client_with(&events).await;
     with_example_worker(&client, async {
-        let run = client
-            .start_workflow(workflows::Noop::run, (), start("noop"))
-            .await
-            .unwrap();
-        run.get_result(WorkflowGetResultOptions::default())
+        outcome(&client, workflows::Noop::run, (), "noop")
             .await
             .unwrap();
     })
@@ -74,11 +68,7 @@ async fn a_workflow_that_fails_says_why() {
     let events = ground.store().await;
     let client = ground.client_with(&events).await;
     with_example_worker(&client, async {
-        let run = client
-            .start_workflow(workflows::Fail::run, (), start("fail"))
-            .await
-            .unwrap();
-        run.get_result(WorkflowGetResultOptions::default())
+        outcome(&client, workflows::Fail::run, (), "fail")
             .await
             .unwrap_err();
     })
@@ -110,11 +100,7 @@ async fn error_messages_can_be_left_out() {
         .unwrap();
     let client = ground.client_with(&events).await;
     with_example_worker(&client, async {
-        let run = client
-            .start_workflow(workflows::Fail::run, (), start("fail"))
-            .await
-            .unwrap();
-        run.get_result(WorkflowGetResultOptions::default())
+        outcome(&client, workflows::Fail::run, (), "fail")
             .await
             .unwrap_err();
     })
@@ -173,11 +159,7 @@ async fn a_workflow_that_continues_as_new_has_a_start_and_an_end_for_each_run() 
     let events = ground.store().await;
     let client = ground.client_with(&events).await;
     with_example_worker(&client, async {
-        let run = client
-            .start_workflow(workflows::Chain::run, 2_u64, start("chain"))
-            .await
-            .unwrap();
-        run.get_result(WorkflowGetResultOptions::default())
+        outcome(&client, workflows::Chain::run, 2_u64, "chain")
             .await
             .unwrap();
     })
@@ -218,11 +200,7 @@ async fn an_activity_that_is_retried_has_a_start_and_an_end_for_each_attempt() {
     let events = ground.store().await;
     let client = ground.client_with(&events).await;
     with_example_worker(&client, async {
-        let run = client
-            .start_workflow(workflows::Order::run, (), start("order"))
-            .await
-            .unwrap();
-        run.get_result(WorkflowGetResultOptions::default())
+        outcome(&client, workflows::Order::run, (), "order")
             .await
             .unwrap();
     })
@@ -307,11 +285,7 @@ async fn a_local_activity_has_its_events_too() {
     let events = ground.store().await;
     let client = ground.client_with(&events).await;
     with_example_worker(&client, async {
-        let run = client
-            .start_workflow(workflows::Local::run, (), start("local"))
-            .await
-            .unwrap();
-        run.get_result(WorkflowGetResultOptions::default())
+        outcome(&client, workflows::Local::run, (), "local")
             .await
             .unwrap();
     })
@@ -340,11 +314,7 @@ async fn a_child_workflow_names_its_parent_and_its_root() {
     let events = ground.store().await;
     let client = ground.client_with(&events).await;
     with_example_worker(&client, async {
-        let run = client
-            .start_workflow(workflows::Parent::run, (), start("parent"))
-            .await
-            .unwrap();
-        run.get_result(WorkflowGetResultOptions::default())
+        outcome(&client, workflows::Parent::run, (), "parent")
             .await
             .unwrap();
     })
@@ -521,11 +491,7 @@ async fn an_activity_that_panics_ends_failed_and_is_retried() {
     let events = ground.store().await;
     let client = ground.client_with(&events).await;
     with_worker(&client, odd_worker(), async {
-        let run = client
-            .start_workflow(Panicking::run, (), start("panics"))
-            .await
-            .unwrap();
-        run.get_result(WorkflowGetResultOptions::default())
+        outcome(&client, Panicking::run, (), "panics")
             .await
             .unwrap();
     })
@@ -595,11 +561,7 @@ async fn lifecycle_events_can_be_selected() {
         .unwrap();
     let client = ground.client_with(&events).await;
     with_example_worker(&client, async {
-        let run = client
-            .start_workflow(workflows::Order::run, (), start("order"))
-            .await
-            .unwrap();
-        run.get_result(WorkflowGetResultOptions::default())
+        outcome(&client, workflows::Order::run, (), "order")
             .await
             .unwrap();
     })

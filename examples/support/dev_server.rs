@@ -34,7 +34,7 @@ pub struct DevServer {
 enum Process {
     Own(Child),
     /// Ends by itself when dropped.
-    Downloaded(#[allow(dead_code, reason = "held for its drop")] EphemeralServer),
+    Downloaded(EphemeralServer),
 }
 
 impl Process {
@@ -81,6 +81,15 @@ impl DevServer {
     /// Where it listens.
     pub fn address(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Its process id, to read its CPU time.
+    #[allow(dead_code, reason = "not every program that shares this file needs it")]
+    pub fn id(&self) -> u32 {
+        match &self.process {
+            Process::Own(child) => child.id(),
+            Process::Downloaded(server) => server.child_process_id().unwrap_or_default(),
+        }
     }
 
     /// Where it listens, as a URL.

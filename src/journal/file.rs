@@ -3,7 +3,6 @@
 
 use super::{
     JournalError, JournalOptions,
-    log::{TICK, count},
     memory::Backlog,
     record::{Change, HeldRun, Stored},
     sqlite::{Lock, OpenFailure, SqliteLog, Trouble},
@@ -15,6 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// How often room is made and the file is measured.
+const TICK: Duration = Duration::from_secs(1);
 /// How long to wait before a broken file is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// How long a transaction waits before it is tried again while somebody else has the file locked.
@@ -81,7 +82,7 @@ impl FileLog {
         loop {
             match log.apply(&changes) {
                 Ok(applied) => {
-                    count(counters, applied);
+                    counters.count(applied);
                     counters.depth.fetch_add(applied.inserted, Relaxed);
                     if changes
                         .iter()
@@ -160,7 +161,7 @@ impl FileLog {
         let changes = self.backlog.take();
         match log.apply(&changes) {
             Ok(applied) => {
-                count(counters, applied);
+                counters.count(applied);
                 tracing::info!(
                     path = %self.path.display(),
                     events = applied.inserted,

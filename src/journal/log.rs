@@ -6,13 +6,10 @@ use super::file::FileLog;
 use super::{
     JournalError, JournalOptions, Target,
     memory::MemoryLog,
-    record::{Applied, Change, HeldRun, Stored},
+    record::{Change, HeldRun, Stored},
     status::Counters,
 };
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
-
-/// How often the thread wakes when nothing comes: to try a broken file again, and to make room.
-pub(super) const TICK: Duration = Duration::from_secs(1);
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Where changes go now.
 pub(super) enum Log {
@@ -41,7 +38,7 @@ impl Log {
         match self {
             Self::Memory(log) => {
                 let applied = log.apply(&changes);
-                count(counters, applied);
+                counters.count(applied);
                 if applied.removed > 0 {
                     counters.lost.fetch_add(applied.removed, Relaxed);
                 }
@@ -93,10 +90,4 @@ impl Log {
             Self::File(log) => log.close(counters),
         }
     }
-}
-
-pub(super) fn count(counters: &Counters, applied: Applied) {
-    counters.transactions.fetch_add(1, Relaxed);
-    counters.written.fetch_add(applied.inserted, Relaxed);
-    counters.duplicates.fetch_add(applied.duplicates, Relaxed);
 }

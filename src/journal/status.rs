@@ -1,5 +1,6 @@
 //! The journal's numbers. Counters only grow; gauges are set by the journal's thread.
 
+use super::record::Applied;
 use std::sync::{
     Mutex, PoisonError,
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -57,6 +58,13 @@ impl Counters {
             self.accepted.fetch_add(events as u64, Relaxed);
         }
         taken
+    }
+
+    /// Counts one transaction and what it did.
+    pub(super) fn count(&self, applied: Applied) {
+        self.transactions.fetch_add(1, Relaxed);
+        self.written.fetch_add(applied.inserted, Relaxed);
+        self.duplicates.fetch_add(applied.duplicates, Relaxed);
     }
 
     pub(super) fn unqueue(&self, events: usize) {

@@ -11,8 +11,12 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 use tokio::sync::oneshot;
+
+/// How often the thread wakes when nothing comes: to try a broken file again, and to make room.
+const TICK: Duration = Duration::from_secs(1);
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, JournalError>>;
 
@@ -106,7 +110,7 @@ struct Batch {
 impl<D: Draft> Writer<D> {
     fn run(mut self) {
         loop {
-            let first = match self.incoming.recv_timeout(super::log::TICK) {
+            let first = match self.incoming.recv_timeout(TICK) {
                 Ok(command) => command,
                 Err(RecvTimeoutError::Timeout) => {
                     self.log.tick(&self.counters);

@@ -32,7 +32,6 @@ impl EventStore {
         &self.shared.rules.application_name
     }
 
-    #[cfg(feature = "plugin")]
     pub(crate) fn is_same_as(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
     }

@@ -37,6 +37,9 @@ use tracing::{debug, info, warn};
 
 /// Publishes events. A cheap handle: clones share one queue and one journal.
 ///
+/// End it with [`shutdown`](Self::shutdown). If the last handle is dropped without, what is queued is
+/// still written, and the drop waits for it, two seconds at most.
+///
 /// ```
 /// use temporal_eventstore::{Event, EventStore};
 /// # #[tokio::main] async fn main() -> anyhow::Result<()> {
@@ -175,7 +178,11 @@ impl EventStore {
         let outlet = context.extension::<Outlet>();
         match outlet.as_deref().map(|outlet| &outlet.place) {
             Some(Place::Workflow(stage)) if self.is_enabled() => {
-                stage.publish(self, event, context)
+                // Another store than the plugin's is told of no task's completion.
+                let is_own = outlet
+                    .as_deref()
+                    .is_some_and(|outlet| outlet.store.is_same_as(self));
+                stage.publish(self, is_own, event, context)
             }
             Some(Place::ReadOnly) if self.is_enabled() => {
                 add(&self.shared.counters.skipped, 1);

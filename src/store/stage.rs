@@ -97,10 +97,12 @@ impl RunStage {
         state.sequence
     }
 
-    /// Stages an event that application code published.
+    /// Stages an event that application code published. If `store` is another one than
+    /// this stage's own, the event goes there at once.
     pub(crate) fn publish(
         &self,
         store: &EventStore,
+        is_own: bool,
         mut event: Event,
         context: Context,
     ) -> Receipt {
@@ -137,15 +139,12 @@ impl RunStage {
                 context.without_extension(),
                 Identity::Known(id),
             );
-            match self.mode {
-                Mode::UntilTaken => {
-                    store.count_staged();
-                    state.staged.user.push(draft);
-                }
-                Mode::AtOnce => {
-                    drop(state);
-                    drop(store.append(draft));
-                }
+            if is_own && self.mode == Mode::UntilTaken {
+                store.count_staged();
+                state.staged.user.push(draft);
+            } else {
+                drop(state);
+                drop(store.append(draft));
             }
         }
         Receipt::ready(Ok(id))

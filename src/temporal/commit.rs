@@ -132,6 +132,7 @@ impl Commit {
         } = staged;
         let end = success.commands.iter().find_map(terminal_state);
         match end {
+            Some(_) if user.is_empty() && !self.store.lifecycle().workflow => {}
             Some(state) => {
                 let (held, end) = run.end(state);
                 if self.store.lifecycle().workflow {
@@ -139,10 +140,7 @@ impl Commit {
                 }
                 // What workflow code published in the task that ends the run is true only if the
                 // server accepts the end: it is held with it.
-                let hold = (!user.is_empty()).then_some((held.key, user));
-                if !lifecycle.is_empty() || hold.is_some() {
-                    self.store.commit(lifecycle, hold).await;
-                }
+                self.store.commit(lifecycle, Some((held.key, user))).await;
             }
             None => {
                 let mut append = lifecycle;

@@ -19,9 +19,10 @@ use std::{
 };
 use temporal_eventstore::EventStore;
 use temporalio_client::{
-    Client, ClientOptions, ConnectionOptions, UntypedWorkflow, WorkflowHandle,
-    tonic::IntoRequest as _,
+    Client, ClientOptions, ConnectionOptions, UntypedWorkflow, WorkflowGetResultOptions,
+    WorkflowHandle, WorkflowStartOptions, errors::WorkflowGetResultError, tonic::IntoRequest as _,
 };
+use temporalio_common::HasWorkflowDefinition;
 use temporalio_common::protos::temporal::api::{
     common::v1::WorkflowExecution,
     history::v1::HistoryEvent,
@@ -258,6 +259,30 @@ pub async fn with_example_worker<T>(client: &Client, test: impl Future<Output = 
         test,
     )
     .await
+}
+
+/// Options to start a workflow on the queue that the tests' workers poll.
+pub fn start(workflow_id: &str) -> WorkflowStartOptions {
+    WorkflowStartOptions::new("orders", workflow_id).build()
+}
+
+/// Starts a workflow and waits for its end.
+pub async fn outcome<W>(
+    client: &Client,
+    workflow: W,
+    input: W::Input,
+    workflow_id: &str,
+) -> Result<W::Output, WorkflowGetResultError>
+where
+    W: HasWorkflowDefinition,
+    W::Input: Send,
+{
+    client
+        .start_workflow(workflow, input, start(workflow_id))
+        .await
+        .unwrap()
+        .get_result(WorkflowGetResultOptions::default())
+        .await
 }
 
 /// A handle by id alone.
