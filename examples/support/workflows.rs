@@ -92,7 +92,7 @@ impl Orders {
 }
 
 fn options() -> ActivityOptions {
-    ActivityOptions::with_start_to_close_timeout(Duration::from_secs(30))
+    ActivityOptions::with_start_to_close_timeout(Duration::from_secs(10))
         .retry_policy(
             temporalio_common::RetryPolicy::builder()
                 .initial_interval(Duration::from_millis(50))
