@@ -29,7 +29,7 @@ struct Arguments {
     #[arg(long, default_value_t = 400)]
     load: usize,
     /// Workflows in one round's latency measurement, 0.3 s apart.
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 20)]
     paced: usize,
     /// Cargo passes it to every benchmark.
     #[arg(long, hide = true)]

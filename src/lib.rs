@@ -14,9 +14,10 @@ pub use context::Frame;
 pub use event::{Event, EventId, EventMetadata, WorkflowState};
 pub use journal::JournalError;
 pub use store::{
-    BuildError, DEFAULT_BATCH_SIZE, DEFAULT_COMMIT_TIMEOUT, DEFAULT_QUEUE_SIZE, Durability,
-    EventStore, EventStoreOptions, EventStoreOptionsBuilder, Filter, FlushError, Health, Keep,
-    LifecycleSelection, PublishError, Receipt, Stats, event_store_options_builder, publish,
+    BuildError, DEFAULT_BATCH_SIZE, DEFAULT_COMMIT_TIMEOUT, DEFAULT_LINGER, DEFAULT_QUEUE_SIZE,
+    Durability, EventStore, EventStoreOptions, EventStoreOptionsBuilder, Filter, FlushError,
+    Health, Keep, LifecycleSelection, PublishError, Receipt, Stats, event_store_options_builder,
+    publish,
 };
 #[cfg(feature = "plugin")]
 pub use temporal::EventStorePlugin;

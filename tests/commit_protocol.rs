@@ -202,7 +202,7 @@ async fn order_with_cache(max_cached_workflows: usize) {
             let client = &client;
             async move {
                 let id = format!("order-{number}");
-                outcome(&client, workflows::Order::run, (), &id)
+                outcome(client, workflows::Order::run, (), &id)
                     .await
                     .unwrap();
             }

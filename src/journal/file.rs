@@ -84,13 +84,6 @@ impl FileLog {
                 Ok(applied) => {
                     counters.count(applied);
                     counters.depth.fetch_add(applied.inserted, Relaxed);
-                    if changes
-                        .iter()
-                        .any(|change| !matches!(change, Change::Insert(_)))
-                        && let Ok(held) = log.held_count()
-                    {
-                        counters.held.store(held, Relaxed);
-                    }
                     return Ok(());
                 }
                 // Whoever has the lock will let go; those who wait bound their own patience.

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 pub(super) enum Log {
     Memory(MemoryLog),
     #[cfg(feature = "sqlite")]
-    File(FileLog),
+    File(Box<FileLog>),
 }
 
 impl Log {
@@ -25,7 +25,9 @@ impl Log {
             #[cfg(feature = "sqlite")]
             Target::Sqlite(path) => {
                 let path = path.clone();
-                Ok(Self::File(FileLog::open(path, options, counters)?))
+                Ok(Self::File(Box::new(FileLog::open(
+                    path, options, counters,
+                )?)))
             }
         }
     }
@@ -42,7 +44,6 @@ impl Log {
                 if applied.removed > 0 {
                     counters.lost.fetch_add(applied.removed, Relaxed);
                 }
-                counters.held.store(log.held_count(), Relaxed);
                 counters.depth.store(log.depth(), Relaxed);
                 Ok(())
             }

@@ -32,29 +32,35 @@ impl MemoryLog {
             match change {
                 Change::Insert(records) => self.insert(records, &mut applied),
                 Change::Hold(key, records) => {
+                    let before = self.held.len();
                     self.held.retain(|(held, _)| !held.is_same_run(key));
-                    self.held.push((key.clone(), records.clone()));
+                    applied.held -= i64::from(self.held.len() < before);
+                    if !records.is_empty() {
+                        self.held.push((key.clone(), records.clone()));
+                        applied.held += 1;
+                    }
                 }
                 Change::Release(key) => {
-                    if let Some(records) = self.take_held(key) {
+                    if let Some(records) = self.take_held(key, &mut applied) {
                         self.insert(&records, &mut applied);
                     }
                 }
                 Change::Replace(key, records) => {
-                    if self.take_held(key).is_some() {
+                    if self.take_held(key, &mut applied).is_some() {
                         self.insert(records, &mut applied);
                     }
                 }
                 Change::Discard(key) => {
-                    self.take_held(key);
+                    self.take_held(key, &mut applied);
                 }
             }
         }
         applied
     }
 
-    fn take_held(&mut self, key: &RunKey) -> Option<Vec<Record>> {
+    fn take_held(&mut self, key: &RunKey, applied: &mut Applied) -> Option<Vec<Record>> {
         let index = self.held.iter().position(|(held, _)| held == key)?;
+        applied.held -= 1;
         Some(self.held.remove(index).1)
     }
 
@@ -93,10 +99,6 @@ impl MemoryLog {
                 records: records.iter().map(|record| record.json.clone()).collect(),
             })
             .collect()
-    }
-
-    pub(super) fn held_count(&self) -> u64 {
-        self.held.len() as u64
     }
 
     pub(super) fn depth(&self) -> u64 {

@@ -70,6 +70,8 @@ pub(crate) struct JournalOptions {
     pub(crate) target: Target,
     pub(crate) queue_size: usize,
     pub(crate) batch_size: usize,
+    /// How long what nobody waits for may wait for company.
+    pub(crate) linger: Duration,
     pub(crate) synchronous: Synchronous,
     pub(crate) max_bytes: Option<u64>,
     pub(crate) retention: Retention,
@@ -90,7 +92,11 @@ pub(crate) struct Appended {
 }
 
 /// An answer that is on its way. Dropping it changes nothing but who learns of it.
-pub(crate) struct Answer<T>(oneshot::Receiver<Result<T, JournalError>>);
+pub(crate) struct Answer<T> {
+    receiver: oneshot::Receiver<Result<T, JournalError>>,
+    // Tells the thread, once, that somebody waits, where it does not assume so.
+    nudge: Option<Sender<()>>,
+}
 
 pub(crate) type AppendReceipt = Answer<Appended>;
 pub(crate) type CommitReceipt = Answer<()>;
@@ -99,7 +105,11 @@ impl<T> Future for Answer<T> {
     type Output = Result<T, JournalError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map(|answer| {
+        if let Some(nudge) = self.nudge.take() {
+            // Full means that the thread is about to hear of it.
+            nudge.try_send(()).ok();
+        }
+        Pin::new(&mut self.receiver).poll(cx).map(|answer| {
             answer.unwrap_or_else(|_| Err(JournalError::Stopped("its thread is gone".to_owned())))
         })
     }
@@ -113,6 +123,7 @@ pub(crate) struct Journal<D: Draft> {
 struct Inner<D: Draft> {
     // None only while it is being dropped.
     commands: Option<Sender<Command<D>>>,
+    nudge: Sender<()>,
     counters: Arc<Counters>,
     queue_size: usize,
     closed: AtomicBool,
@@ -132,10 +143,15 @@ impl<D: Draft> Journal<D> {
     pub(crate) fn open(options: JournalOptions) -> Result<Self, JournalError> {
         let counters = Arc::new(Counters::default());
         let queue_size = options.queue_size;
-        let (commands, finished) = writer::start(options, counters.clone())?;
+        let writer::Started {
+            commands,
+            nudge,
+            finished,
+        } = writer::start(options, counters.clone())?;
         Ok(Self {
             inner: Arc::new(Inner {
                 commands: Some(commands),
+                nudge,
                 counters,
                 queue_size,
                 closed: AtomicBool::new(false),
@@ -166,7 +182,10 @@ impl<D: Draft> Journal<D> {
             .as_ref()
             .is_some_and(|commands| commands.send(command(answer)).is_ok());
         if sent {
-            Ok(Answer(receipt))
+            Ok(Answer {
+                receiver: receipt,
+                nudge: None,
+            })
         } else {
             inner.counters.unqueue(events);
             inner.counters.refuse(events);
@@ -176,10 +195,12 @@ impl<D: Draft> Journal<D> {
 
     /// Appends one event. Never blocks and never waits.
     pub(crate) fn append(&self, draft: D) -> Result<AppendReceipt, Rejected> {
-        self.send(1, self.inner.queue_size, |answer| Command::Append {
+        let mut receipt = self.send(1, self.inner.queue_size, |answer| Command::Append {
             draft,
             answer,
-        })
+        })?;
+        receipt.nudge = Some(self.inner.nudge.clone());
+        Ok(receipt)
     }
 
     /// Appends some events and holds others, in one transaction. Never blocks; may go to twice the

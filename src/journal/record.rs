@@ -98,4 +98,6 @@ pub(super) struct Applied {
     pub(super) inserted: u64,
     pub(super) duplicates: u64,
     pub(super) removed: u64,
+    /// How many more runs are held than before.
+    pub(super) held: i64,
 }

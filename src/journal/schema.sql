@@ -1,6 +1,7 @@
 -- Version 1. The log, in `seq` order; the columns beside the JSON are for people who query it.
 CREATE TABLE IF NOT EXISTS events (
-    seq             INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- The newest row is never removed, so that no position is used twice.
+    seq             INTEGER PRIMARY KEY,
     event_id        TEXT NOT NULL UNIQUE,
     event_type      TEXT NOT NULL,
     event_name      TEXT NOT NULL,

@@ -21,6 +21,9 @@ const APPLICATION_ID: i32 = 0x5445_5653;
 const SCHEMA_VERSION: u32 = 1;
 /// How long SQLite itself waits for a lock; longer waits are the writer's business.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(100);
+/// Pages in the WAL after which SQLite writes them back. Four times its default: pages that change
+/// with each transaction are then written back less often.
+const CHECKPOINT_PAGES: u32 = 4000;
 /// How many old events go at once when there is no room.
 const REMOVE_AT_ONCE: u32 = 256;
 
@@ -158,15 +161,15 @@ impl SqliteLog {
         for change in changes {
             match change {
                 Change::Insert(records) => insert(&transaction, records, &mut applied)?,
-                Change::Hold(key, records) => hold(&transaction, key, records)?,
+                Change::Hold(key, records) => hold(&transaction, key, records, &mut applied)?,
                 Change::Release(key) => release(&transaction, key, &mut applied)?,
                 Change::Replace(key, records) => {
-                    if forget(&transaction, key)? > 0 {
+                    if forget(&transaction, key, &mut applied)? > 0 {
                         insert(&transaction, records, &mut applied)?;
                     }
                 }
                 Change::Discard(key) => {
-                    forget(&transaction, key)?;
+                    forget(&transaction, key, &mut applied)?;
                 }
             }
         }
@@ -185,8 +188,9 @@ impl SqliteLog {
             let oldest = chrono::DateTime::<chrono::Utc>::from(oldest)
                 .to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
             aged += self.connection.execute(
-                "DELETE FROM events WHERE seq IN \
-                 (SELECT seq FROM events WHERE created_at < ?1 ORDER BY seq LIMIT ?2)",
+                "DELETE FROM events WHERE seq IN (SELECT seq FROM events \
+                 WHERE created_at < ?1 AND seq < (SELECT MAX(seq) FROM events) \
+                 ORDER BY seq LIMIT ?2)",
                 params![oldest, REMOVE_AT_ONCE * 4],
             )? as u64;
         }
@@ -199,13 +203,14 @@ impl SqliteLog {
             while self.live_bytes()? > goal {
                 let mut removed = self.connection.execute(
                     "DELETE FROM events WHERE seq IN (SELECT seq FROM events \
-                     WHERE event_type <> 'application_events' ORDER BY seq LIMIT ?1)",
+                     WHERE event_type <> 'application_events' \
+                     AND seq < (SELECT MAX(seq) FROM events) ORDER BY seq LIMIT ?1)",
                     params![REMOVE_AT_ONCE],
                 )?;
                 if removed == 0 {
                     removed = self.connection.execute(
-                        "DELETE FROM events WHERE seq IN \
-                         (SELECT seq FROM events ORDER BY seq LIMIT ?1)",
+                        "DELETE FROM events WHERE seq IN (SELECT seq FROM events \
+                         WHERE seq < (SELECT MAX(seq) FROM events) ORDER BY seq LIMIT ?1)",
                         params![REMOVE_AT_ONCE],
                     )?;
                 }
@@ -243,13 +248,6 @@ impl SqliteLog {
             [],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?)
-    }
-
-    pub(super) fn held_count(&self) -> Result<u64, Trouble> {
-        Ok(self
-            .connection
-            .prepare_cached("SELECT COUNT(DISTINCT hold_id) FROM held")?
-            .query_row([], |row| row.get(0))?)
     }
 
     pub(super) fn held(&self) -> Result<Vec<HeldRun>, Trouble> {
@@ -355,7 +353,8 @@ fn connect(path: &Path, synchronous: Synchronous) -> Result<Connection, ConnectF
         Synchronous::Full => "PRAGMA synchronous = FULL",
     })?;
     connection.execute_batch(&format!(
-        "PRAGMA application_id = {APPLICATION_ID}; PRAGMA journal_size_limit = 67108864"
+        "PRAGMA application_id = {APPLICATION_ID}; PRAGMA journal_size_limit = 67108864; \
+         PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}"
     ))?;
     let found: Option<String> = if tables == 0 {
         None
@@ -417,12 +416,23 @@ fn insert(
     Ok(())
 }
 
-fn hold(transaction: &Transaction<'_>, key: &RunKey, records: &[Record]) -> Result<(), Trouble> {
-    transaction
+fn hold(
+    transaction: &Transaction<'_>,
+    key: &RunKey,
+    records: &[Record],
+    applied: &mut Applied,
+) -> Result<(), Trouble> {
+    let replaced = transaction
         .prepare_cached(
             "DELETE FROM held WHERE namespace = ?1 AND held_workflow = ?2 AND held_run = ?3",
         )?
         .execute(params![key.namespace, key.workflow_id, key.run_id])?;
+    if replaced > 0 {
+        applied.held -= 1;
+    }
+    if !records.is_empty() {
+        applied.held += 1;
+    }
     let mut statement = transaction.prepare_cached(
         "INSERT INTO held (namespace, held_workflow, held_run, hold_id, position, event_id, \
          event_type, event_name, workflow_type, workflow_id, workflow_run_id, workflow_state, \
@@ -476,19 +486,27 @@ fn release(
             key.run_id,
             key.hold_id.to_string()
         ])? as u64;
-    let held = forget(transaction, key)?;
+    let held = forget(transaction, key, applied)?;
     applied.inserted += inserted;
     applied.duplicates += held.saturating_sub(inserted);
     Ok(())
 }
 
-fn forget(transaction: &Transaction<'_>, key: &RunKey) -> Result<u64, Trouble> {
-    Ok(transaction
+fn forget(
+    transaction: &Transaction<'_>,
+    key: &RunKey,
+    applied: &mut Applied,
+) -> Result<u64, Trouble> {
+    let forgotten = transaction
         .prepare_cached(&format!("DELETE FROM held WHERE {UNDER_KEY}"))?
         .execute(params![
             key.namespace,
             key.workflow_id,
             key.run_id,
             key.hold_id.to_string()
-        ])? as u64)
+        ])? as u64;
+    if forgotten > 0 {
+        applied.held -= 1;
+    }
+    Ok(forgotten)
 }

@@ -65,6 +65,11 @@ impl Counters {
         self.transactions.fetch_add(1, Relaxed);
         self.written.fetch_add(applied.inserted, Relaxed);
         self.duplicates.fetch_add(applied.duplicates, Relaxed);
+        self.held
+            .fetch_update(Relaxed, Relaxed, |held| {
+                held.checked_add_signed(applied.held)
+            })
+            .ok();
     }
 
     pub(super) fn unqueue(&self, events: usize) {

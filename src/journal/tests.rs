@@ -64,6 +64,7 @@ fn options(target: Target) -> JournalOptions {
         target,
         queue_size: 1_000,
         batch_size: 64,
+        linger: Duration::from_millis(5),
         synchronous: Synchronous::Normal,
         max_bytes: None,
         retention: Retention::Keep,
@@ -257,6 +258,41 @@ async fn a_full_queue_refuses_and_counts_but_has_room_for_commits() {
     commit.await.unwrap();
     assert_eq!(journal.status().written, 4);
     assert_eq!(journal.status().queued, 0);
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_is_written_together_and_what_is_awaited_at_once() {
+    let journal: Journal<Plain> = Journal::open(JournalOptions {
+        linger: Duration::from_secs(20),
+        ..options(Target::Memory)
+    })
+    .unwrap();
+    for number in 0..10 {
+        drop(journal.append(draft(number)).unwrap());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(journal.status().transactions, 0);
+    // A commit takes along what lingers.
+    let began = std::time::Instant::now();
+    journal
+        .commit(vec![draft(10)], None)
+        .unwrap()
+        .await
+        .unwrap();
+    assert_eq!(journal.status().written, 11);
+    assert_eq!(journal.status().transactions, 1);
+    // So does an append that is awaited.
+    drop(journal.append(draft(11)).unwrap());
+    journal.append(draft(12)).unwrap().await.unwrap();
+    assert_eq!(journal.status().written, 13);
+    // And closing does not wait.
+    drop(journal.append(draft(13)).unwrap());
+    journal.close().await.unwrap();
+    assert_eq!(journal.status().written, 14);
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "somebody lingered"
+    );
 }
 
 #[cfg(feature = "sqlite")]

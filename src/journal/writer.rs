@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
 
@@ -60,20 +60,33 @@ pub(super) enum Command<D> {
     },
 }
 
-/// Opens the log and starts the thread. The second channel is disconnected when the thread is done.
+/// The ways to a thread that runs.
+pub(super) struct Started<D> {
+    pub(super) commands: Sender<Command<D>>,
+    /// Says that somebody waits for what was sent.
+    pub(super) nudge: Sender<()>,
+    /// Disconnected when the thread is done.
+    pub(super) finished: Receiver<()>,
+}
+
+/// Opens the log and starts the thread.
 pub(super) fn start<D: Draft>(
     options: JournalOptions,
     counters: Arc<Counters>,
-) -> Result<(Sender<Command<D>>, Receiver<()>), JournalError> {
+) -> Result<Started<D>, JournalError> {
     let batch_size = options.batch_size.max(1);
+    let linger = options.linger;
     let log = Log::open(options, &counters)?;
     let (commands, incoming) = crossbeam_channel::unbounded();
+    let (nudge, nudges) = crossbeam_channel::bounded(1);
     let (finished, done) = crossbeam_channel::bounded::<()>(0);
     let writer = Writer {
         log,
         counters,
         batch_size,
+        linger,
         incoming,
+        nudges,
     };
     std::thread::Builder::new()
         .name("eventstore-journal".to_owned())
@@ -82,14 +95,20 @@ pub(super) fn start<D: Draft>(
             drop(finished);
         })
         .map_err(|error| JournalError::Stopped(error.to_string()))?;
-    Ok((commands, done))
+    Ok(Started {
+        commands,
+        nudge,
+        finished: done,
+    })
 }
 
 struct Writer<D> {
     log: Log,
     counters: Arc<Counters>,
     batch_size: usize,
+    linger: Duration,
     incoming: Receiver<Command<D>>,
+    nudges: Receiver<()>,
 }
 
 /// Who waits for a batch, and what to say when it is written.
@@ -105,6 +124,8 @@ struct Batch {
     waiting: Vec<Waiting>,
     // How many places in the queue it frees.
     events: usize,
+    // Whether somebody waits for it to be durable.
+    is_awaited: bool,
 }
 
 impl<D: Draft> Writer<D> {
@@ -133,6 +154,7 @@ impl<D: Draft> Writer<D> {
     /// journal is to close.
     fn work(&mut self, first: Command<D>) -> Option<Reply<()>> {
         let mut batch = Batch::default();
+        let write_at = Instant::now() + self.linger;
         let mut next = Some(first);
         while let Some(command) = next {
             match command {
@@ -150,6 +172,7 @@ impl<D: Draft> Writer<D> {
                     hold,
                     answer,
                 } => {
+                    batch.is_awaited = true;
                     batch.events += append.len();
                     let (records, mut result) = self.prepare_all(append);
                     if !records.is_empty() {
@@ -202,14 +225,29 @@ impl<D: Draft> Writer<D> {
                     return Some(answer);
                 }
             }
-            next = if batch.events < self.batch_size && batch.waiting.len() < self.batch_size {
-                self.incoming.try_recv().ok()
-            } else {
-                None
-            };
+            next = self.next(&mut batch, write_at);
         }
         self.write(batch);
         None
+    }
+
+    /// What else goes into the batch: whatever waits already, and while nobody waits for the batch,
+    /// what comes until it is time to write.
+    fn next(&self, batch: &mut Batch, write_at: Instant) -> Option<Command<D>> {
+        if batch.events >= self.batch_size || batch.waiting.len() >= self.batch_size {
+            return None;
+        }
+        if let Ok(command) = self.incoming.try_recv() {
+            return Some(command);
+        }
+        while !batch.is_awaited && !batch.waiting.is_empty() {
+            crossbeam_channel::select! {
+                recv(self.incoming) -> command => return command.ok(),
+                recv(self.nudges) -> _ => batch.is_awaited = true,
+                default(write_at.saturating_duration_since(Instant::now())) => return None,
+            }
+        }
+        self.incoming.try_recv().ok()
     }
 
     fn prepare(&self, draft: D, records: &mut Vec<Record>) -> Result<Appended, JournalError> {

@@ -11,8 +11,9 @@ mod url;
 
 pub use error::{BuildError, FlushError, PublishError};
 pub use options::{
-    DEFAULT_BATCH_SIZE, DEFAULT_COMMIT_TIMEOUT, DEFAULT_QUEUE_SIZE, Durability, EventStoreOptions,
-    EventStoreOptionsBuilder, Filter, Keep, LifecycleSelection, event_store_options_builder,
+    DEFAULT_BATCH_SIZE, DEFAULT_COMMIT_TIMEOUT, DEFAULT_LINGER, DEFAULT_QUEUE_SIZE, Durability,
+    EventStoreOptions, EventStoreOptionsBuilder, Filter, Keep, LifecycleSelection,
+    event_store_options_builder,
 };
 pub use publish::Receipt;
 pub use stats::{Health, Stats};
@@ -428,6 +429,7 @@ fn journal_options(options: &EventStoreOptions) -> Result<Option<JournalOptions>
         target,
         queue_size: options.queue_size.unwrap_or(DEFAULT_QUEUE_SIZE),
         batch_size: options.batch_size.unwrap_or(DEFAULT_BATCH_SIZE),
+        linger: options.linger.unwrap_or(DEFAULT_LINGER),
         synchronous: match options.durability.unwrap_or_default() {
             Durability::Process => journal::Synchronous::Normal,
             Durability::Power => journal::Synchronous::Full,

@@ -11,6 +11,8 @@ use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 pub const DEFAULT_QUEUE_SIZE: usize = 10_000;
 /// Events that the journal writes in one transaction at most.
 pub const DEFAULT_BATCH_SIZE: usize = 512;
+/// How long an event that nobody waits for may wait for others, to be written with them.
+pub const DEFAULT_LINGER: Duration = Duration::from_millis(5);
 /// How long a workflow task or an activity result waits at most for its events to be durable.
 pub const DEFAULT_COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -159,6 +161,7 @@ impl FromStr for Durability {
 /// | `application_name` | `EVENTSTORE_APPLICATION_NAME` | the program's name |
 /// | `queue_size` | `EVENTSTORE_QUEUE_SIZE` | 10000 events |
 /// | `batch_size` | `EVENTSTORE_BATCH_SIZE` | 512 events |
+/// | `linger` | `EVENTSTORE_LINGER` | `5ms` |
 /// | `commit_timeout` | `EVENTSTORE_COMMIT_TIMEOUT` | `2s` |
 /// | `durability` | `EVENTSTORE_DURABILITY` | `process` |
 /// | `retention` | `EVENTSTORE_RETENTION` | none: events are kept |
@@ -187,6 +190,10 @@ pub struct EventStoreOptions {
     pub queue_size: Option<usize>,
     /// How many events the journal writes in one transaction at most.
     pub batch_size: Option<usize>,
+    /// How long an event that nobody waits for may wait for others, to be written in one transaction
+    /// with them. A commit, an awaited receipt and a flush write at once.
+    #[serde(deserialize_with = "deserialize_duration")]
+    pub linger: Option<Duration>,
     /// How long a workflow task or an activity result waits for its events to be durable before it
     /// goes on without; the events stay queued.
     #[serde(deserialize_with = "deserialize_duration")]
@@ -258,6 +265,9 @@ impl EventStoreOptions {
                     options.batch_size =
                         Some(parse(&value, "a whole number from 1").map_err(|a| invalid(&a))?);
                 }
+                "EVENTSTORE_LINGER" => {
+                    options.linger = Some(duration(&value).map_err(|a| invalid(&a))?);
+                }
                 "EVENTSTORE_COMMIT_TIMEOUT" => {
                     options.commit_timeout = Some(duration(&value).map_err(|a| invalid(&a))?);
                 }
@@ -308,6 +318,7 @@ impl EventStoreOptions {
             application_name: self.application_name.or(other.application_name),
             queue_size: self.queue_size.or(other.queue_size),
             batch_size: self.batch_size.or(other.batch_size),
+            linger: self.linger.or(other.linger),
             commit_timeout: self.commit_timeout.or(other.commit_timeout),
             durability: self.durability.or(other.durability),
             retention: self.retention.or(other.retention),
@@ -320,12 +331,13 @@ impl EventStoreOptions {
     }
 }
 
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "EVENTSTORE_URL",
     "EVENTSTORE_JOURNAL",
     "EVENTSTORE_APPLICATION_NAME",
     "EVENTSTORE_QUEUE_SIZE",
     "EVENTSTORE_BATCH_SIZE",
+    "EVENTSTORE_LINGER",
     "EVENTSTORE_COMMIT_TIMEOUT",
     "EVENTSTORE_DURABILITY",
     "EVENTSTORE_RETENTION",
@@ -372,6 +384,7 @@ mod tests {
             ("EVENTSTORE_APPLICATION_NAME", "orders"),
             ("EVENTSTORE_QUEUE_SIZE", "5"),
             ("EVENTSTORE_BATCH_SIZE", "6"),
+            ("EVENTSTORE_LINGER", "1ms"),
             ("EVENTSTORE_COMMIT_TIMEOUT", "500ms"),
             ("EVENTSTORE_DURABILITY", "power"),
             ("EVENTSTORE_RETENTION", "30days"),
