@@ -2,6 +2,7 @@
 //! on one Temporal dev server, and the figures are ratios of the same run.
 //!
 //! ```text
+//! cargo build --release --examples
 //! cargo bench --bench overhead                  # a few minutes
 //! cargo bench --bench overhead -- --rounds 1    # a first look
 //! ```
@@ -55,7 +56,13 @@ impl Drop for Worker {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    build_examples()?;
+    for name in ["worker", "starter"] {
+        anyhow::ensure!(
+            example(name).is_file(),
+            "{} is missing; run `cargo build --release --examples`",
+            example(name).display()
+        );
+    }
     let runtime = tokio::runtime::Runtime::new()?;
     let server = runtime.block_on(DevServer::start())?;
     let mut bare = Vec::new();
@@ -192,17 +199,7 @@ fn cpu_ms(pid: u32) -> anyhow::Result<f64> {
     Ok(ticks * 10.0)
 }
 
-/// The examples with this benchmark's optimisation.
-fn build_examples() -> anyhow::Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .args(["build", "--quiet", "--release", "--example", "worker"])
-        .args(["--example", "starter"])
-        .status()?;
-    anyhow::ensure!(status.success(), "the examples cannot be built");
-    Ok(())
-}
-
+/// An example as cargo built it; built here, inside of cargo, it would be built anew each time.
 fn example(name: &str) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(

@@ -123,6 +123,10 @@ fn broken_rules_are_named() {
     // Characters count, not bytes.
     assert!(Event::new("ü".repeat(255)).validate().is_ok());
 
+    let mut twice = Event::new("a");
+    twice.metadata.custom.insert("attempt".into(), json!(1));
+    assert!(text(twice).contains("attempt is a name of the event format"));
+
     struct Unserializable;
     impl serde::Serialize for Unserializable {
         fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {

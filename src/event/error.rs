@@ -49,6 +49,12 @@ pub enum EventError {
         /// What it takes.
         allowed: &'static str,
     },
+    /// A custom or unknown field has the name of one that the format defines.
+    #[error("{name} is a name of the event format; set the field of that name instead")]
+    ReservedName {
+        /// The name.
+        name: String,
+    },
     /// The encoded event is too large.
     #[error("the event has {bytes} bytes; {limit} are allowed")]
     TooLarge {

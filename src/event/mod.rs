@@ -133,7 +133,8 @@ impl Event {
     }
 
     /// Whether the event keeps the rules: type and name of at most [`MAX_NAME_CHARACTERS`]
-    /// characters, without control characters, the type not empty, the data a JSON object.
+    /// characters, without control characters, the type not empty, the data a JSON object, and no
+    /// custom field under a name of the format.
     ///
     /// # Errors
     /// [`EventError`], naming the first rule that is broken.
@@ -143,6 +144,22 @@ impl Event {
         }
         if self.event_type.is_empty() {
             return Err(EventError::EmptyType);
+        }
+        let reserved = self
+            .metadata
+            .custom
+            .keys()
+            .find(|name| EventMetadata::is_known_field(name))
+            .or_else(|| {
+                self.extra.keys().find(|name| {
+                    matches!(
+                        name.as_str(),
+                        "metadata" | "event_type" | "event_name" | "data"
+                    )
+                })
+            });
+        if let Some(name) = reserved {
+            return Err(EventError::ReservedName { name: name.clone() });
         }
         check_name("event_type", &self.event_type)?;
         check_name("event_name", &self.event_name)?;

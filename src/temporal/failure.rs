@@ -38,6 +38,22 @@ pub(super) fn panicked(store: &EventStore) -> FailureDetails {
     )
 }
 
+/// The longest text of an error that an event keeps: longer ones would make the event too large to be
+/// stored, and the end would be lost for its error's sake.
+const MAX_ERROR_BYTES: usize = 16 * 1024;
+
+fn shortened(mut text: String) -> String {
+    if text.len() > MAX_ERROR_BYTES {
+        let mut end = MAX_ERROR_BYTES;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 fn details(
     store: &EventStore,
     error_type: Option<String>,
@@ -45,8 +61,21 @@ fn details(
     non_retryable: bool,
 ) -> FailureDetails {
     FailureDetails {
-        error_type,
-        message: store.keeps_error_messages().then_some(message),
+        error_type: error_type.map(shortened),
+        message: store.keeps_error_messages().then(|| shortened(message)),
         non_retryable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_huge_error_is_cut_between_characters() {
+        let text = shortened("ü".repeat(MAX_ERROR_BYTES));
+        assert!(text.len() <= MAX_ERROR_BYTES + '…'.len_utf8());
+        assert!(text.ends_with("ü…"));
+        assert_eq!(shortened("short".to_owned()), "short");
     }
 }
