@@ -6,8 +6,9 @@ use std::{sync::Arc, time::SystemTime};
 
 /// A frame that application code adds: fields that every event published above it carries.
 ///
-/// A field whose name is one of the event metadata's own sets that metadata field, if the event and
-/// the frames above leave it empty; any other name becomes a custom metadata field. User frames
+/// Fields become custom metadata fields; `application_name`, `topic_name` and `traceparent` set the
+/// metadata field of that name. Other names of the event's metadata say who is running or what the
+/// event is, and are ignored in a frame. What the event or a frame above has stays. User frames
 /// travel with Temporal headers from client to workflow, activity, child workflow and the next run
 /// of a workflow that continues as new.
 ///

@@ -219,8 +219,7 @@ impl FileLog {
     pub(super) fn held(&self) -> Result<Vec<HeldRun>, JournalError> {
         match &self.state {
             FileState::Open(log) => log.held().map_err(read_error),
-            // What is held in the file cannot be seen now; that is no reason to stop.
-            FileState::Broken { .. } => Ok(Vec::new()),
+            FileState::Broken { .. } => Err(self.degraded()),
         }
     }
 

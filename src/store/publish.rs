@@ -163,12 +163,17 @@ fn attempt_event_id(context: &Context, kind: &str, ordinal: u64) -> Option<Event
             scheduled.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true)
         }),
     };
+    // The id of a local activity is its position among the run's activities: when its workflow task is
+    // executed again with other inputs, another activity may have it.
+    let local = activity
+        .is_local
+        .then(|| format!("{}/{}", activity.activity_type, activity.activity_id));
     Some(EventId::derive(&EventKey {
         namespace: &activity.namespace,
         workflow_id: activity.workflow_id.as_deref().unwrap_or_default(),
         run_id: run_id.or(scheduled.as_deref()).unwrap_or_default(),
         kind,
-        activity_id: &activity.activity_id,
+        activity_id: local.as_deref().unwrap_or(&activity.activity_id),
         attempt: activity.attempt,
         ordinal,
     }))
@@ -217,7 +222,14 @@ fn fill(metadata: &mut EventMetadata, frame: &StackFrame) {
     match frame {
         StackFrame::User(user) => {
             for (name, value) in user.fields() {
-                metadata.fill_field(name, value);
+                // Who is running, and what the event is, is not for a frame to say: ids rest on it.
+                let settable = matches!(
+                    name.as_str(),
+                    "application_name" | "topic_name" | "traceparent"
+                );
+                if settable || !EventMetadata::is_known_field(name) {
+                    metadata.fill_field(name, value);
+                }
             }
         }
         StackFrame::Activity(activity) => {

@@ -72,11 +72,12 @@ impl Commit {
             .and_then(|timestamp| SystemTime::try_from(timestamp).ok());
         let mut initializes = false;
         let mut only_queries = true;
+        let mut queries = false;
         let mut evicts = None;
         for job in &activation.jobs {
             match &job.variant {
                 Some(Variant::RemoveFromCache(eviction)) => evicts = Some(eviction),
-                Some(Variant::QueryWorkflow(_)) => {}
+                Some(Variant::QueryWorkflow(_)) => queries = true,
                 Some(Variant::InitializeWorkflow(_)) => {
                     initializes = true;
                     only_queries = false;
@@ -95,6 +96,9 @@ impl Commit {
                 },
             );
         } else if let Some(run) = self.run(&activation.run_id) {
+            if queries {
+                run.queried();
+            }
             // A query alone says nothing of where the run stands; what it touches is read-only.
             if !only_queries {
                 run.begin(activation.is_replaying, now);
@@ -160,6 +164,11 @@ impl Commit {
             return;
         };
         match eviction.reason() {
+            // A run that was closed from outside and is replayed for a query may execute what came in
+            // before, and then looks as if it had ended just now: the server knows better.
+            EvictionReason::WorkflowExecutionEnding if run.was_queried_after_end() => {
+                self.resolver.resolve(key, state, WhenOpen::Discard);
+            }
             EvictionReason::WorkflowExecutionEnding => self.store.release(key),
             EvictionReason::UnhandledCommand | EvictionReason::LangFail => self.store.discard(key),
             _ => self.resolver.resolve(key, state, WhenOpen::Discard),

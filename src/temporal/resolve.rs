@@ -120,7 +120,7 @@ impl Resolver {
                     return;
                 }
                 Ok(RunStatus::Closed(actual)) => {
-                    self.correct(key, actual).await;
+                    self.correct(key, state, actual).await;
                     return;
                 }
                 Ok(RunStatus::Gone) => {
@@ -162,7 +162,7 @@ impl Resolver {
 
     /// The server closed the run otherwise than the worker said: its word counts. What workflow code
     /// published in that task was not accepted either.
-    async fn correct(&self, key: RunKey, actual: WorkflowState) {
+    async fn correct(&self, key: RunKey, state: WorkflowState, actual: WorkflowState) {
         let held = match self.store.held().await {
             Ok(held) => held,
             Err(error) => {
@@ -174,8 +174,13 @@ impl Resolver {
             return;
         };
         let Some(mut end) = find_end(&run.records) else {
-            // No end among them, so nothing to correct: the run is closed, which is all it takes.
-            self.store.release(key);
+            // No end to correct: only what workflow code published, or an end that a filter made
+            // something else of. It is true if nothing is known to contradict it.
+            if state == WorkflowState::Unknown {
+                self.store.release(key);
+            } else {
+                self.store.discard(key);
+            }
             return;
         };
         end.data
@@ -202,12 +207,15 @@ impl Resolver {
     }
 }
 
-/// The `workflow_end` among what is held of a run.
+/// The `workflow_end` among what is held of a run: it was put there last.
 fn find_end(records: &[String]) -> Option<Event> {
     records
         .iter()
+        .rev()
         .filter_map(|json| Event::from_json(json).ok())
-        .find(|event| event.event_name == LifecycleEvent::WorkflowEnd.as_str())
+        .find(|event| {
+            event.is_lifecycle() && event.event_name == LifecycleEvent::WorkflowEnd.as_str()
+        })
 }
 
 impl std::fmt::Debug for Resolver {

@@ -39,6 +39,9 @@ struct Progress {
     now: Option<SystemTime>,
     failure: Option<FailureDetails>,
     held: Option<HeldEnd>,
+    // Somebody asked this run a question after its end: it may have been closed before, and is only
+    // replayed for the answer. Its eviction then proves nothing.
+    queried_after_end: bool,
 }
 
 /// An end that waits for the server's word.
@@ -168,6 +171,19 @@ impl Run {
             held,
             self.draft(event, LifecycleEvent::WorkflowEnd, sequence),
         )
+    }
+
+    /// A query reached the run.
+    #[cfg(feature = "plugin")]
+    pub(super) fn queried(&self) {
+        let mut progress = self.progress();
+        progress.queried_after_end |= progress.held.is_some();
+    }
+
+    /// Whether the end may be one that a replay came to, for the sake of a query.
+    #[cfg(feature = "plugin")]
+    pub(super) fn was_queried_after_end(&self) -> bool {
+        self.progress().queried_after_end
     }
 
     #[cfg(feature = "plugin")]
