@@ -22,9 +22,11 @@ use temporalio_client::{
 use temporalio_common::protos::{
     coresdk::workflow_completion::WorkflowActivationCompletion, temporal::api::enums::v1::EventType,
 };
-use temporalio_macros::{workflow, workflow_methods};
+use temporalio_macros::{activities, workflow, workflow_methods};
 use temporalio_sdk::{
-    SyncWorkflowContext, WorkerOptions, WorkflowContext, WorkflowContextView, WorkflowResult,
+    LocalActivityOptions, SyncWorkflowContext, WorkerOptions, WorkflowContext, WorkflowContextView,
+    WorkflowResult,
+    activities::{ActivityContext, ActivityError},
     interceptors::WorkerInterceptor,
 };
 
@@ -473,6 +475,172 @@ async fn a_run_that_is_terminated_while_its_end_is_on_the_way_ends_terminated() 
         user_events(&ground, "hasty").is_empty(),
         "the task that published was not accepted"
     );
+}
+
+/// Ends by a signal, and answers a query.
+#[workflow]
+#[derive(Default)]
+struct Asked {
+    done: bool,
+}
+
+#[workflow_methods]
+impl Asked {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, _input: ()) -> WorkflowResult<()> {
+        ctx.wait_condition(|state| state.done).await?;
+        temporal_eventstore::publish(Event::new("never.accepted"));
+        Ok(())
+    }
+
+    #[signal]
+    fn finish(&mut self, _ctx: &mut SyncWorkflowContext<Self>) {
+        self.done = true;
+    }
+
+    #[query]
+    fn is_done(&self, _ctx: &WorkflowContextView) -> bool {
+        self.done
+    }
+}
+
+/// The replay for the query executes the signal that came before the termination, and comes to an
+/// end that nobody accepted.
+#[tokio::test]
+async fn a_query_of_a_terminated_run_does_not_complete_it() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    let worker = || {
+        WorkerOptions::new("orders")
+            .register_workflow::<Asked>()
+            .unwrap()
+            .build()
+    };
+    with_worker(&client, worker(), async {
+        client
+            .start_workflow(Asked::run, (), start("asked"))
+            .await
+            .unwrap();
+        until("the workflow starts", || {
+            !lifecycle(&ground.events(), "asked").is_empty()
+        })
+        .await;
+    })
+    .await;
+    let asked = client.get_workflow_handle::<Asked>("asked");
+    asked
+        .signal(Asked::finish, (), WorkflowSignalOptions::default())
+        .await
+        .unwrap();
+    asked
+        .terminate(WorkflowTerminateOptions::default())
+        .await
+        .unwrap();
+    with_worker(&client, worker(), async {
+        for _ in 0..2 {
+            // The answer does not matter; that the run is replayed for it does.
+            let question = asked.query(Asked::is_done, (), WorkflowQueryOptions::default());
+            tokio::time::timeout(TIMEOUT, question).await.ok();
+        }
+    })
+    .await;
+    events.shutdown(TIMEOUT).await.unwrap();
+    let seen = lifecycle(&ground.events(), "asked");
+    assert!(
+        !seen.contains(&"workflow_end completed".to_owned()),
+        "{seen:?}"
+    );
+    assert!(user_events(&ground, "asked").is_empty());
+}
+
+struct Steps;
+
+#[activities]
+impl Steps {
+    #[activity]
+    async fn first(_ctx: ActivityContext, _input: ()) -> Result<(), ActivityError> {
+        Ok(())
+    }
+
+    #[activity]
+    async fn second(_ctx: ActivityContext, _input: ()) -> Result<(), ActivityError> {
+        Ok(())
+    }
+}
+
+/// Runs another local activity first once it was signalled, and fails its first task.
+#[workflow]
+#[derive(Default)]
+struct Reordered {
+    signalled: bool,
+}
+
+static REORDERED: AtomicBool = AtomicBool::new(false);
+
+#[workflow_methods]
+impl Reordered {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, _input: ()) -> WorkflowResult<()> {
+        let options = || {
+            LocalActivityOptions::builder()
+                .start_to_close_timeout(TIMEOUT)
+                .build()
+        };
+        if ctx.state(|state| state.signalled) {
+            ctx.execute_local_activity(Steps::second, (), options())
+                .await?;
+        }
+        ctx.execute_local_activity(Steps::first, (), options())
+            .await?;
+        if !REORDERED.swap(true, Ordering::SeqCst) {
+            panic!("on purpose");
+        }
+        Ok(())
+    }
+
+    #[signal]
+    fn note(&mut self, _ctx: &mut SyncWorkflowContext<Self>) {
+        self.signalled = true;
+    }
+}
+
+#[tokio::test]
+async fn a_local_activity_that_takes_the_place_of_another_is_not_taken_for_it() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    let options = WorkerOptions::new("orders")
+        .register_workflow::<Reordered>()
+        .unwrap()
+        .register_activities(Steps)
+        .build();
+    with_worker(&client, options, async {
+        let run = client
+            .start_workflow(
+                Reordered::run,
+                (),
+                WorkflowStartOptions::new("orders", "reordered")
+                    .task_timeout(Duration::from_secs(2))
+                    .build(),
+            )
+            .await
+            .unwrap();
+        until("the first task fails", || REORDERED.load(Ordering::SeqCst)).await;
+        run.signal(Reordered::note, (), WorkflowSignalOptions::default())
+            .await
+            .unwrap();
+        run.get_result(WorkflowGetResultOptions::default())
+            .await
+            .unwrap();
+    })
+    .await;
+    events.shutdown(TIMEOUT).await.unwrap();
+    let seen = lifecycle(&ground.events(), "reordered");
+    for step in ["first", "second"] {
+        let end = format!("activity_end Steps::{step} 1 completed");
+        assert!(seen.contains(&end), "{end} is missing in {seen:?}");
+    }
 }
 
 /// Publishes to a store of its own beside the plugin's.
