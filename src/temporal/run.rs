@@ -41,6 +41,7 @@ struct Progress {
     held: Option<HeldEnd>,
     // Somebody asked this run a question after its end: it may have been closed before, and is only
     // replayed for the answer. Its eviction then proves nothing.
+    #[cfg(feature = "plugin")]
     queried_after_end: bool,
 }
 
