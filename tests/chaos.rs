@@ -128,7 +128,7 @@ fn united(files: &[PathBuf]) -> (Vec<Row>, Vec<String>) {
 
 #[tokio::test]
 async fn killed_workers_lose_repeat_and_invent_nothing() {
-    let seed = setting("CHAOS_SEED", fastrand::u64(..));
+    let seed = setting("CHAOS_SEED", 1_u64);
     let workflows = setting("CHAOS_WORKFLOWS", 120_usize);
     let kills = setting("CHAOS_KILLS", 8_usize);
     println!("CHAOS_SEED={seed} CHAOS_WORKFLOWS={workflows} CHAOS_KILLS={kills}");
