@@ -1,4 +1,11 @@
-//! Lifecycle events for Temporal workers.
+#![cfg_attr(
+    all(feature = "plugin", feature = "sqlite"),
+    doc = include_str!("../README.md")
+)]
+#![cfg_attr(
+    not(all(feature = "plugin", feature = "sqlite")),
+    doc = "Lifecycle events for Temporal workers; see the README."
+)]
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 
