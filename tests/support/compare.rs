@@ -1,20 +1,16 @@
 //! The store against the server's own histories: for every run exactly one start, for every closed
-//! run exactly one end with the server's outcome, for every finished activity attempt, local ones
-//! too, exactly one end, and nothing else.
+//! run exactly one end with the server's outcome, for every finished activity attempt exactly one
+//! end, and nothing else.
 
 use super::Row;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
 };
-use temporalio_common::protos::{
-    constants::LOCAL_ACTIVITY_MARKER_NAME,
-    coresdk::common::extract_local_activity_marker_data,
-    temporal::api::{
-        enums::v1::WorkflowExecutionStatus,
-        failure::v1::{Failure, failure::FailureInfo},
-        history::v1::{HistoryEvent, history_event::Attributes},
-    },
+use temporalio_common::protos::temporal::api::{
+    enums::v1::WorkflowExecutionStatus,
+    failure::v1::failure::FailureInfo,
+    history::v1::{HistoryEvent, history_event::Attributes},
 };
 
 /// One run, as the server has it.
@@ -32,25 +28,10 @@ pub struct Differences {
     pub duplicate: Vec<String>,
     pub phantom: Vec<String>,
     pub wrong_outcome: Vec<String>,
-    /// Attempts without an end of which history cannot say that there was one: their worker died, or
-    /// was given up by the server. No contradiction, but none where no worker was killed either.
-    pub unreported_attempts: Vec<String>,
-    /// Ends of local activities that history does not have: their workflow task failed, or its worker
-    /// died, before it could record them. No contradiction, and none where all went well.
-    pub unrecorded_local_attempts: Vec<String>,
 }
 
 impl Differences {
-    /// Whether store and histories can both be right.
     pub fn is_empty(&self) -> bool {
-        self.missing.is_empty()
-            && self.duplicate.is_empty()
-            && self.phantom.is_empty()
-            && self.wrong_outcome.is_empty()
-    }
-
-    /// Whether store and histories are equal, as they must be where no worker was killed.
-    pub fn is_exact(&self) -> bool {
         *self == Self::default()
     }
 }
@@ -62,8 +43,6 @@ impl fmt::Display for Differences {
             ("duplicate", &self.duplicate),
             ("phantom", &self.phantom),
             ("wrong outcome", &self.wrong_outcome),
-            ("unreported attempts", &self.unreported_attempts),
-            ("unrecorded local attempts", &self.unrecorded_local_attempts),
         ] {
             writeln!(f, "{kind}: {}", lines.len())?;
             for line in lines.iter().take(20) {
@@ -96,24 +75,10 @@ enum Ended {
     Retried,
     /// The server gave it up: its worker died, or was too slow. What its code came to, and whether it
     /// lived to tell, only the worker knew.
-    Untold,
+    TimedOut,
 }
 
-/// One attempt of a run: of a local activity or not, the activity's id, the attempt's number.
-type Attempt = (bool, String, u32);
-type Attempts = BTreeMap<Attempt, Ended>;
-
-/// What a local activity came to, by the failure in its marker.
-fn local_outcome(failure: Option<&Failure>) -> Ended {
-    match failure.map(|failure| &failure.failure_info) {
-        None => Ended::Reported("completed"),
-        // One that is cancelled or out of time may never have begun.
-        Some(Some(FailureInfo::TimeoutFailureInfo(_) | FailureInfo::CanceledFailureInfo(_))) => {
-            Ended::Untold
-        }
-        Some(_) => Ended::Reported("failed"),
-    }
-}
+type Attempts = BTreeMap<(String, u32), Ended>;
 
 /// The attempts that the history of a run knows to be finished.
 fn finished_attempts(events: &[HistoryEvent]) -> Attempts {
@@ -147,22 +112,7 @@ fn finished_attempts(events: &[HistoryEvent]) -> Attempts {
                 (end.scheduled_event_id, Ended::Reported("cancelled"))
             }
             Some(Attributes::ActivityTaskTimedOutEventAttributes(end)) => {
-                (end.scheduled_event_id, Ended::Untold)
-            }
-            Some(Attributes::MarkerRecordedEventAttributes(marker))
-                if marker.marker_name == LOCAL_ACTIVITY_MARKER_NAME =>
-            {
-                if let Some(local) = extract_local_activity_marker_data(&marker.details) {
-                    for attempt in 1..local.attempt {
-                        // An earlier marker, of a retry after a timer, knows better.
-                        attempts
-                            .entry((true, local.activity_id.clone(), attempt))
-                            .or_insert(Ended::Retried);
-                    }
-                    let ended = local_outcome(marker.failure.as_ref());
-                    attempts.insert((true, local.activity_id, local.attempt), ended);
-                }
-                continue;
+                (end.scheduled_event_id, Ended::TimedOut)
             }
             _ => continue,
         };
@@ -172,16 +122,14 @@ fn finished_attempts(events: &[HistoryEvent]) -> Attempts {
             continue;
         };
         for attempt in 1..*last {
-            // History keeps the failure of the last but one alone. Where that one timed out, those
-            // before it may have too.
-            let ended = if *last_but_one_timed_out {
-                Ended::Untold
+            let ended = if attempt + 1 == *last && *last_but_one_timed_out {
+                Ended::TimedOut
             } else {
                 Ended::Retried
             };
-            attempts.insert((false, id.clone(), attempt), ended);
+            attempts.insert((id.clone(), attempt), ended);
         }
-        attempts.insert((false, id.clone(), *last), ended);
+        attempts.insert((id.clone(), *last), ended);
     }
     attempts
 }
@@ -251,37 +199,28 @@ fn compare_run(run: &RunHistory, rows: &[&Row], differences: &mut Differences) {
             .push(format!("{} workflow_end of {name}", more.len())),
     }
 
-    compare_attempts(run, rows, differences);
-}
-
-fn compare_attempts(run: &RunHistory, rows: &[&Row], differences: &mut Differences) {
-    let say = |(is_local, id, attempt): &Attempt| {
-        let local = if *is_local { "local " } else { "" };
-        format!(
-            "activity_end of {} {} {local}activity {id} attempt {attempt}",
-            run.workflow_id, run.run_id
-        )
-    };
-    let mut seen: BTreeMap<Attempt, Vec<&Row>> = BTreeMap::new();
-    for row in rows.iter().filter(|row| row.event_name == "activity_end") {
-        let attempt = (
-            row.metadata("is_local").as_bool() == Some(true),
+    let expected = finished_attempts(&run.events);
+    let mut seen: BTreeMap<(String, u32), Vec<&Row>> = BTreeMap::new();
+    for row in rows.iter().filter(|row| {
+        row.event_name == "activity_end" && row.metadata("is_local").as_bool() != Some(true)
+    }) {
+        let key = (
             row.activity_id.clone().unwrap_or_default(),
             row.attempt.unwrap_or_default(),
         );
-        seen.entry(attempt).or_default().push(row);
+        seen.entry(key).or_default().push(row);
     }
-    for (attempt, ended) in finished_attempts(&run.events) {
-        let what = say(&attempt);
-        match seen.remove(&attempt).as_deref() {
-            None | Some([]) if ended == Ended::Untold => differences.unreported_attempts.push(what),
+    for ((id, attempt), ended) in &expected {
+        let what = format!("activity_end of {name} activity {id} attempt {attempt}");
+        match seen.remove(&(id.clone(), *attempt)).as_deref() {
+            None | Some([]) if *ended == Ended::TimedOut => {}
             None | Some([]) => differences.missing.push(what),
             Some([end]) => {
                 let told = end.data("status").as_str().unwrap_or_default();
                 let agrees = match ended {
-                    Ended::Reported(status) => told == status || told == "will_complete_async",
+                    Ended::Reported(status) => told == *status || told == "will_complete_async",
                     Ended::Retried => told == "failed",
-                    Ended::Untold => true,
+                    Ended::TimedOut => true,
                 };
                 if !agrees {
                     differences
@@ -294,12 +233,10 @@ fn compare_attempts(run: &RunHistory, rows: &[&Row], differences: &mut Differenc
     }
     // In a closed run every attempt that finished is in history; in an open one it may be to come.
     if state_of(run.status).is_some() {
-        for attempt in seen.into_keys() {
-            let kind = match attempt {
-                (true, ..) => &mut differences.unrecorded_local_attempts,
-                (false, ..) => &mut differences.phantom,
-            };
-            kind.push(say(&attempt));
+        for (id, attempt) in seen.into_keys() {
+            differences.phantom.push(format!(
+                "activity_end of {name} activity {id} attempt {attempt}"
+            ));
         }
     }
 }
