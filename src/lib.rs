@@ -12,6 +12,7 @@
 pub mod context;
 pub mod event;
 mod journal;
+pub mod sink;
 mod store;
 mod temporal;
 #[cfg(feature = "testing")]

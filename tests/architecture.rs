@@ -7,11 +7,12 @@ use std::{
 };
 
 /// Each module with those that it may use, besides itself.
-const ALLOWED: [(&str, &[&str]); 5] = [
+const ALLOWED: [(&str, &[&str]); 6] = [
     ("event", &[]),
     ("context", &[]),
+    ("sink", &["event"]),
     ("journal", &[]),
-    ("store", &["context", "event", "journal"]),
+    ("store", &["context", "event", "journal", "sink"]),
     // Held ends are named by the journal's key and read back as events.
     ("temporal", &["context", "event", "journal", "store"]),
 ];

@@ -248,7 +248,7 @@ impl EventStoreOptions {
                 name: name.clone(),
                 // A URL can hold a password, and an unknown variable anything.
                 value: match name.as_str() {
-                    "EVENTSTORE_URL" => super::url::redacted(&value),
+                    "EVENTSTORE_URL" => crate::sink::redacted(&value),
                     _ => value.chars().take(80).collect(),
                 },
                 allowed: allowed.to_owned(),

@@ -1,0 +1,129 @@
+//! Where events are delivered. One trait, [`Sink`]: it is handed batches in the order of the journal
+//! and says what became of them. A sink knows its own protocol and the event's format; it knows
+//! nothing of Temporal, of the journal, or of when it is tried again.
+
+mod error;
+mod url;
+
+pub use error::{SinkError, SinkUrlError};
+pub use url::open;
+pub(crate) use url::redacted;
+
+use crate::event::{Event, EventError, EventId};
+use async_trait::async_trait;
+use std::fmt;
+
+/// One event on its way to a sink: the native JSON, and beside it what sinks address and index by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SinkEvent {
+    /// The position in the journal; grows from event to event.
+    pub position: u64,
+    /// The event's id; what receivers tell duplicates by.
+    pub event_id: EventId,
+    /// The event type.
+    pub event_type: String,
+    /// The event name.
+    pub event_name: String,
+    /// The workflow type, where there is one.
+    pub workflow_type: Option<String>,
+    /// The workflow id, where there is one: the key that orders events.
+    pub workflow_id: Option<String>,
+    /// The workflow's run id, where there is one.
+    pub workflow_run_id: Option<String>,
+    /// The workflow's state.
+    pub workflow_state: Option<String>,
+    /// The activity type, where there is one.
+    pub activity_type: Option<String>,
+    /// The activity id, where there is one.
+    pub activity_id: Option<String>,
+    /// The activity attempt, from 1, where there is one.
+    pub attempt: Option<u32>,
+    /// When it happened: RFC 3339 with microseconds, UTC.
+    pub created_at: String,
+    /// The native JSON, as it is stored.
+    pub json: String,
+}
+
+impl SinkEvent {
+    /// The event as a value.
+    ///
+    /// # Errors
+    /// [`EventError::NotAnEvent`] if the JSON is none, which the journal does not hand out.
+    pub fn event(&self) -> Result<Event, EventError> {
+        Event::from_json(&self.json)
+    }
+
+    /// What orders events: the workflow id, else the activity id, else nothing.
+    pub fn key(&self) -> Option<&str> {
+        self.workflow_id.as_deref().or(self.activity_id.as_deref())
+    }
+}
+
+/// An event that a sink will never take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// Its index in the batch.
+    pub index: usize,
+    /// Why, for people; without secrets.
+    pub reason: String,
+}
+
+/// What became of a batch: every event before `taken` is in the sink or was rejected for good; what
+/// comes from there on is handed out again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Delivered {
+    /// How many events, from the first on, are done with.
+    pub taken: usize,
+    /// Those among them that the sink refused for good.
+    pub rejected: Vec<Rejection>,
+}
+
+impl Delivered {
+    /// The whole batch is in the sink.
+    pub fn all(batch: &[SinkEvent]) -> Self {
+        Self {
+            taken: batch.len(),
+            rejected: Vec::new(),
+        }
+    }
+
+    /// The first `taken` events are done with; `rejected` are those that were refused for good.
+    pub fn up_to(taken: usize, rejected: Vec<Rejection>) -> Self {
+        Self { taken, rejected }
+    }
+}
+
+/// Somewhere that events are delivered to.
+///
+/// A batch may come again, whole or in part: after a lost acknowledgement, an outage, or a crash. The
+/// event id tells what is there already; a sink uses it as far as its receiver can.
+///
+/// Cancel safe in this sense: a call that is dropped counts as not answered, and its batch is
+/// delivered again.
+#[async_trait]
+pub trait Sink: Send + Sync + fmt::Debug + 'static {
+    /// A short name for logs and statistics, such as `nats` and the subject; without secrets.
+    fn name(&self) -> &str;
+
+    /// Delivers a batch, which is never empty, in order.
+    ///
+    /// # Errors
+    /// [`SinkError`] when nothing is known to have arrived and the same batch may be tried again.
+    /// What can never succeed is no error, but a [`Rejection`].
+    async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError>;
+
+    /// Whether the sink's server can be reached now.
+    ///
+    /// # Errors
+    /// [`SinkError`], saying what is wrong.
+    async fn check(&self) -> Result<(), SinkError>;
+
+    /// Whether the sink takes this event at all; those that it does not take are passed over. All, by
+    /// default.
+    fn takes(&self, event: &SinkEvent) -> bool {
+        let _ = event;
+        true
+    }
+}
