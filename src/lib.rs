@@ -10,6 +10,7 @@
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 
 pub mod context;
+mod crash_point;
 pub mod event;
 mod journal;
 pub mod sink;
@@ -29,4 +30,7 @@ pub use store::{
 };
 #[cfg(feature = "plugin")]
 pub use temporal::EventStorePlugin;
-pub use temporal::{ActivityEvents, EventInterceptors};
+pub use temporal::{
+    ActivityEvents, EventInterceptors, ReconcileError, Reconciled, Reconciler, ReconcilerOptions,
+    ReconcilerOptionsBuilder, reconciler_options_builder,
+};

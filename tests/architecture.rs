@@ -11,10 +11,16 @@ const ALLOWED: [(&str, &[&str]); 6] = [
     ("event", &[]),
     ("context", &[]),
     ("sink", &["event"]),
-    ("journal", &[]),
-    ("store", &["context", "event", "journal", "sink"]),
+    ("journal", &["crash_point"]),
+    (
+        "store",
+        &["context", "crash_point", "event", "journal", "sink"],
+    ),
     // Held ends are named by the journal's key and read back as events.
-    ("temporal", &["context", "event", "journal", "store"]),
+    (
+        "temporal",
+        &["context", "crash_point", "event", "journal", "store"],
+    ),
 ];
 
 fn sources(directory: &Path) -> Vec<PathBuf> {

@@ -107,6 +107,11 @@ pub enum ActivityStatus {
     Cancelled,
     /// It left its completion to somebody else.
     WillCompleteAsync,
+    /// The server gave it up: its worker died, or was too slow. Only the reconciler knows.
+    TimedOut,
+    /// It ended without a result and was tried again; the server does not keep how. Only the
+    /// reconciler says so.
+    Unknown,
 }
 
 impl ActivityStatus {
@@ -117,6 +122,8 @@ impl ActivityStatus {
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
             Self::WillCompleteAsync => "will_complete_async",
+            Self::TimedOut => "timed_out",
+            Self::Unknown => "unknown",
         }
     }
 }

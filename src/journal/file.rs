@@ -13,6 +13,7 @@ use std::{
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
+use uuid::Uuid;
 
 /// How often room is made and the file is measured.
 const TICK: Duration = Duration::from_secs(1);
@@ -219,6 +220,20 @@ impl FileLog {
     pub(super) fn held(&self) -> Result<Vec<HeldRun>, JournalError> {
         match &self.state {
             FileState::Open(log) => log.held().map_err(read_error),
+            FileState::Broken { .. } => Err(self.degraded()),
+        }
+    }
+
+    pub(super) fn missing(&self, ids: Vec<Uuid>) -> Result<Vec<Uuid>, JournalError> {
+        match &self.state {
+            FileState::Open(log) => log.missing(ids).map_err(read_error),
+            FileState::Broken { .. } => Err(self.degraded()),
+        }
+    }
+
+    pub(super) fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError> {
+        match &self.state {
+            FileState::Open(log) => log.cursor(name).map_err(read_error),
             FileState::Broken { .. } => Err(self.degraded()),
         }
     }

@@ -10,6 +10,7 @@ use super::{
     status::Counters,
 };
 use std::sync::atomic::Ordering::Relaxed;
+use uuid::Uuid;
 
 /// Where changes go now.
 pub(super) enum Log {
@@ -65,6 +66,22 @@ impl Log {
             Self::Memory(log) => Ok(log.held()),
             #[cfg(feature = "sqlite")]
             Self::File(log) => log.held(),
+        }
+    }
+
+    pub(super) fn missing(&self, ids: Vec<Uuid>) -> Result<Vec<Uuid>, JournalError> {
+        match self {
+            Self::Memory(log) => Ok(log.missing(ids)),
+            #[cfg(feature = "sqlite")]
+            Self::File(log) => log.missing(ids),
+        }
+    }
+
+    pub(super) fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError> {
+        match self {
+            Self::Memory(log) => Ok(log.cursor(name)),
+            #[cfg(feature = "sqlite")]
+            Self::File(log) => log.cursor(name),
         }
     }
 

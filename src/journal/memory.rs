@@ -2,7 +2,7 @@
 //! what applications published before what the interceptors did.
 
 use super::record::{Applied, Change, HeldRun, Record, RunKey, Stored};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use uuid::Uuid;
 
 /// A log that lives as long as its process.
@@ -11,6 +11,7 @@ pub(super) struct MemoryLog {
     events: VecDeque<(u64, Record)>,
     ids: HashSet<Uuid>,
     held: Vec<(RunKey, Vec<Record>)>,
+    cursors: HashMap<String, u64>,
     next_seq: u64,
     capacity: usize,
 }
@@ -21,6 +22,7 @@ impl MemoryLog {
             events: VecDeque::new(),
             ids: HashSet::new(),
             held: Vec::new(),
+            cursors: HashMap::new(),
             next_seq: 1,
             capacity: capacity.max(1),
         }
@@ -52,6 +54,9 @@ impl MemoryLog {
                 }
                 Change::Discard(key) => {
                     self.take_held(key, &mut applied);
+                }
+                Change::MoveCursor(name, position) => {
+                    self.cursors.insert(name.clone(), *position);
                 }
             }
         }
@@ -110,6 +115,15 @@ impl MemoryLog {
                 records: records.iter().map(|record| record.json.clone()).collect(),
             })
             .collect()
+    }
+
+    pub(super) fn missing(&self, mut ids: Vec<Uuid>) -> Vec<Uuid> {
+        ids.retain(|id| !self.ids.contains(id));
+        ids
+    }
+
+    pub(super) fn cursor(&self, name: &str) -> Option<u64> {
+        self.cursors.get(name).copied()
     }
 
     pub(super) fn depth(&self) -> u64 {

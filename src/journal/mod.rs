@@ -254,6 +254,36 @@ impl<D: Draft> Journal<D> {
         .await
     }
 
+    /// Those of `ids` that no event in the log has, in the same order.
+    pub(crate) async fn missing(
+        &self,
+        ids: Vec<uuid::Uuid>,
+    ) -> Result<Vec<uuid::Uuid>, JournalError> {
+        self.ask(|answer| Command::Missing { ids, answer }).await
+    }
+
+    /// Where the cursor `name` stands, if it was ever moved.
+    pub(crate) async fn cursor(&self, name: String) -> Result<Option<u64>, JournalError> {
+        self.ask(|answer| Command::Cursor { name, answer }).await
+    }
+
+    /// Moves the cursor `name`; durable with what was appended before.
+    pub(crate) async fn move_cursor(
+        &self,
+        name: String,
+        position: u64,
+    ) -> Result<(), JournalError> {
+        let mut answer = self
+            .send(0, usize::MAX, |answer| Command::MoveCursor {
+                name,
+                position,
+                answer,
+            })
+            .map_err(|_| JournalError::Closed)?;
+        answer.nudge = Some(self.inner.nudge.clone());
+        answer.await
+    }
+
     /// Resolves when everything queued before is durable, or failed.
     pub(crate) async fn flush(&self) -> Result<(), JournalError> {
         self.ask(|answer| Command::Flush { answer }).await

@@ -80,6 +80,7 @@ pub(super) enum Change {
     Release(RunKey),
     Replace(RunKey, Vec<Record>),
     Discard(RunKey),
+    MoveCursor(String, u64),
 }
 
 #[cfg(feature = "sqlite")]
@@ -87,7 +88,7 @@ impl Change {
     pub(super) fn records(&self) -> &[Record] {
         match self {
             Self::Insert(records) | Self::Hold(_, records) | Self::Replace(_, records) => records,
-            Self::Release(_) | Self::Discard(_) => &[],
+            Self::Release(_) | Self::Discard(_) | Self::MoveCursor(..) => &[],
         }
     }
 }

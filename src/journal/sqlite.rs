@@ -4,6 +4,7 @@ use super::{
     JournalError, Retention, Synchronous,
     record::{Applied, Change, HeldRun, Record, RunKey, Stored},
 };
+use crate::crash_point::crash_point;
 use rusqlite::{
     Connection, ErrorCode, OptionalExtension as _, Transaction, TransactionBehavior, params,
 };
@@ -173,9 +174,12 @@ impl SqliteLog {
                 Change::Discard(key) => {
                     forget(&transaction, key, &mut applied)?;
                 }
+                Change::MoveCursor(name, position) => move_cursor(&transaction, name, *position)?,
             }
         }
+        crash_point("inside-group-commit");
         transaction.commit()?;
+        crash_point("after-group-commit");
         Ok(applied)
     }
 
@@ -288,6 +292,32 @@ impl SqliteLog {
             }
         }
         Ok(runs)
+    }
+
+    pub(super) fn missing(&self, mut ids: Vec<Uuid>) -> Result<Vec<Uuid>, Trouble> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT 1 FROM events WHERE event_id = ?1")?;
+        let mut trouble = None;
+        ids.retain(|id| match statement.exists([id.to_string()]) {
+            Ok(found) => !found,
+            Err(error) => {
+                trouble = Some(error);
+                true
+            }
+        });
+        match trouble {
+            Some(error) => Err(error.into()),
+            None => Ok(ids),
+        }
+    }
+
+    pub(super) fn cursor(&self, name: &str) -> Result<Option<u64>, Trouble> {
+        Ok(self
+            .connection
+            .prepare_cached("SELECT seq FROM cursors WHERE name = ?1")?
+            .query_row([name], |row| row.get(0))
+            .optional()?)
     }
 
     pub(super) fn read(&self, after: u64, limit: usize) -> Result<Vec<Stored>, Trouble> {
@@ -472,6 +502,16 @@ fn hold(
             record.json,
         ])?;
     }
+    Ok(())
+}
+
+fn move_cursor(transaction: &Transaction<'_>, name: &str, position: u64) -> Result<(), Trouble> {
+    transaction
+        .prepare_cached(
+            "INSERT INTO cursors (name, seq) VALUES (?1, ?2) \
+             ON CONFLICT (name) DO UPDATE SET seq = excluded.seq",
+        )?
+        .execute(params![name, i64::try_from(position).unwrap_or(i64::MAX)])?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use super::{
     record::{Change, Draft, HeldRun, Prepared, Record, RunKey, Stored},
     status::Counters,
 };
+use crate::crash_point::crash_point;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -14,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 /// How often the thread wakes when nothing comes: to try a broken file again, and to make room.
 const TICK: Duration = Duration::from_secs(1);
@@ -51,6 +53,19 @@ pub(super) enum Command<D> {
         after: u64,
         limit: usize,
         answer: Reply<Vec<Stored>>,
+    },
+    Missing {
+        ids: Vec<Uuid>,
+        answer: Reply<Vec<Uuid>>,
+    },
+    Cursor {
+        name: String,
+        answer: Reply<Option<u64>>,
+    },
+    MoveCursor {
+        name: String,
+        position: u64,
+        answer: Reply<()>,
     },
     Flush {
         answer: Reply<()>,
@@ -216,6 +231,22 @@ impl<D: Draft> Writer<D> {
                     self.write(std::mem::take(&mut batch));
                     answer.send(self.log.read(after, limit)).ok();
                 }
+                Command::Missing { ids, answer } => {
+                    self.write(std::mem::take(&mut batch));
+                    answer.send(self.log.missing(ids)).ok();
+                }
+                Command::Cursor { name, answer } => {
+                    self.write(std::mem::take(&mut batch));
+                    answer.send(self.log.cursor(&name)).ok();
+                }
+                Command::MoveCursor {
+                    name,
+                    position,
+                    answer,
+                } => {
+                    batch.changes.push(Change::MoveCursor(name, position));
+                    batch.waiting.push(Waiting::Commit(answer, Ok(())));
+                }
                 Command::Flush { answer } => {
                     self.write(std::mem::take(&mut batch));
                     answer.send(self.log.durable()).ok();
@@ -288,6 +319,7 @@ impl<D: Draft> Writer<D> {
         if batch.events == 0 && batch.waiting.is_empty() {
             return;
         }
+        crash_point("before-group-commit");
         let durable = if batch.changes.is_empty() {
             Ok(())
         } else {
@@ -329,8 +361,17 @@ impl<D: Draft> Writer<D> {
                     answer.send(Err(JournalError::Closed)).ok();
                     drafts.len()
                 }
+                Command::Missing { answer, .. } => {
+                    answer.send(Err(JournalError::Closed)).ok();
+                    0
+                }
+                Command::Cursor { answer, .. } => {
+                    answer.send(Err(JournalError::Closed)).ok();
+                    0
+                }
                 Command::Release { answer, .. }
                 | Command::Discard { answer, .. }
+                | Command::MoveCursor { answer, .. }
                 | Command::Flush { answer }
                 | Command::Close { answer } => {
                     answer.send(Err(JournalError::Closed)).ok();

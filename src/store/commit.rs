@@ -5,6 +5,7 @@ use super::{
     EventStore, LifecycleSelection, PublishError, Receipt, Rules, publish::Draft, stats::add,
 };
 use crate::{
+    crash_point::is_left_out,
     event::{EventError, EventId},
     journal::{self, JournalError, Rejected, RunKey},
 };
@@ -21,6 +22,10 @@ impl EventStore {
 
     pub(crate) fn lifecycle(&self) -> LifecycleSelection {
         self.shared.lifecycle
+    }
+
+    pub(crate) fn repairs_on_replay(&self) -> bool {
+        self.shared.repair_on_replay
     }
 
     pub(crate) fn keeps_error_messages(&self) -> bool {
@@ -70,6 +75,9 @@ impl EventStore {
                 return;
             }
         };
+        if is_left_out("commit-wait") {
+            return;
+        }
         let started = Instant::now();
         let outcome = tokio::time::timeout(self.shared.commit_timeout, receipt).await;
         let counters = &self.shared.counters;
@@ -99,6 +107,38 @@ impl EventStore {
     pub(crate) fn hold_without_waiting(&self, key: RunKey, events: Vec<Draft>) {
         if let Some(journal) = &self.shared.journal {
             self.not_refused(journal.commit(Vec::new(), Some((key, events))));
+        }
+    }
+
+    /// Those of `ids` that no stored event has.
+    pub(crate) async fn missing(&self, ids: Vec<EventId>) -> Result<Vec<EventId>, JournalError> {
+        match &self.shared.journal {
+            None => Ok(Vec::new()),
+            Some(journal) => {
+                let ids = ids.into_iter().map(Into::into).collect();
+                let missing = journal.missing(ids).await?;
+                Ok(missing.into_iter().map(Into::into).collect())
+            }
+        }
+    }
+
+    /// Where the cursor `name` stands; none if it was never moved.
+    pub(crate) async fn cursor(&self, name: String) -> Result<Option<u64>, JournalError> {
+        match &self.shared.journal {
+            None => Ok(None),
+            Some(journal) => journal.cursor(name).await,
+        }
+    }
+
+    /// Moves the cursor `name`; durable when this returns.
+    pub(crate) async fn move_cursor(
+        &self,
+        name: String,
+        position: u64,
+    ) -> Result<(), JournalError> {
+        match &self.shared.journal {
+            None => Ok(()),
+            Some(journal) => journal.move_cursor(name, position).await,
         }
     }
 

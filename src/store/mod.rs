@@ -68,6 +68,7 @@ struct Shared {
     commit_timeout: Duration,
     lifecycle: LifecycleSelection,
     error_messages: bool,
+    repair_on_replay: bool,
     counters: Counters,
     // Ends that an earlier process left without the server's word.
     leftovers: Mutex<Vec<journal::HeldRun>>,
@@ -157,6 +158,7 @@ impl EventStore {
                 commit_timeout: options.commit_timeout.unwrap_or(DEFAULT_COMMIT_TIMEOUT),
                 lifecycle: options.lifecycle.unwrap_or_default(),
                 error_messages: options.error_messages.unwrap_or(true),
+                repair_on_replay: options.repair_on_replay.unwrap_or(false),
                 counters: Counters::default(),
                 leftovers: Mutex::new(leftovers),
                 shut_down: AtomicBool::new(false),

@@ -169,6 +169,7 @@ impl FromStr for Durability {
 /// | `max_event_bytes` | `EVENTSTORE_MAX_EVENT_BYTES` | 262144 |
 /// | `lifecycle` | `EVENTSTORE_LIFECYCLE` | `all` |
 /// | `error_messages` | `EVENTSTORE_ERROR_MESSAGES` | `true` |
+/// | `repair_on_replay` | `EVENTSTORE_REPAIR_ON_REPLAY` | `false` |
 ///
 /// Durations are written as `500ms`, `2s`, `30days`.
 #[derive(Clone, Debug, Default, Deserialize, bon::Builder)]
@@ -211,6 +212,10 @@ pub struct EventStoreOptions {
     pub lifecycle: Option<LifecycleSelection>,
     /// Whether failed ends carry the error's message, which can hold private data.
     pub error_messages: Option<bool>,
+    /// Whether a replay stores what is not stored: `workflow_start` and the events that workflow code
+    /// published, with the ids that they had, so that a lost journal heals as far as history reaches.
+    /// Costs the journal one look for each event of each replay.
+    pub repair_on_replay: Option<bool>,
     /// A hook that may change or drop each event before it is stored.
     #[builder(into)]
     #[serde(skip)]
@@ -292,6 +297,10 @@ impl EventStoreOptions {
                     options.error_messages =
                         Some(parse(&value, "`true` or `false`").map_err(|a| invalid(&a))?);
                 }
+                "EVENTSTORE_REPAIR_ON_REPLAY" => {
+                    options.repair_on_replay =
+                        Some(parse(&value, "`true` or `false`").map_err(|a| invalid(&a))?);
+                }
                 _ => {
                     return Err(BuildError::InvalidOption {
                         name,
@@ -326,12 +335,13 @@ impl EventStoreOptions {
             max_event_bytes: self.max_event_bytes.or(other.max_event_bytes),
             lifecycle: self.lifecycle.or(other.lifecycle),
             error_messages: self.error_messages.or(other.error_messages),
+            repair_on_replay: self.repair_on_replay.or(other.repair_on_replay),
             filter: self.filter.or(other.filter),
         }
     }
 }
 
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "EVENTSTORE_URL",
     "EVENTSTORE_JOURNAL",
     "EVENTSTORE_APPLICATION_NAME",
@@ -345,6 +355,7 @@ const NAMES: [&str; 13] = [
     "EVENTSTORE_MAX_EVENT_BYTES",
     "EVENTSTORE_LIFECYCLE",
     "EVENTSTORE_ERROR_MESSAGES",
+    "EVENTSTORE_REPAIR_ON_REPLAY",
 ];
 
 fn parse<T: FromStr>(value: &str, allowed: &str) -> Result<T, String> {
@@ -392,6 +403,7 @@ mod tests {
             ("EVENTSTORE_MAX_EVENT_BYTES", "1000"),
             ("EVENTSTORE_LIFECYCLE", "workflow, worker"),
             ("EVENTSTORE_ERROR_MESSAGES", "false"),
+            ("EVENTSTORE_REPAIR_ON_REPLAY", "true"),
             ("PATH", "/bin"),
         ])
         .unwrap();
@@ -402,6 +414,7 @@ mod tests {
         let lifecycle = options.lifecycle.unwrap();
         assert!(lifecycle.workflow && lifecycle.worker && !lifecycle.activity);
         assert_eq!(options.error_messages, Some(false));
+        assert_eq!(options.repair_on_replay, Some(true));
     }
 
     #[test]

@@ -65,6 +65,26 @@ impl Draft {
         }
     }
 
+    /// The name of its event.
+    pub(crate) fn event_name(&self) -> &str {
+        &self.event.event_name
+    }
+
+    /// Whether it is about a workflow run, and not about an activity.
+    pub(crate) fn is_of_run(&self) -> bool {
+        matches!(self.identity, Identity::Run { .. })
+    }
+
+    /// The id that this draft will have, where it follows from what it is about.
+    pub(crate) fn derived_id(&self) -> Option<EventId> {
+        match self.identity {
+            Identity::Known(id) => Some(id),
+            Identity::Attempt { kind, ordinal } => attempt_event_id(&self.context, kind, ordinal),
+            Identity::Run { kind } => run_event_id(&self.context, kind),
+            Identity::Random => self.event.metadata.event_id,
+        }
+    }
+
     /// An event that is finished but for its encoding: what was stored before and is stored anew.
     pub(crate) fn finished(rules: &Arc<Rules>, event: Event) -> Self {
         Self::new(rules, event, Context::new(), Identity::Random)

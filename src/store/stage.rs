@@ -10,14 +10,19 @@ use crate::{
     context::Context,
     event::{Event, EventId, EventKey},
 };
+use chrono::{DateTime, Utc};
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
 };
 use uuid::Uuid;
 
 /// The namespace of content hashes; random, fixed for ever, since stored ids rest on it.
 const CONTENT_NAMESPACE: Uuid = Uuid::from_u128(0x1f0b_5b0e_6a5c_4c55_9a71_5d3e_0c2f_8d10);
+
+/// The metadata field of events that were not stored when they happened: who found them.
+pub(crate) const DETECTED_BY: &str = "detected_by";
 
 /// How staged events leave the stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,12 +56,16 @@ pub(crate) struct Staged {
 pub(crate) struct RunStage {
     identity: RunIdentity,
     mode: Mode,
+    // Whether what a replay publishes is stored too, if it is not there.
+    repairs: bool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     replaying: bool,
+    // The time of the workflow task that runs or is replayed.
+    now: Option<SystemTime>,
     sequence: u64,
     // How often an event with this content was published in this run.
     occurrences: HashMap<Uuid, u64>,
@@ -64,10 +73,11 @@ struct State {
 }
 
 impl RunStage {
-    pub(crate) fn new(identity: RunIdentity, mode: Mode) -> Self {
+    pub(crate) fn new(identity: RunIdentity, mode: Mode, repairs: bool) -> Self {
         Self {
             identity,
             mode,
+            repairs,
             state: Mutex::default(),
         }
     }
@@ -81,9 +91,11 @@ impl RunStage {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells whether what follows replays history.
-    pub(crate) fn set_replaying(&self, replaying: bool) {
-        self.state().replaying = replaying;
+    /// Tells whether what follows replays history, and the time of its workflow task.
+    pub(crate) fn set_replaying(&self, replaying: bool, now: Option<SystemTime>) {
+        let mut state = self.state();
+        state.replaying = replaying;
+        state.now = now.or(state.now);
     }
 
     pub(crate) fn is_replaying(&self) -> bool {
@@ -132,7 +144,10 @@ impl RunStage {
                 ordinal: *occurrence,
             })
         });
-        if !state.replaying {
+        if !state.replaying || self.repairs {
+            if state.replaying {
+                event = repaired(event, state.now);
+            }
             let draft = Draft::new(
                 store.rules(),
                 event,
@@ -152,7 +167,7 @@ impl RunStage {
 
     /// Stages a lifecycle event of the run that is true whatever becomes of the task.
     pub(crate) fn lifecycle(&self, store: &EventStore, draft: impl FnOnce() -> Draft) {
-        if self.is_replaying() {
+        if self.is_replaying() && !self.repairs {
             return;
         }
         match self.mode {
@@ -166,6 +181,14 @@ impl RunStage {
     pub(crate) fn take(&self) -> Staged {
         std::mem::take(&mut self.state().staged)
     }
+}
+
+/// An event that a replay derives anew: it happened at the time of its workflow task.
+pub(crate) fn repaired(event: Event, at: Option<SystemTime>) -> Event {
+    let mut event = event.metadata(DETECTED_BY, "replay");
+    let at = at.map(DateTime::<Utc>::from);
+    event.metadata.created_at = event.metadata.created_at.or(at);
+    event
 }
 
 fn content_hash(event: &Event) -> Uuid {

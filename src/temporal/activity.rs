@@ -5,6 +5,7 @@
 use super::{failure, payload};
 use crate::{
     context::{ActivityFrame, Context, WorkerFrame},
+    crash_point::crash_point,
     event::{ActivityStatus, Event, FailureDetails, LifecycleEvent, lifecycle},
     store::{
         EventStore, Outlet, Place,
@@ -61,6 +62,7 @@ pub(super) fn execute<'a>(
         // `next` runs inside of the scope too: interceptors below may look at the stack at once.
         let attempt = scope.scope(async move { next.run(input).await });
         let outcome = AssertUnwindSafe(attempt).catch_unwind().await;
+        crash_point("activity-before-commit");
         if emits {
             let (status, error) = match &outcome {
                 Ok(result) => status(&store, result),
@@ -74,6 +76,7 @@ pub(super) fn execute<'a>(
                 LifecycleEvent::ActivityEnd,
             );
             store.commit(vec![end], None).await;
+            crash_point("activity-after-commit");
         }
         match outcome {
             Ok(result) => result,

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     context::WorkerFrame,
+    crash_point::{crash_point, is_left_out},
     event::WorkflowState,
     store::{
         EventStore,
@@ -123,17 +124,23 @@ impl Commit {
             return;
         };
         let staged = run.stage().take();
+        crash_point("after-stage");
         let Some(Status::Successful(success)) = &completion.status else {
             // The task failed and will be executed again, and will publish all of it again.
             return;
         };
-        if run.stage().is_replaying() {
-            return;
-        }
         let Staged {
-            lifecycle,
+            mut lifecycle,
             mut user,
         } = staged;
+        if run.stage().is_replaying() {
+            // Only a store that repairs on replay has something here. It is history: true already, and
+            // nobody waits for it.
+            for draft in lifecycle.into_iter().chain(user) {
+                drop(self.store.append(draft));
+            }
+            return;
+        }
         let end = success.commands.iter().find_map(terminal_state);
         match end {
             Some(_) if user.is_empty() && !self.store.lifecycle().workflow => {}
@@ -144,16 +151,21 @@ impl Commit {
                 }
                 // What workflow code published in the task that ends the run is true only if the
                 // server accepts the end: it is held with it.
-                self.store.commit(lifecycle, Some((held.key, user))).await;
+                if is_left_out("confirm") {
+                    lifecycle.append(&mut user);
+                    self.store.commit(lifecycle, None).await;
+                } else {
+                    self.store.commit(lifecycle, Some((held.key, user))).await;
+                }
             }
             None => {
-                let mut append = lifecycle;
-                append.append(&mut user);
-                if !append.is_empty() {
-                    self.store.commit(append, None).await;
+                lifecycle.append(&mut user);
+                if !lifecycle.is_empty() {
+                    self.store.commit(lifecycle, None).await;
                 }
             }
         }
+        crash_point("before-completion");
     }
 
     fn evict(&self, run_id: &str, eviction: &RemoveFromCache) {
@@ -163,6 +175,7 @@ impl Commit {
         let Some(HeldEnd { key, state }) = run.take_held() else {
             return;
         };
+        crash_point("before-confirm");
         match eviction.reason() {
             // A run that was closed from outside and is replayed for a query may execute what came in
             // before, and then looks as if it had ended just now: the server knows better.

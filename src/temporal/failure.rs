@@ -1,7 +1,10 @@
 //! What a failed end says about the error. Knows the SDK's error types.
 
 use crate::{event::FailureDetails, store::EventStore};
-use temporalio_common::error::{ApplicationFailure, OutgoingWorkflowError};
+use temporalio_common::{
+    error::{ApplicationFailure, OutgoingWorkflowError},
+    protos::temporal::api::failure::v1::{Failure, failure::FailureInfo},
+};
 
 /// The details of an application failure, with its message only if the store keeps messages.
 pub(super) fn application(store: &EventStore, failure: &ApplicationFailure) -> FailureDetails {
@@ -28,6 +31,31 @@ pub(super) fn workflow(store: &EventStore, error: &OutgoingWorkflowError) -> Fai
     details(store, Some(kind.to_owned()), error.to_string(), false)
 }
 
+/// The details of a failure as history keeps it.
+pub(super) fn recorded(store: &EventStore, failure: &Failure) -> FailureDetails {
+    let (kind, non_retryable) = match &failure.failure_info {
+        Some(FailureInfo::ApplicationFailureInfo(info)) => {
+            let kind = Some(info.r#type.clone()).filter(|kind| !kind.is_empty());
+            return details(store, kind, failure.message.clone(), info.non_retryable);
+        }
+        Some(FailureInfo::TimeoutFailureInfo(_)) => ("TimeoutError", false),
+        Some(FailureInfo::CanceledFailureInfo(_)) => ("CancelledError", false),
+        Some(FailureInfo::TerminatedFailureInfo(_)) => ("TerminatedError", false),
+        Some(FailureInfo::ServerFailureInfo(info)) => ("ServerError", info.non_retryable),
+        Some(FailureInfo::ActivityFailureInfo(_)) => ("ActivityExecutionError", false),
+        Some(FailureInfo::ChildWorkflowExecutionFailureInfo(_)) => {
+            ("ChildWorkflowExecutionError", false)
+        }
+        _ => ("WorkflowError", false),
+    };
+    details(
+        store,
+        Some(kind.to_owned()),
+        failure.message.clone(),
+        non_retryable,
+    )
+}
+
 /// The details of an activity whose code panicked; the SDK reports it as a retryable failure.
 pub(super) fn panicked(store: &EventStore) -> FailureDetails {
     details(
@@ -42,7 +70,7 @@ pub(super) fn panicked(store: &EventStore) -> FailureDetails {
 /// stored, and the end would be lost for its error's sake.
 const MAX_ERROR_BYTES: usize = 16 * 1024;
 
-fn shortened(mut text: String) -> String {
+pub(super) fn shortened(mut text: String) -> String {
     if text.len() > MAX_ERROR_BYTES {
         let mut end = MAX_ERROR_BYTES;
         while !text.is_char_boundary(end) {

@@ -5,10 +5,12 @@
 mod activity;
 mod client;
 mod failure;
+mod history;
 mod interceptors;
 mod payload;
 #[cfg(feature = "plugin")]
 mod plugin;
+mod reconcile;
 mod resolve;
 mod run;
 mod server;
@@ -22,6 +24,10 @@ mod commit;
 pub use interceptors::{ActivityEvents, EventInterceptors};
 #[cfg(feature = "plugin")]
 pub use plugin::EventStorePlugin;
+pub use reconcile::{
+    ReconcileError, Reconciled, Reconciler, ReconcilerOptions, ReconcilerOptionsBuilder,
+    reconciler_options_builder,
+};
 
 /// The SDK as events name it.
 pub(crate) const SDK_VERSION: &str = "temporalio-sdk 1.1";

@@ -2,6 +2,7 @@
 
 use super::{
     client::ClientFrames,
+    reconcile::ReconcilerOptions,
     server::Server,
     worker::{ActivityHooks, Hooks, WorkerEvents},
 };
@@ -9,6 +10,7 @@ use crate::store::EventStore;
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 use temporalio_client::{
     ClientOptions, ClientPlugin, Connection, ConnectionOptions, ErasedClientPlugin, PluginError,
@@ -44,6 +46,7 @@ pub struct EventStorePlugin {
     store: EventStore,
     server: Arc<Server>,
     namespace: Arc<Mutex<Option<String>>>,
+    reconcile: Option<(ReconcilerOptions, Duration)>,
 }
 
 impl EventStore {
@@ -53,6 +56,7 @@ impl EventStore {
             store: self.clone(),
             server: Arc::new(Server::unknown()),
             namespace: Arc::default(),
+            reconcile: None,
         }
     }
 }
@@ -73,6 +77,14 @@ impl EventStorePlugin {
     #[must_use]
     pub fn namespace(self, namespace: impl Into<String>) -> Self {
         self.set_namespace(namespace.into());
+        self
+    }
+
+    /// Runs a [`Reconciler`](crate::Reconciler) in the background of each worker, every so often. It
+    /// looks at the worker's own task queue, unless the options name a queue or have a filter.
+    #[must_use]
+    pub fn reconcile(mut self, options: ReconcilerOptions, every: Duration) -> Self {
+        self.reconcile = Some((options, every));
         self
     }
 
@@ -134,6 +146,7 @@ impl WorkerPlugin for EventStorePlugin {
             &self.server,
             self.known_namespace().as_deref(),
             options,
+            self.reconcile.clone(),
         ));
         options.workflow_interceptor(worker.workflow_interceptors());
         options.activity_inbound_interceptor(ActivityHooks(worker.clone()));

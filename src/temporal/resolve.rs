@@ -1,8 +1,9 @@
 //! Ends whose fate is unknown: ask the server, off the worker's path, and release, correct or
 //! discard what is held. Knows held ends and the server, no interceptor.
 
-use super::server::{DescribeError, RunStatus, Server};
+use super::server::{RequestError, RunStatus, Server};
 use crate::{
+    crash_point::crash_point,
     event::{Event, LifecycleEvent, WorkflowState},
     journal::RunKey,
     store::{EventStore, publish::Draft},
@@ -67,7 +68,7 @@ impl Resolver {
             return;
         };
         if !self.server.is_known() {
-            self.say_unreachable(&DescribeError::NotConnected);
+            self.say_unreachable(&RequestError::NotConnected);
             return;
         }
         let resolver = self.clone();
@@ -88,8 +89,7 @@ impl Resolver {
             );
         }
         for leftover in leftovers {
-            let state = find_end(&leftover.records)
-                .map_or(WorkflowState::Unknown, |end| end.metadata.workflow_state);
+            let state = held_state(&leftover.records);
             self.resolve(leftover.key, state, WhenOpen::Discard);
         }
     }
@@ -114,7 +114,9 @@ impl Resolver {
         let asked_first = Instant::now();
         let mut pause = FIRST_PAUSE;
         loop {
-            match self.ask(&key).await {
+            let answer = self.ask(&key).await;
+            crash_point("inside-recovery");
+            match answer {
                 Ok(RunStatus::Closed(actual)) if actual == state => {
                     self.store.release(key);
                     return;
@@ -152,7 +154,7 @@ impl Resolver {
         }
     }
 
-    async fn ask(&self, key: &RunKey) -> Result<RunStatus, DescribeError> {
+    async fn ask(&self, key: &RunKey) -> Result<RunStatus, RequestError> {
         // The semaphore is never closed.
         let _slot = self.slots.acquire().await.ok();
         self.server
@@ -191,7 +193,7 @@ impl Resolver {
         self.store.replace(key, vec![draft]);
     }
 
-    fn say_unreachable(&self, error: &DescribeError) {
+    fn say_unreachable(&self, error: &RequestError) {
         let mut said = false;
         self.said_unreachable.call_once(|| {
             said = true;
@@ -216,6 +218,11 @@ fn find_end(records: &[String]) -> Option<Event> {
         .find(|event| {
             event.is_lifecycle() && event.event_name == LifecycleEvent::WorkflowEnd.as_str()
         })
+}
+
+/// The outcome that a held end reports.
+pub(super) fn held_state(records: &[String]) -> WorkflowState {
+    find_end(records).map_or(WorkflowState::Unknown, |end| end.metadata.workflow_state)
 }
 
 impl std::fmt::Debug for Resolver {

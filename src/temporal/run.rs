@@ -4,12 +4,13 @@
 use super::payload;
 use crate::{
     context::{Context, WorkerFrame, WorkflowFrame},
+    crash_point::crash_point,
     event::{Event, FailureDetails, LifecycleEvent, WorkflowState, lifecycle},
     journal::RunKey,
     store::{
         EventStore, Outlet, Place,
         publish::{Draft, Identity},
-        stage::{Mode, RunIdentity, RunStage},
+        stage::{self, Mode, RunIdentity, RunStage},
     },
 };
 use std::{
@@ -30,6 +31,10 @@ pub(super) struct Run {
     read_only: Context,
     start_time: Option<SystemTime>,
     started: AtomicBool,
+    // A reset made this run out of another one's history.
+    is_reset: bool,
+    // Its `workflow_start` is to be staged when the replay is over.
+    owes_start: AtomicBool,
     progress: Mutex<Progress>,
 }
 
@@ -66,6 +71,7 @@ impl Run {
                 run_id: view.run_id().to_owned(),
             },
             mode,
+            store.repairs_on_replay(),
         ));
         let headers = &view.raw().headers;
         let mut frames = Context::new()
@@ -89,6 +95,8 @@ impl Run {
             stage,
             start_time: view.start_time(),
             started: AtomicBool::new(false),
+            is_reset: is_reset(view),
+            owes_start: AtomicBool::new(false),
             progress: Mutex::default(),
         }
     }
@@ -118,10 +126,15 @@ impl Run {
 
     /// A workflow task, or a part of one, begins.
     pub(super) fn begin(&self, replaying: bool, now: Option<SystemTime>) {
-        self.stage.set_replaying(replaying);
-        let mut progress = self.progress();
-        if now.is_some() {
-            progress.now = now;
+        self.stage.set_replaying(replaying, now);
+        {
+            let mut progress = self.progress();
+            if now.is_some() {
+                progress.now = now;
+            }
+        }
+        if !replaying && self.owes_start.swap(false, Ordering::Relaxed) {
+            self.stage_start(1, false);
         }
     }
 
@@ -130,16 +143,27 @@ impl Run {
         if self.started.swap(true, Ordering::Relaxed) {
             return;
         }
+        crash_point("before-stage");
         let sequence = self.stage.next_sequence();
-        if self.store.lifecycle().workflow {
-            self.stage.lifecycle(&self.store, || {
-                self.draft(
-                    lifecycle::workflow_start(),
-                    LifecycleEvent::WorkflowStart,
-                    sequence,
-                )
-            });
+        let replaying = self.stage.is_replaying();
+        // A run that a reset made begins with the history of another one: nobody executed its first
+        // task under its own id.
+        self.owes_start
+            .store(replaying && self.is_reset, Ordering::Relaxed);
+        self.stage_start(sequence, replaying);
+    }
+
+    fn stage_start(&self, sequence: u64, replaying: bool) {
+        if !self.store.lifecycle().workflow {
+            return;
         }
+        self.stage.lifecycle(&self.store, || {
+            let mut event = lifecycle::workflow_start();
+            if replaying {
+                event = stage::repaired(event, self.start_time);
+            }
+            self.draft(event, LifecycleEvent::WorkflowStart, sequence)
+        });
     }
 
     /// Keeps what `execute` said of a failure, for the end.
@@ -204,6 +228,11 @@ impl Run {
             },
         )
     }
+}
+
+fn is_reset(view: &WorkflowContextView) -> bool {
+    let original = &view.raw().original_execution_run_id;
+    !original.is_empty() && original != view.run_id()
 }
 
 fn milliseconds(from: Option<SystemTime>, to: Option<SystemTime>) -> f64 {

@@ -1,4 +1,5 @@
-//! Asking the server how a run stands. Knows how to reach the server, and nothing of events.
+//! Asking the server: how a run stands, which runs closed, what their histories say. Knows how to
+//! reach the server, and nothing of the events that are made of its answers.
 
 use std::{
     fmt,
@@ -12,13 +13,17 @@ use temporalio_client::{
 use temporalio_common::protos::temporal::api::{
     common::v1::WorkflowExecution,
     enums::v1::{PendingWorkflowTaskState, WorkflowExecutionStatus},
-    workflowservice::v1::DescribeWorkflowExecutionRequest,
+    history::v1::HistoryEvent,
+    workflowservice::v1::{
+        DescribeWorkflowExecutionRequest, GetWorkflowExecutionHistoryRequest,
+        ListWorkflowExecutionsRequest,
+    },
 };
 
 use crate::event::WorkflowState;
 
 /// One question may take this long; then the server counts as unreachable.
-const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the server says of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,19 +39,63 @@ pub(super) enum RunStatus {
     Gone,
 }
 
+/// A run that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ClosedRun {
+    pub(super) workflow_id: String,
+    pub(super) run_id: String,
+    pub(super) state: WorkflowState,
+}
+
+/// Some of the runs that a query finds.
+pub(super) struct ClosedRuns {
+    pub(super) runs: Vec<ClosedRun>,
+    /// Asks for the next ones; empty at the end.
+    pub(super) next_page_token: Vec<u8>,
+}
+
+/// A part of a history, in order.
+pub(super) struct HistoryPage {
+    pub(super) events: Vec<HistoryEvent>,
+    /// Asks for the next part; empty at the end.
+    pub(super) next_page_token: Vec<u8>,
+}
+
 /// Why the server gave no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DescribeError {
+pub(super) enum RequestError {
     #[error(
         "no connection to the server is known; connect with Client::connect, or give the plugin one"
     )]
     NotConnected,
     #[error("the server cannot be reached: {0}")]
     Connect(#[from] temporalio_client::errors::ClientConnectError),
-    #[error("the server did not answer within {DESCRIBE_TIMEOUT:?}")]
+    #[error("the server did not answer within {REQUEST_TIMEOUT:?}")]
     TimedOut,
+    #[error("the server does not know the run any more")]
+    Gone,
     #[error("the server refused: {0}")]
     Refused(#[from] tonic::Status),
+}
+
+impl RequestError {
+    /// Whether asking again can help.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::NotConnected | Self::Gone => false,
+            Self::Connect(_) | Self::TimedOut => true,
+            Self::Refused(status) => matches!(
+                status.code(),
+                Code::Unavailable
+                    | Code::ResourceExhausted
+                    | Code::DeadlineExceeded
+                    | Code::Aborted
+                    | Code::Internal
+                    | Code::Unknown
+                    | Code::Cancelled
+            ),
+        }
+    }
 }
 
 #[cfg_attr(not(feature = "plugin"), allow(dead_code))]
@@ -120,9 +169,9 @@ impl Server {
         }
     }
 
-    async fn connection(&self) -> Result<Connection, DescribeError> {
+    async fn connection(&self) -> Result<Connection, RequestError> {
         let options = match &*self.source() {
-            Source::Unknown => return Err(DescribeError::NotConnected),
+            Source::Unknown => return Err(RequestError::NotConnected),
             Source::Connection(connection) => return Ok(connection.clone()),
             Source::Options(options) => options.clone(),
         };
@@ -138,7 +187,7 @@ impl Server {
         namespace: &str,
         workflow_id: &str,
         run_id: &str,
-    ) -> Result<RunStatus, DescribeError> {
+    ) -> Result<RunStatus, RequestError> {
         let ask = async {
             let mut service = self.connection().await?.workflow_service();
             let request = DescribeWorkflowExecutionRequest {
@@ -168,12 +217,92 @@ impl Server {
                     None => RunStatus::Open { task_started },
                 }
             })
-            .map_err(DescribeError::from)
+            .map_err(RequestError::from)
         };
-        tokio::time::timeout(DESCRIBE_TIMEOUT, ask)
-            .await
-            .map_err(|_| DescribeError::TimedOut)?
+        within_bounds(ask).await
     }
+
+    /// Lists closed runs that a visibility query finds, newest first. Cancel safe.
+    pub(super) async fn closed_runs(
+        &self,
+        namespace: &str,
+        query: &str,
+        page_size: u32,
+        next_page_token: Vec<u8>,
+    ) -> Result<ClosedRuns, RequestError> {
+        let ask = async {
+            let mut service = self.connection().await?.workflow_service();
+            let request = ListWorkflowExecutionsRequest {
+                namespace: namespace.to_owned(),
+                page_size: i32::try_from(page_size).unwrap_or(i32::MAX),
+                next_page_token,
+                query: query.to_owned(),
+            };
+            let response = service
+                .list_workflow_executions(request.into_request())
+                .await?
+                .into_inner();
+            let runs = response.executions.into_iter().filter_map(|run| {
+                let state = closed_state(run.status())?;
+                let execution = run.execution?;
+                Some(ClosedRun {
+                    workflow_id: execution.workflow_id,
+                    run_id: execution.run_id,
+                    state,
+                })
+            });
+            Ok(ClosedRuns {
+                runs: runs.collect(),
+                next_page_token: response.next_page_token,
+            })
+        };
+        within_bounds(ask).await
+    }
+
+    /// Reads a part of a run's history. Cancel safe.
+    pub(super) async fn history_page(
+        &self,
+        namespace: &str,
+        workflow_id: &str,
+        run_id: &str,
+        next_page_token: Vec<u8>,
+    ) -> Result<HistoryPage, RequestError> {
+        let ask = async {
+            let mut service = self.connection().await?.workflow_service();
+            let request = GetWorkflowExecutionHistoryRequest {
+                namespace: namespace.to_owned(),
+                execution: Some(WorkflowExecution {
+                    workflow_id: workflow_id.to_owned(),
+                    run_id: run_id.to_owned(),
+                }),
+                next_page_token,
+                ..GetWorkflowExecutionHistoryRequest::default()
+            };
+            match service
+                .get_workflow_execution_history(request.into_request())
+                .await
+            {
+                Ok(response) => {
+                    let response = response.into_inner();
+                    Ok(HistoryPage {
+                        events: response.history.unwrap_or_default().events,
+                        next_page_token: response.next_page_token,
+                    })
+                }
+                Err(status) if status.code() == Code::NotFound => Err(RequestError::Gone),
+                Err(status) => Err(status.into()),
+            }
+        };
+        within_bounds(ask).await
+    }
+}
+
+async fn within_bounds<T>(
+    ask: impl Future<Output = Result<T, RequestError>>,
+) -> Result<T, RequestError> {
+    tokio::time::timeout(REQUEST_TIMEOUT, ask)
+        .await
+        .map_err(|_| RequestError::TimedOut)?
 }
 
 impl fmt::Debug for Server {

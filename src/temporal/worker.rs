@@ -2,7 +2,12 @@
 //! protocol. Emits; decides nothing about workflow ends itself.
 
 use super::{
-    activity, commit::Commit, resolve::Resolver, server::Server, workflow::WorkflowEvents,
+    activity,
+    commit::Commit,
+    reconcile::{Reconciler, ReconcilerOptions},
+    resolve::Resolver,
+    server::Server,
+    workflow::WorkflowEvents,
 };
 use crate::{
     context::{Context, WorkerFrame},
@@ -46,6 +51,7 @@ pub(super) struct WorkerEvents {
     commit: Commit,
     description: Map<String, Value>,
     frame: WorkerFrame,
+    reconcile: Option<(ReconcilerOptions, Duration)>,
     // The frame with what is known only when the worker runs.
     running: OnceLock<WorkerFrame>,
     // The same store's plugin is on this worker twice, and this is the inner one.
@@ -58,6 +64,7 @@ impl WorkerEvents {
         server: &Arc<Server>,
         namespace: Option<&str>,
         options: &WorkerOptions,
+        reconcile: Option<(ReconcilerOptions, Duration)>,
     ) -> Self {
         let resolver = Arc::new(Resolver::new(store.clone(), server.clone()));
         let deployment = &options.deployment_options;
@@ -101,6 +108,7 @@ impl WorkerEvents {
             resolver,
             description,
             frame,
+            reconcile,
             running: OnceLock::new(),
             silent: AtomicBool::new(false),
         }
@@ -121,6 +129,26 @@ impl WorkerEvents {
             let run = (!worker.is_silent()).then(|| worker.commit.adopt(worker.frame(), view));
             WorkflowEvents::hooked(&worker.store, run)
         })
+    }
+
+    /// The reconciler that runs beside the worker, if one is wanted.
+    fn reconciler(&self) -> Option<(Reconciler, Duration)> {
+        let (mut options, every) = self.reconcile.clone()?;
+        let frame = self.frame();
+        let Some(namespace) = &frame.namespace else {
+            warn!("the reconciler does not run: the event store's plugin knows no namespace");
+            return None;
+        };
+        if options.task_queue.is_none() && options.filter.is_none() {
+            options.task_queue = frame.task_queue.as_deref().map(str::to_owned);
+        }
+        let reconciler = Reconciler::with_server(
+            self.store.clone(),
+            self.server.clone(),
+            namespace.to_string(),
+            options,
+        );
+        Some((reconciler, every))
     }
 
     fn event(&self, context: &Context, event: Event) -> Draft {
@@ -236,7 +264,13 @@ impl WorkerInterceptor for Hooks {
                 place: Place::Worker,
             }));
             let started = Instant::now();
+            let reconciling = worker.reconciler().map(|(reconciler, every)| {
+                AbortOnDrop(tokio::spawn(async move {
+                    reconciler.run(every, std::future::pending()).await;
+                }))
+            });
             let result = scope.scope(async move { next.run(input).await }).await;
+            drop(reconciling);
             worker.commit.stopped();
             worker.resolver.idle(SETTLE_TIMEOUT).await;
             if worker.store.lifecycle().worker {
@@ -261,6 +295,15 @@ impl WorkerInterceptor for Hooks {
         if !self.0.is_silent() {
             self.0.commit.completion(completion).await;
         }
+    }
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

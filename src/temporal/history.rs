@@ -1,0 +1,481 @@
+//! What the history of a run says of its lifecycle: the same events, with the same ids, that the
+//! interceptors would have made of it. Reads one history event after the other and keeps only what is
+//! still open; knows neither where histories come from nor which events are stored already.
+
+use super::{failure, payload};
+use crate::{
+    context::{ActivityFrame, Context, Frame, WorkerFrame, WorkflowFrame},
+    event::{ActivityStatus, Event, FailureDetails, LifecycleEvent, WorkflowState, lifecycle},
+    store::{
+        EventStore,
+        publish::{Draft, Identity},
+        stage::DETECTED_BY,
+    },
+};
+use chrono::{DateTime, Utc};
+use std::{collections::HashMap, time::SystemTime};
+use temporalio_common::protos::{
+    coresdk::common::extract_local_activity_marker_data,
+    temporal::api::{
+        enums::v1::WorkflowTaskFailedCause,
+        failure::v1::{Failure, failure::FailureInfo},
+        history::v1::{
+            ActivityTaskScheduledEventAttributes, ActivityTaskStartedEventAttributes, HistoryEvent,
+            MarkerRecordedEventAttributes, WorkflowExecutionStartedEventAttributes,
+            history_event::Attributes,
+        },
+    },
+};
+
+/// The marker in which the SDK's core records a local activity.
+const LOCAL_ACTIVITY_MARKER: &str = "core_local_activity";
+/// Of an activity that was tried more often than this, only so many of the last attempts are given:
+/// history says nothing of the others but their number.
+const MAX_EARLIER_ATTEMPTS: u32 = 1000;
+
+/// Who a run is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RunName {
+    pub(super) namespace: String,
+    pub(super) workflow_id: String,
+    pub(super) run_id: String,
+}
+
+/// Turns the history of one run into lifecycle events.
+pub(super) struct HistoryReader<'a> {
+    store: &'a EventStore,
+    name: RunName,
+    started: Option<Started>,
+    // Activities that were scheduled and have not ended, by the id of the event that scheduled them.
+    open: HashMap<i64, OpenActivity>,
+    // What a run that a reset made seems to have done before the reset: its base run did it. Which it
+    // is, is only known when the last reset was seen.
+    before_reset: Option<Vec<Draft>>,
+}
+
+struct Started {
+    context: Context,
+    at: Option<SystemTime>,
+}
+
+struct OpenActivity {
+    frame: ActivityFrame,
+    user: Option<Frame>,
+    // Its last attempt, if it is known.
+    attempt: Option<Attempt>,
+}
+
+struct Attempt {
+    started_at: Option<SystemTime>,
+    worker_identity: String,
+    last_failure: Option<Failure>,
+}
+
+impl<'a> HistoryReader<'a> {
+    pub(super) fn new(store: &'a EventStore, name: RunName) -> Self {
+        Self {
+            store,
+            name,
+            started: None,
+            open: HashMap::new(),
+            before_reset: None,
+        }
+    }
+
+    /// Reads the next event; adds to `found` what it proves.
+    pub(super) fn read(&mut self, event: HistoryEvent, found: &mut Vec<Draft>) {
+        let at = time(event.event_time);
+        let Some(attributes) = event.attributes else {
+            return;
+        };
+        match attributes {
+            Attributes::WorkflowExecutionStartedEventAttributes(start) => {
+                self.start(start, at, found);
+            }
+            Attributes::WorkflowTaskFailedEventAttributes(task)
+                if task.cause() == WorkflowTaskFailedCause::ResetWorkflow =>
+            {
+                if let Some(before) = &mut self.before_reset {
+                    before.clear();
+                }
+            }
+            Attributes::ActivityTaskScheduledEventAttributes(activity) => {
+                self.schedule(event.event_id, activity, at);
+            }
+            Attributes::ActivityTaskStartedEventAttributes(start) => self.attempt(start, at),
+            Attributes::ActivityTaskCompletedEventAttributes(end) => {
+                self.end_activity(
+                    end.scheduled_event_id,
+                    ActivityStatus::Completed,
+                    None,
+                    at,
+                    found,
+                );
+            }
+            Attributes::ActivityTaskFailedEventAttributes(end) => {
+                let failure = end.failure.as_ref().map(|failure| self.details(failure));
+                self.end_activity(
+                    end.scheduled_event_id,
+                    ActivityStatus::Failed,
+                    failure,
+                    at,
+                    found,
+                );
+            }
+            Attributes::ActivityTaskTimedOutEventAttributes(end) => {
+                let failure = end.failure.as_ref().map(|failure| self.details(failure));
+                self.end_activity(
+                    end.scheduled_event_id,
+                    ActivityStatus::TimedOut,
+                    failure,
+                    at,
+                    found,
+                );
+            }
+            Attributes::ActivityTaskCanceledEventAttributes(end) => {
+                self.end_activity(
+                    end.scheduled_event_id,
+                    ActivityStatus::Cancelled,
+                    None,
+                    at,
+                    found,
+                );
+            }
+            Attributes::MarkerRecordedEventAttributes(marker)
+                if marker.marker_name == LOCAL_ACTIVITY_MARKER =>
+            {
+                self.local_activity(&marker, found);
+            }
+            Attributes::WorkflowExecutionCompletedEventAttributes(_) => {
+                self.end(WorkflowState::Completed, None, None, at, found);
+            }
+            Attributes::WorkflowExecutionFailedEventAttributes(end) => {
+                let failure = end.failure.as_ref().map(|failure| self.details(failure));
+                self.end(WorkflowState::Failed, failure, None, at, found);
+            }
+            Attributes::WorkflowExecutionCanceledEventAttributes(_) => {
+                self.end(WorkflowState::Cancelled, None, None, at, found);
+            }
+            Attributes::WorkflowExecutionTerminatedEventAttributes(end) => {
+                let reason = Some(end.reason).filter(|reason| !reason.is_empty());
+                self.end(WorkflowState::Terminated, None, reason, at, found);
+            }
+            Attributes::WorkflowExecutionTimedOutEventAttributes(_) => {
+                self.end(WorkflowState::TimedOut, None, None, at, found);
+            }
+            Attributes::WorkflowExecutionContinuedAsNewEventAttributes(_) => {
+                self.end(WorkflowState::ContinuedAsNew, None, None, at, found);
+            }
+            _ => {}
+        }
+    }
+
+    fn start(
+        &mut self,
+        start: WorkflowExecutionStartedEventAttributes,
+        at: Option<SystemTime>,
+        found: &mut Vec<Draft>,
+    ) {
+        let fields = start.header.unwrap_or_default().fields;
+        let text = |text: String| Some(text).filter(|text| !text.is_empty()).map(Into::into);
+        let parent = start.parent_workflow_execution;
+        let frame = WorkflowFrame {
+            namespace: self.name.namespace.as_str().into(),
+            task_queue: start.task_queue.map(|queue| queue.name.into()),
+            workflow_type: start.workflow_type.unwrap_or_default().name.into(),
+            workflow_id: self.name.workflow_id.as_str().into(),
+            workflow_run_id: self.name.run_id.as_str().into(),
+            workflow_attempt: u32::try_from(start.attempt).ok(),
+            first_execution_run_id: text(start.first_execution_run_id),
+            continued_from_run_id: text(start.continued_execution_run_id),
+            parent_workflow_id: parent
+                .as_ref()
+                .map(|parent| parent.workflow_id.as_str().into()),
+            parent_run_id: parent.map(|parent| parent.run_id.into()),
+            root_workflow_id: start
+                .root_workflow_execution
+                .map(|root| root.workflow_id.into()),
+            traceparent: payload::traceparent(&fields).map(Into::into),
+        };
+        let mut context = Context::new().push(sdk()).push(frame);
+        if let Some(user) = payload::frame(&fields) {
+            context = context.push(user);
+        }
+        if start.original_execution_run_id != self.name.run_id
+            && !start.original_execution_run_id.is_empty()
+        {
+            self.before_reset = Some(Vec::new());
+        }
+        let mut event = lifecycle::workflow_start();
+        event.metadata.sequence = Some(1);
+        if self.store.lifecycle().workflow {
+            found.push(self.run_draft(context.clone(), event, LifecycleEvent::WorkflowStart, at));
+        }
+        self.started = Some(Started { context, at });
+    }
+
+    fn end(
+        &mut self,
+        state: WorkflowState,
+        failure: Option<FailureDetails>,
+        reason: Option<String>,
+        at: Option<SystemTime>,
+        found: &mut Vec<Draft>,
+    ) {
+        found.append(self.before_reset.as_mut().unwrap_or(&mut Vec::new()));
+        let Some(started) = &self.started else {
+            return;
+        };
+        if !self.store.lifecycle().workflow {
+            return;
+        }
+        let duration_ms = milliseconds(started.at, at).unwrap_or_default();
+        let mut event = lifecycle::workflow_end(state, duration_ms, failure.as_ref());
+        if let Some(reason) = reason
+            && self.store.keeps_error_messages()
+        {
+            event
+                .data
+                .insert("reason".to_owned(), failure::shortened(reason).into());
+        }
+        found.push(self.run_draft(
+            started.context.clone(),
+            event,
+            LifecycleEvent::WorkflowEnd,
+            at,
+        ));
+    }
+
+    fn schedule(
+        &mut self,
+        event_id: i64,
+        activity: ActivityTaskScheduledEventAttributes,
+        at: Option<SystemTime>,
+    ) {
+        if !self.store.lifecycle().activity {
+            return;
+        }
+        let fields = activity.header.unwrap_or_default().fields;
+        let mut frame = self.activity_frame(
+            activity.activity_type.unwrap_or_default().name,
+            activity.activity_id,
+        );
+        frame.task_queue = activity.task_queue.map(|queue| queue.name.into());
+        frame.scheduled_time = at;
+        frame.traceparent = payload::traceparent(&fields).map(Into::into);
+        self.open.insert(
+            event_id,
+            OpenActivity {
+                frame,
+                user: payload::frame(&fields),
+                attempt: None,
+            },
+        );
+    }
+
+    fn activity_frame(&self, activity_type: String, activity_id: String) -> ActivityFrame {
+        let workflow_type = self
+            .started
+            .as_ref()
+            .and_then(|started| started.context.workflow())
+            .map(|workflow| workflow.workflow_type.clone());
+        ActivityFrame {
+            namespace: self.name.namespace.as_str().into(),
+            workflow_type,
+            workflow_id: Some(self.name.workflow_id.as_str().into()),
+            workflow_run_id: Some(self.name.run_id.as_str().into()),
+            activity_type: activity_type.into(),
+            activity_id: activity_id.into(),
+            ..ActivityFrame::default()
+        }
+    }
+
+    /// The server writes this when the activity ends: it is its last attempt.
+    fn attempt(&mut self, start: ActivityTaskStartedEventAttributes, at: Option<SystemTime>) {
+        if let Some(activity) = self.open.get_mut(&start.scheduled_event_id) {
+            activity.frame.attempt = u32::try_from(start.attempt).unwrap_or_default();
+            activity.attempt = Some(Attempt {
+                started_at: at,
+                worker_identity: start.identity,
+                last_failure: start.last_failure,
+            });
+        }
+    }
+
+    fn end_activity(
+        &mut self,
+        scheduled_event_id: i64,
+        status: ActivityStatus,
+        failure: Option<FailureDetails>,
+        at: Option<SystemTime>,
+        found: &mut Vec<Draft>,
+    ) {
+        // An activity that no worker ever took has no attempt, and so no event.
+        let Some(OpenActivity {
+            frame,
+            user,
+            attempt: Some(attempt),
+        }) = self.open.remove(&scheduled_event_id)
+        else {
+            return;
+        };
+        let mut drafts = Vec::new();
+        let last = frame.attempt;
+        for earlier in last.saturating_sub(MAX_EARLIER_ATTEMPTS).max(1)..last {
+            let (status, failure) = match &attempt.last_failure {
+                Some(failure) if earlier + 1 == last => {
+                    (ended_in(failure), Some(self.details(failure)))
+                }
+                _ => (ActivityStatus::Unknown, None),
+            };
+            let mut event = lifecycle::activity_end(status, 0.0, failure.as_ref());
+            // Nobody knows how long it took, nor exactly when it ended.
+            event.data.remove("duration_ms");
+            let frame = ActivityFrame {
+                attempt: earlier,
+                ..frame.clone()
+            };
+            let context = activity_context(sdk(), frame, user.clone());
+            drafts.push(self.attempt_draft(
+                context,
+                event,
+                LifecycleEvent::ActivityEnd,
+                attempt.started_at,
+            ));
+        }
+        let worker = WorkerFrame {
+            worker_identity: Some(attempt.worker_identity)
+                .filter(|identity| !identity.is_empty())
+                .map(Into::into),
+            ..sdk()
+        };
+        let context = activity_context(worker, frame, user);
+        drafts.push(self.attempt_draft(
+            context.clone(),
+            lifecycle::activity_start(),
+            LifecycleEvent::ActivityStart,
+            attempt.started_at,
+        ));
+        let duration_ms = milliseconds(attempt.started_at, at).unwrap_or_default();
+        drafts.push(self.attempt_draft(
+            context,
+            lifecycle::activity_end(status, duration_ms, failure.as_ref()),
+            LifecycleEvent::ActivityEnd,
+            at,
+        ));
+        self.before_reset
+            .as_mut()
+            .unwrap_or(found)
+            .append(&mut drafts);
+    }
+
+    fn local_activity(&mut self, marker: &MarkerRecordedEventAttributes, found: &mut Vec<Draft>) {
+        if !self.store.lifecycle().local_activity {
+            return;
+        }
+        let Some(recorded) = extract_local_activity_marker_data(&marker.details) else {
+            return;
+        };
+        let failure = marker.failure.as_ref();
+        let status = failure.map_or(ActivityStatus::Completed, ended_in);
+        let details = failure.map(|failure| self.details(failure));
+        let mut event = lifecycle::activity_end(
+            status,
+            0.0,
+            details
+                .filter(|_| status != ActivityStatus::Cancelled)
+                .as_ref(),
+        );
+        event.data.remove("duration_ms");
+        let mut frame = self.activity_frame(recorded.activity_type, recorded.activity_id);
+        frame.attempt = recorded.attempt;
+        frame.is_local = true;
+        let draft = self.attempt_draft(
+            activity_context(sdk(), frame, None),
+            event,
+            LifecycleEvent::ActivityEnd,
+            time(recorded.complete_time),
+        );
+        self.before_reset.as_mut().unwrap_or(found).push(draft);
+    }
+
+    fn run_draft(
+        &self,
+        context: Context,
+        event: Event,
+        kind: LifecycleEvent,
+        at: Option<SystemTime>,
+    ) -> Draft {
+        let identity = Identity::Run {
+            kind: kind.as_str(),
+        };
+        self.draft(context, event, identity, at)
+    }
+
+    fn attempt_draft(
+        &self,
+        context: Context,
+        event: Event,
+        kind: LifecycleEvent,
+        at: Option<SystemTime>,
+    ) -> Draft {
+        let identity = Identity::Attempt {
+            kind: kind.as_str(),
+            ordinal: 0,
+        };
+        self.draft(context, event, identity, at)
+    }
+
+    fn draft(
+        &self,
+        context: Context,
+        event: Event,
+        identity: Identity,
+        at: Option<SystemTime>,
+    ) -> Draft {
+        let mut event = event.metadata(DETECTED_BY, "reconciler");
+        event.metadata.created_at = at.map(DateTime::<Utc>::from);
+        Draft::new(self.store.rules(), event, context, identity)
+    }
+
+    fn details(&self, failure: &Failure) -> FailureDetails {
+        failure::recorded(self.store, failure)
+    }
+}
+
+/// What is known of a worker that is not asked.
+fn sdk() -> WorkerFrame {
+    WorkerFrame {
+        sdk_version: Some(super::SDK_VERSION.into()),
+        ..WorkerFrame::default()
+    }
+}
+
+fn activity_context(worker: WorkerFrame, frame: ActivityFrame, user: Option<Frame>) -> Context {
+    let context = Context::new().push(worker).push(frame);
+    match user {
+        Some(user) => context.push(user),
+        None => context,
+    }
+}
+
+/// How an attempt ended that left this failure.
+fn ended_in(failure: &Failure) -> ActivityStatus {
+    match &failure.failure_info {
+        Some(FailureInfo::TimeoutFailureInfo(_)) => ActivityStatus::TimedOut,
+        Some(FailureInfo::CanceledFailureInfo(_)) => ActivityStatus::Cancelled,
+        _ => ActivityStatus::Failed,
+    }
+}
+
+fn time<T>(timestamp: Option<T>) -> Option<SystemTime>
+where
+    SystemTime: TryFrom<T>,
+{
+    SystemTime::try_from(timestamp?).ok()
+}
+
+fn milliseconds(from: Option<SystemTime>, to: Option<SystemTime>) -> Option<f64> {
+    let duration = to?.duration_since(from?).ok()?;
+    Some(duration.as_secs_f64() * 1000.0)
+}
