@@ -9,10 +9,9 @@ use std::{
 };
 use support::{
     Ground,
-    compare::{RunHistory, compare, state_of},
-    example, history, rows, start_worker, until,
+    compare::{compare, state_of},
+    example, histories, rows, start_worker, until,
 };
-use temporalio_client::Client;
 
 fn worker(ground: &Ground) -> Command {
     let mut command = example("worker");
@@ -42,22 +41,6 @@ fn started(ground: &Ground, arguments: &[&str]) -> Value {
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(text.lines().count(), 1, "{text}");
     serde_json::from_str(&text).unwrap()
-}
-
-async fn histories(ground: &Ground, client: &Client) -> Vec<RunHistory> {
-    let mut runs = Vec::new();
-    for run in ground.runs(client).await {
-        let status = run.status();
-        let execution = run.execution.unwrap_or_default();
-        let events = history(client, &execution.workflow_id, &execution.run_id).await;
-        runs.push(RunHistory {
-            workflow_id: execution.workflow_id,
-            run_id: execution.run_id,
-            status,
-            events,
-        });
-    }
-    runs
 }
 
 #[tokio::test]

@@ -116,6 +116,23 @@ impl Ground {
     }
 }
 
+/// Every run that the server knows, with its history.
+pub async fn histories(ground: &Ground, client: &Client) -> Vec<compare::RunHistory> {
+    let mut runs = Vec::new();
+    for run in ground.runs(client).await {
+        let status = run.status();
+        let execution = run.execution.unwrap_or_default();
+        let events = history(client, &execution.workflow_id, &execution.run_id).await;
+        runs.push(compare::RunHistory {
+            workflow_id: execution.workflow_id,
+            run_id: execution.run_id,
+            status,
+            events,
+        });
+    }
+    runs
+}
+
 /// The whole history of a run, all pages.
 pub async fn history(client: &Client, workflow_id: &str, run_id: &str) -> Vec<HistoryEvent> {
     let mut service = client.connection().workflow_service();

@@ -1,0 +1,745 @@
+//! The reconciler adds what no worker could report, with the ids that the interceptors would have
+//! given, so that nothing is there twice: terminated, timed out, abandoned, reset, and failed by the
+//! SDK's core.
+
+mod support;
+
+use std::{
+    collections::HashSet,
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant, SystemTime},
+};
+use support::{
+    Ground, Row,
+    compare::{Source, compare_with, state_of},
+    example, handle, histories, history, lifecycle, outcome, rows, start, start_worker, until,
+    with_example_worker, with_worker, workflows,
+};
+use temporal_eventstore::{EventStore, ReconcileError, Reconciled, Reconciler, ReconcilerOptions};
+use temporalio_client::{
+    Client, ClientOptions, RpcOptions, WorkflowSignalOptions, WorkflowStartOptions,
+    WorkflowTerminateOptions, schedules::ScheduleOverlapPolicy, tonic::IntoRequest as _,
+};
+use temporalio_common::protos::temporal::api::{
+    common::v1::WorkflowExecution,
+    enums::v1::EventType,
+    workflowservice::v1::{DescribeWorkflowExecutionRequest, ResetWorkflowExecutionRequest},
+};
+use temporalio_macros::{workflow, workflow_methods};
+use temporalio_sdk::{
+    ActivityOptions, SyncWorkflowContext, WorkerOptions, WorkflowContext, WorkflowResult,
+    runtime::WorkflowErrorType,
+};
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Looks at everything that is closed by now.
+fn at_once() -> ReconcilerOptions {
+    ReconcilerOptions::builder()
+        .grace(Duration::ZERO)
+        .requests_per_second(500)
+        .build()
+}
+
+async fn load(client: &Client) {
+    for number in 0..3 {
+        let id = |kind: &str| format!("{kind}-{number}");
+        outcome(client, workflows::Noop::run, (), &id("noop"))
+            .await
+            .unwrap();
+        outcome(client, workflows::Order::run, (), &id("order"))
+            .await
+            .unwrap();
+        outcome(client, workflows::Fail::run, (), &id("fail"))
+            .await
+            .unwrap_err();
+        outcome(client, workflows::Local::run, (), &id("local"))
+            .await
+            .unwrap();
+        outcome(client, workflows::Parent::run, (), &id("parent"))
+            .await
+            .unwrap();
+        outcome(client, workflows::Chain::run, 2, &id("chain"))
+            .await
+            .unwrap();
+    }
+}
+
+async fn terminate(client: &Client, workflow_id: &str) {
+    handle(client, workflow_id)
+        .terminate(
+            WorkflowTerminateOptions::builder()
+                .reason("the customer left")
+                .build(),
+        )
+        .await
+        .unwrap();
+}
+
+/// Visibility follows the history a moment later.
+async fn closed(ground: &Ground, client: &Client, runs: usize) {
+    let started = Instant::now();
+    loop {
+        let known = ground.runs(client).await;
+        let closed = known
+            .iter()
+            .filter(|run| state_of(run.status()).is_some())
+            .count();
+        if closed >= runs {
+            return;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(30),
+            "{closed} of {runs} runs are closed"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn whole(ground: &Ground, client: &Client) -> Vec<Row> {
+    let runs = histories(ground, client).await;
+    let events = ground.events();
+    let differences = compare_with(Source::Reconciled, &runs, &events);
+    assert!(differences.is_empty(), "{differences}");
+    events
+}
+
+fn found_by_reconciler(row: &Row) -> bool {
+    row.metadata("detected_by").as_str() == Some("reconciler")
+}
+
+#[tokio::test]
+async fn what_the_interceptors_stored_is_not_added_again() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    with_example_worker(&client, load(&client)).await;
+    closed(&ground, &client, 27).await;
+    let found = Reconciler::new(&events, &client, at_once())
+        .run_once()
+        .await
+        .unwrap();
+    assert_eq!(found.runs, 27);
+    assert_eq!(found.added(), 0, "{found:?}");
+    events.shutdown(TIMEOUT).await.unwrap();
+    whole(&ground, &client).await;
+}
+
+#[tokio::test]
+async fn a_backfill_finds_what_ran_without_the_plugin() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let began = SystemTime::now();
+    with_example_worker(&client, load(&client)).await;
+    closed(&ground, &client, 27).await;
+
+    let events = ground.store().await;
+    let options = ReconcilerOptions::builder()
+        .page_size(4)
+        .window(Duration::from_secs(2))
+        .requests_per_second(500)
+        .build();
+    let reconciler = Reconciler::new(&events, &client, options);
+    let later = SystemTime::now() + Duration::from_secs(1);
+    let found = reconciler.backfill(began..later).await.unwrap();
+    assert_eq!((found.workflow_starts, found.workflow_ends), (27, 27));
+    // Noop 1, Order 4 of 3 activities, Local 1, the child of Parent 1; thrice. A start is known of the
+    // last attempts alone, and of no local activity.
+    assert_eq!((found.activity_starts, found.activity_ends), (15, 21));
+    let again = Reconciler::new(&events, &client, at_once())
+        .backfill(began..later)
+        .await
+        .unwrap();
+    assert_eq!(again.added(), 0, "{again:?}");
+    assert!(matches!(
+        reconciler.backfill(later..began).await,
+        Err(ReconcileError::EmptyRange)
+    ));
+    events.shutdown(TIMEOUT).await.unwrap();
+    let rows = whole(&ground, &client).await;
+    assert!(rows.iter().all(found_by_reconciler));
+    let end = rows
+        .iter()
+        .find(|row| row.is_of("fail-0") && row.event_name == "workflow_end")
+        .unwrap();
+    assert_eq!(end.data("error")["type"], "OutOfStock");
+    assert_eq!(end.data("error")["message"], "no more bolts");
+    assert!(end.data("duration_ms").as_f64().unwrap() >= 0.0);
+    let child = rows.iter().find(|row| row.is_of("parent-0-child")).unwrap();
+    assert_eq!(child.metadata("parent_workflow_id"), "parent-0");
+}
+
+#[tokio::test]
+async fn ends_that_no_worker_sees_are_found() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    with_example_worker(&client, async {
+        for id in ["terminated", "timed-out"] {
+            let options = WorkflowStartOptions::new("orders", id);
+            let options = if id == "timed-out" {
+                options.run_timeout(Duration::from_secs(2)).build()
+            } else {
+                options.build()
+            };
+            client
+                .start_workflow(workflows::Wait::run, (), options)
+                .await
+                .unwrap();
+        }
+        until("both have started", || ground.events().len() >= 3).await;
+        terminate(&client, "terminated").await;
+    })
+    .await;
+    // Its workers never come back.
+    client
+        .start_workflow(
+            workflows::Wait::run,
+            (),
+            WorkflowStartOptions::new("orders", "abandoned")
+                .run_timeout(Duration::from_secs(1))
+                .build(),
+        )
+        .await
+        .unwrap();
+    closed(&ground, &client, 3).await;
+
+    let reconciler = Reconciler::new(&events, &client, at_once());
+    let found = reconciler.run_once().await.unwrap();
+    assert_eq!(
+        (found.runs, found.workflow_starts, found.workflow_ends),
+        (3, 1, 3)
+    );
+    assert_eq!(reconciler.run_once().await.unwrap(), Reconciled::default());
+    events.shutdown(TIMEOUT).await.unwrap();
+    let rows = whole(&ground, &client).await;
+    assert_eq!(
+        lifecycle(&rows, "terminated"),
+        ["workflow_start running", "workflow_end terminated"]
+    );
+    assert_eq!(
+        lifecycle(&rows, "timed-out"),
+        ["workflow_start running", "workflow_end timed_out"]
+    );
+    assert_eq!(
+        lifecycle(&rows, "abandoned"),
+        ["workflow_start running", "workflow_end timed_out"]
+    );
+    let end = rows
+        .iter()
+        .find(|row| row.is_of("terminated") && row.event_name == "workflow_end")
+        .unwrap();
+    assert_eq!(end.data("reason"), "the customer left");
+    assert!(found_by_reconciler(end));
+}
+
+/// One activity that works longer than it may, twice.
+#[workflow]
+#[derive(Default)]
+struct Patient;
+
+#[workflow_methods]
+impl Patient {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, _input: ()) -> WorkflowResult<()> {
+        let options = ActivityOptions::with_start_to_close_timeout(Duration::from_secs(1))
+            .retry_policy(
+                temporalio_common::RetryPolicy::builder()
+                    .initial_interval(Duration::from_millis(50))
+                    .maximum_attempts(2)
+                    .build(),
+            )
+            .build();
+        ctx.execute_activity(workflows::Orders::work, 30_u64, options)
+            .await
+            .ok();
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn attempts_that_timed_out_get_their_end() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let options = WorkerOptions::new("orders")
+        .register_activities(workflows::Orders)
+        .register_workflow::<Patient>()
+        .unwrap()
+        .build();
+    // Without the plugin: as far as the store can tell, the worker died in both attempts.
+    with_worker(&client, options, async {
+        outcome(&client, Patient::run, (), "patient").await.unwrap();
+    })
+    .await;
+    closed(&ground, &client, 1).await;
+    let events = ground.store().await;
+    Reconciler::new(&events, &client, at_once())
+        .run_once()
+        .await
+        .unwrap();
+    events.shutdown(TIMEOUT).await.unwrap();
+    let rows = whole(&ground, &client).await;
+    assert_eq!(
+        lifecycle(&rows, "patient"),
+        [
+            "workflow_start running",
+            "activity_end Orders::work 1 timed_out",
+            "activity_start Orders::work 2",
+            "activity_end Orders::work 2 timed_out",
+            "workflow_end completed",
+        ]
+    );
+}
+
+static NEW_CODE: AtomicBool = AtomicBool::new(false);
+
+/// Its code changes while it runs.
+#[workflow]
+#[derive(Default)]
+struct Changed {
+    finished: bool,
+}
+
+#[workflow_methods]
+impl Changed {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, _input: ()) -> WorkflowResult<()> {
+        if NEW_CODE.load(Ordering::SeqCst) {
+            ctx.timer(Duration::from_secs(1)).await;
+        } else {
+            let options = ActivityOptions::start_to_close_timeout(Duration::from_secs(10));
+            ctx.execute_activity(workflows::Orders::noop, (), options)
+                .await?;
+        }
+        ctx.wait_condition(|state| state.finished).await?;
+        Ok(())
+    }
+
+    #[signal]
+    fn finish(&mut self, _ctx: &mut SyncWorkflowContext<Self>) {
+        self.finished = true;
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_the_core_fails_for_nondeterminism_gets_its_end() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    let options = || {
+        WorkerOptions::new("orders")
+            .register_activities(workflows::Orders)
+            .register_workflow::<Changed>()
+            .unwrap()
+            .workflow_failure_errors(HashSet::from([WorkflowErrorType::Nondeterminism]))
+            .build()
+    };
+    with_worker(&client, options(), async {
+        client
+            .start_workflow(Changed::run, (), start("changed"))
+            .await
+            .unwrap();
+        until("the activity ended", || {
+            ground
+                .events()
+                .iter()
+                .any(|row| row.event_name == "activity_end")
+        })
+        .await;
+    })
+    .await;
+    NEW_CODE.store(true, Ordering::SeqCst);
+    with_worker(&client, options(), async {
+        client
+            .get_workflow_handle::<Changed>("changed")
+            .signal(Changed::finish, (), WorkflowSignalOptions::default())
+            .await
+            .unwrap();
+        closed(&ground, &client, 1).await;
+    })
+    .await;
+    Reconciler::new(&events, &client, at_once())
+        .run_once()
+        .await
+        .unwrap();
+    events.shutdown(TIMEOUT).await.unwrap();
+    let rows = whole(&ground, &client).await;
+    assert_eq!(
+        lifecycle(&rows, "changed").last().unwrap(),
+        "workflow_end failed"
+    );
+}
+
+async fn reset(client: &Client, workflow_id: &str, run_id: &str, finish_event_id: i64) -> String {
+    client
+        .connection()
+        .workflow_service()
+        .reset_workflow_execution(
+            ResetWorkflowExecutionRequest {
+                namespace: "default".to_owned(),
+                workflow_execution: Some(WorkflowExecution {
+                    workflow_id: workflow_id.to_owned(),
+                    run_id: run_id.to_owned(),
+                }),
+                reason: "once more".to_owned(),
+                workflow_task_finish_event_id: finish_event_id,
+                request_id: format!("{workflow_id}-{finish_event_id}"),
+                ..ResetWorkflowExecutionRequest::default()
+            }
+            .into_request(),
+        )
+        .await
+        .unwrap()
+        .into_inner()
+        .run_id
+}
+
+async fn current_run(client: &Client, workflow_id: &str) -> String {
+    let response = client
+        .connection()
+        .workflow_service()
+        .describe_workflow_execution(
+            DescribeWorkflowExecutionRequest {
+                namespace: "default".to_owned(),
+                execution: Some(WorkflowExecution {
+                    workflow_id: workflow_id.to_owned(),
+                    run_id: String::new(),
+                }),
+            }
+            .into_request(),
+        )
+        .await
+        .unwrap()
+        .into_inner();
+    response
+        .workflow_execution_info
+        .unwrap()
+        .execution
+        .unwrap()
+        .run_id
+}
+
+#[tokio::test]
+async fn a_reset_run_has_its_own_start_and_end_and_no_activities_of_before() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    let mut reset_run = String::new();
+    with_example_worker(&client, async {
+        outcome(&client, workflows::Order::run, (), "again")
+            .await
+            .unwrap();
+        let base = current_run(&client, "again").await;
+        // The second completed task: the first activity is behind it.
+        let second = history(&client, "again", &base)
+            .await
+            .into_iter()
+            .filter(|event| event.event_type() == EventType::WorkflowTaskCompleted)
+            .nth(1)
+            .unwrap()
+            .event_id;
+        reset_run = reset(&client, "again", &base, second).await;
+        closed(&ground, &client, 2).await;
+        until("the end of the reset run is released", || {
+            ground
+                .events()
+                .iter()
+                .filter(|row| row.event_name == "workflow_end")
+                .count()
+                == 2
+        })
+        .await;
+    })
+    .await;
+    // The worker alone came to all of it.
+    let of_reset: Vec<Row> = ground
+        .events()
+        .into_iter()
+        .filter(|row| row.workflow_run_id.as_deref() == Some(&reset_run))
+        .collect();
+    assert_eq!(
+        lifecycle(&of_reset, "again"),
+        [
+            "workflow_start running",
+            "activity_start Orders::charge 1",
+            "activity_end Orders::charge 1 completed",
+            "activity_start Orders::ship 1",
+            "activity_end Orders::ship 1 completed",
+            "workflow_end completed",
+        ]
+    );
+    let found = Reconciler::new(&events, &client, at_once())
+        .run_once()
+        .await
+        .unwrap();
+    assert_eq!((found.runs, found.added()), (2, 0), "{found:?}");
+    events.shutdown(TIMEOUT).await.unwrap();
+    whole(&ground, &client).await;
+}
+
+#[tokio::test]
+async fn each_pass_goes_on_where_the_last_one_ended_also_after_a_restart() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let mut events = ground.store().await;
+    for number in 0..3 {
+        let id = format!("noop-{number}");
+        with_example_worker(&client, async {
+            outcome(&client, workflows::Noop::run, (), &id)
+                .await
+                .unwrap();
+        })
+        .await;
+        closed(&ground, &client, number + 1).await;
+        let reconciler = Reconciler::new(&events, &client, at_once());
+        let found = reconciler.run_once().await.unwrap();
+        assert_eq!((found.workflow_starts, found.workflow_ends), (1, 1));
+        assert_eq!(reconciler.run_once().await.unwrap().runs, 0);
+        events.shutdown(TIMEOUT).await.unwrap();
+        events = ground.store().await;
+    }
+    events.shutdown(TIMEOUT).await.unwrap();
+    whole(&ground, &client).await;
+}
+
+#[tokio::test]
+async fn filter_task_queue_and_lifecycle_bound_what_is_added() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    with_example_worker(&client, load(&client)).await;
+    closed(&ground, &client, 27).await;
+    let events = EventStore::builder()
+        .url(ground.store_url())
+        .lifecycle(
+            "workflow"
+                .parse::<temporal_eventstore::LifecycleSelection>()
+                .unwrap(),
+        )
+        .build()
+        .await
+        .unwrap();
+    let with = |filter: &str, queue: &str| {
+        let options = ReconcilerOptions::builder()
+            .filter(filter)
+            .task_queue(queue)
+            .activities(false)
+            .grace(Duration::ZERO)
+            .requests_per_second(500)
+            .build();
+        Reconciler::new(&events, &client, options)
+    };
+    let none = with("WorkflowType = 'Order'", "other")
+        .run_once()
+        .await
+        .unwrap();
+    assert_eq!(none, Reconciled::default());
+    let orders = with("WorkflowType = 'Order' OR WorkflowType = 'Fail'", "orders")
+        .run_once()
+        .await
+        .unwrap();
+    assert_eq!((orders.runs, orders.workflow_ends), (6, 6));
+    assert_eq!(orders.added(), 12, "{orders:?}");
+    // What is wrong with a filter, the server says.
+    let error = with("WorkflowTypo ~ 1", "orders")
+        .run_once()
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ReconcileError::Server(_)), "{error}");
+    assert!(error.to_string().contains("invalid"), "{error}");
+    events.shutdown(TIMEOUT).await.unwrap();
+}
+
+#[tokio::test]
+async fn it_asks_no_more_often_than_agreed() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    with_example_worker(&client, async {
+        for number in 0..5 {
+            let id = format!("noop-{number}");
+            outcome(&client, workflows::Noop::run, (), &id)
+                .await
+                .unwrap();
+        }
+    })
+    .await;
+    closed(&ground, &client, 5).await;
+    let events = ground.store().await;
+    let options = ReconcilerOptions::builder()
+        .grace(Duration::ZERO)
+        .requests_per_second(5)
+        .window(Duration::from_secs(7 * 24 * 60 * 60))
+        .build();
+    let began = Instant::now();
+    let found = Reconciler::new(&events, &client, options)
+        .run_once()
+        .await
+        .unwrap();
+    assert_eq!(found.runs, 5);
+    // One list and five histories: six requests, five pauses of 200 ms.
+    assert!(
+        began.elapsed() >= Duration::from_millis(950),
+        "{:?}",
+        began.elapsed()
+    );
+    events.shutdown(TIMEOUT).await.unwrap();
+}
+
+#[tokio::test]
+async fn beside_a_worker_it_finds_what_the_worker_cannot_see() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground
+        .connect(
+            ClientOptions::new("default")
+                .plugin(
+                    events
+                        .plugin()
+                        .reconcile(at_once(), Duration::from_millis(200)),
+                )
+                .build(),
+        )
+        .await;
+    with_example_worker(&client, async {
+        client
+            .start_workflow(workflows::Wait::run, (), start("wait"))
+            .await
+            .unwrap();
+        until("it started", || ground.events().len() >= 2).await;
+        terminate(&client, "wait").await;
+        until("the reconciler found the end", || {
+            ground
+                .events()
+                .iter()
+                .any(|row| row.event_name == "workflow_end" && found_by_reconciler(row))
+        })
+        .await;
+        // Workers and reconciler at once: nothing twice.
+        load(&client).await;
+    })
+    .await;
+    closed(&ground, &client, 28).await;
+    Reconciler::new(&events, &client, at_once())
+        .run_once()
+        .await
+        .unwrap();
+    events.shutdown(TIMEOUT).await.unwrap();
+    whole(&ground, &client).await;
+}
+
+#[tokio::test]
+async fn as_a_workflow_on_a_schedule() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    let reconciler = Reconciler::new(&events, &client, at_once());
+    let mut options = workflows::worker_options("orders", 1000).unwrap();
+    reconciler.register(&mut options).unwrap();
+    // Twice: what is there already is no error.
+    for hours in [2, 1] {
+        Reconciler::schedule(
+            &client,
+            "reconcile-events",
+            "orders",
+            Duration::from_secs(hours * 3600),
+        )
+        .await
+        .unwrap();
+    }
+    let schedule = client.get_schedule_handle("reconcile-events");
+    let description = schedule.describe(RpcOptions::default()).await.unwrap();
+    let spec = description.raw().schedule.clone().unwrap().spec.unwrap();
+    assert_eq!(spec.interval[0].interval.unwrap().seconds, 3600);
+    with_worker(&client, options, async {
+        client
+            .start_workflow(workflows::Wait::run, (), start("wait"))
+            .await
+            .unwrap();
+        until("it started", || ground.events().len() >= 2).await;
+        terminate(&client, "wait").await;
+        closed(&ground, &client, 1).await;
+        schedule
+            .trigger(ScheduleOverlapPolicy::AllowAll, Default::default())
+            .await
+            .unwrap();
+        until("the schedule's workflow found the end", || {
+            ground
+                .events()
+                .iter()
+                .any(|row| row.is_of("wait") && row.event_name == "workflow_end")
+        })
+        .await;
+    })
+    .await;
+    events.shutdown(TIMEOUT).await.unwrap();
+}
+
+/// The store of a worker that repairs on replay.
+fn repairing(ground: &Ground, file: &str) -> (Command, PathBuf) {
+    let file = ground.directory.path().join(file);
+    let mut command = example("worker");
+    command
+        .env("TEMPORAL_ADDRESS", ground.server.address())
+        .env("EVENTSTORE_URL", format!("sqlite:{}", file.display()))
+        .env("EVENTSTORE_REPAIR_ON_REPLAY", "true")
+        .env("RUST_LOG", "off");
+    (command, file)
+}
+
+#[tokio::test]
+async fn a_lost_journal_heals_by_replay_and_reconciler() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let (mut command, lost) = repairing(&ground, "lost.db");
+    let worker = start_worker(&mut command);
+    for number in 0..10 {
+        client
+            .start_workflow(workflows::Wait::run, (), start(&format!("wait-{number}")))
+            .await
+            .unwrap();
+    }
+    until("all have started", || {
+        rows(&lost)
+            .iter()
+            .filter(|row| row.event_name == "workflow_start")
+            .count()
+            == 10
+    })
+    .await;
+    let before: HashSet<String> = rows(&lost).into_iter().map(|row| row.event_id).collect();
+    drop(worker);
+    for suffix in ["", "-wal", "-shm", ".lock"] {
+        std::fs::remove_file(format!("{}{suffix}", lost.display())).ok();
+    }
+
+    // The journal is gone with the disk; another worker has an empty one.
+    let (mut command, healed) = repairing(&ground, "healed.db");
+    let worker = start_worker(&mut command);
+    for number in 0..10 {
+        client
+            .get_workflow_handle::<workflows::Wait>(format!("wait-{number}"))
+            .signal(
+                workflows::Wait::finish,
+                (),
+                WorkflowSignalOptions::default(),
+            )
+            .await
+            .unwrap();
+    }
+    closed(&ground, &client, 10).await;
+    assert!(worker.terminate().success());
+    let rows = rows(&healed);
+    let starts: Vec<&Row> = rows
+        .iter()
+        .filter(|row| row.event_name == "workflow_start")
+        .collect();
+    assert_eq!(starts.len(), 10);
+    for start in starts {
+        assert!(before.contains(&start.event_id), "the same id as before");
+        assert_eq!(start.metadata("detected_by"), "replay");
+    }
+    let runs = histories(&ground, &client).await;
+    let differences = compare_with(Source::Reconciled, &runs, &rows);
+    assert!(differences.is_empty(), "{differences}");
+}
