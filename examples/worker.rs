@@ -12,7 +12,7 @@ mod workflows;
 use anyhow::Context as _;
 use clap::Parser;
 use std::time::Duration;
-use temporal_eventstore::EventStore;
+use temporal_eventstore::{EventStore, ReconcilerOptions};
 use temporalio_client::{Client, ClientOptions, ConnectionOptions};
 use temporalio_sdk::{Runtime, Worker};
 use tracing_subscriber::EnvFilter;
@@ -38,6 +38,9 @@ struct Arguments {
     /// How many workflows stay in memory between their tasks.
     #[arg(long, default_value_t = 1000)]
     max_cached_workflows: usize,
+    /// Look every so many seconds for what no worker could report, such as terminated workflows.
+    #[arg(long, value_name = "SECONDS")]
+    reconcile: Option<u64>,
 }
 
 #[tokio::main]
@@ -49,6 +52,9 @@ async fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .init();
     let arguments = Arguments::parse();
+    // What this crate's tests want to go wrong, and where.
+    #[cfg(feature = "failpoints")]
+    let _scenario = fail::FailScenario::setup();
 
     let events = if arguments.bare {
         EventStore::disabled()
@@ -58,7 +64,11 @@ async fn main() -> anyhow::Result<()> {
 
     let mut client_options = ClientOptions::new(&arguments.namespace);
     if !arguments.bare {
-        client_options = client_options.plugin(events.plugin());
+        let mut plugin = events.plugin();
+        if let Some(seconds) = arguments.reconcile {
+            plugin = plugin.reconcile(ReconcilerOptions::default(), Duration::from_secs(seconds));
+        }
+        client_options = client_options.plugin(plugin);
     }
     let client = Client::connect(
         ConnectionOptions::new(arguments.address.clone()).build(),

@@ -83,6 +83,12 @@ impl DevServer {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// The port on which it listens.
+    #[allow(dead_code, reason = "not every program that shares this file needs it")]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Its process id, to read its CPU time.
     #[allow(dead_code, reason = "not every program that shares this file needs it")]
     pub fn id(&self) -> u32 {

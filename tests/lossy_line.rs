@@ -1,0 +1,188 @@
+//! A line between worker and server that loses answers, above all those to accepted completions: the
+//! retry is told that the task is gone, though the run is closed. Still exactly one end, and true.
+
+mod support;
+
+use fastrand::Rng;
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use support::{
+    Ground,
+    compare::{Source, compare, compare_with},
+    histories,
+    lossy_line::{Fault, LossyLine, Plan},
+    until, with_example_worker, workflows,
+};
+use temporal_eventstore::{EventStore, Reconciler, ReconcilerOptions};
+use temporalio_client::{
+    Client, ClientOptions, ConnectionOptions, WorkflowGetResultOptions, WorkflowStartOptions,
+};
+use temporalio_common::HasWorkflowDefinition;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A client whose workers talk through the line.
+async fn client_through(line: &LossyLine, events: &EventStore) -> Client {
+    let connection = ConnectionOptions::new(line.url().parse::<url::Url>().unwrap()).build();
+    let options = ClientOptions::new("default")
+        .plugin(events.plugin())
+        .build();
+    Client::connect(connection, options).await.unwrap()
+}
+
+async fn nothing_held(ground: &Ground) {
+    until("nothing is held any more", || {
+        let file = rusqlite::Connection::open(ground.file()).unwrap();
+        file.busy_timeout(Duration::from_secs(5)).unwrap();
+        file.query_row("SELECT COUNT(*) FROM held", [], |row| row.get::<_, i64>(0))
+            .unwrap()
+            == 0
+    })
+    .await;
+}
+
+/// Runs workflows of five kinds at once. A task that is lost with an answer comes again after a second.
+async fn load(client: &Client, rounds: usize) {
+    async fn run<W>(client: &Client, workflow: W, input: W::Input, id: String) -> bool
+    where
+        W: HasWorkflowDefinition,
+        W::Input: Send,
+    {
+        let options = WorkflowStartOptions::new("orders", id)
+            .task_timeout(Duration::from_secs(1))
+            .build();
+        let started = client.start_workflow(workflow, input, options).await;
+        started
+            .unwrap()
+            .get_result(WorkflowGetResultOptions::default())
+            .await
+            .is_ok()
+    }
+    let all = (0..rounds).map(|round| async move {
+        let id = |kind: &str| format!("{kind}-{round}");
+        let outcomes = tokio::join!(
+            run(client, workflows::Noop::run, (), id("noop")),
+            run(client, workflows::Order::run, (), id("order")),
+            run(client, workflows::Fail::run, (), id("fail")),
+            run(client, workflows::Local::run, (), id("local")),
+            run(client, workflows::Chain::run, 1, id("chain")),
+        );
+        assert_eq!(outcomes, (true, true, false, true, true));
+    });
+    futures::future::join_all(all).await;
+}
+
+/// The same fault for every so many calls of one name, the first among them.
+fn every(nth: usize, lost: &'static str, fault: Fault) -> Plan {
+    let calls = AtomicUsize::new(0);
+    Arc::new(move |name| {
+        let met = name == lost && calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(nth);
+        met.then_some(fault)
+    })
+}
+
+async fn with_faults(plan: Plan, expected: &str) {
+    let ground = Ground::new().await;
+    let line = LossyLine::to(ground.server.port(), plan).await;
+    let events = ground.store().await;
+    let direct = ground.client().await;
+    let client = client_through(&line, &events).await;
+    with_example_worker(&client, async {
+        load(&direct, 5).await;
+        nothing_held(&ground).await;
+    })
+    .await;
+    events.shutdown(TIMEOUT).await.unwrap();
+    let faults = line.faults();
+    assert!(
+        faults.get(expected).is_some_and(|count| *count >= 5),
+        "{faults:?}"
+    );
+    let runs = histories(&ground, &direct).await;
+    assert_eq!(runs.len(), 30);
+    let differences = compare(&runs, &ground.events());
+    assert!(differences.is_empty(), "{differences}");
+}
+
+#[tokio::test]
+async fn lost_answers_to_accepted_completions() {
+    with_faults(
+        every(2, "RespondWorkflowTaskCompleted", Fault::LoseAnswer),
+        "LoseAnswer RespondWorkflowTaskCompleted",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn connections_cut_before_the_answer_to_a_completion() {
+    with_faults(
+        every(6, "RespondWorkflowTaskCompleted", Fault::CutConnection),
+        "CutConnection RespondWorkflowTaskCompleted",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn lost_answers_to_accepted_activity_results() {
+    with_faults(
+        every(2, "RespondActivityTaskCompleted", Fault::LoseAnswer),
+        "LoseAnswer RespondActivityTaskCompleted",
+    )
+    .await;
+}
+
+/// Any fault on any call, but the answers to polls: a task that is lost there comes again only after
+/// its timeout.
+pub fn any_fault(seed: u64, per_hundred: u32) -> Plan {
+    let rng = Mutex::new(Rng::with_seed(seed));
+    Arc::new(move |name| {
+        let mut rng = rng.lock().unwrap();
+        let polls = name.starts_with("Poll");
+        if rng.u32(..100) >= per_hundred || polls {
+            return None;
+        }
+        let pause = Duration::from_millis(rng.u64(..1500));
+        Some(match rng.u32(..5) {
+            0 | 1 => Fault::LoseAnswer,
+            2 => Fault::LoseCall,
+            3 => Fault::DelayCall(pause),
+            _ => Fault::DelayAnswer(pause),
+        })
+    })
+}
+
+#[tokio::test]
+async fn any_fault_on_any_call() {
+    let ground = Ground::new().await;
+    let line = LossyLine::to(ground.server.port(), any_fault(3, 25)).await;
+    let events = ground.store().await;
+    let direct = ground.client().await;
+    let client = client_through(&line, &events).await;
+    with_example_worker(&client, async {
+        load(&direct, 6).await;
+        nothing_held(&ground).await;
+    })
+    .await;
+    let options = ReconcilerOptions::builder()
+        .grace(Duration::ZERO)
+        .requests_per_second(500)
+        .build();
+    Reconciler::new(&events, &direct, options)
+        .run_once()
+        .await
+        .unwrap();
+    events.shutdown(TIMEOUT).await.unwrap();
+    assert!(
+        line.faults().values().sum::<usize>() >= 20,
+        "{:?}",
+        line.faults()
+    );
+    let runs = histories(&ground, &direct).await;
+    let differences = compare_with(Source::Reconciled, &runs, &ground.events());
+    assert!(differences.is_empty(), "{differences}");
+}
