@@ -78,6 +78,17 @@ impl DevServer {
         Err(last_error.unwrap_or_else(|| anyhow::anyhow!("the dev server did not start")))
     }
 
+    /// Kills the server and starts it again on the same port, with arguments such as the
+    /// `--db-filename` that it had before.
+    #[allow(dead_code, reason = "not every program that shares this file needs it")]
+    pub async fn restart(&mut self, arguments: &[&str], pause: Duration) -> anyhow::Result<()> {
+        self.process.end();
+        tokio::time::sleep(pause).await;
+        let program = find_program()?;
+        self.process = Process::Own(spawn(&program, self.port, arguments)?);
+        answers(&mut self.process, self.port).await
+    }
+
     /// Where it listens.
     pub fn address(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)

@@ -46,6 +46,27 @@ impl Ground {
         }
     }
 
+    /// A server that keeps its workflows in a file, so that it can be restarted.
+    pub async fn with_lasting_server() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = server_file(&directory);
+        Self {
+            server: DevServer::start_with(&["--db-filename", &file])
+                .await
+                .unwrap(),
+            directory,
+        }
+    }
+
+    /// Kills the server, and starts it again after a pause.
+    pub async fn restart_server(&mut self, pause: Duration) {
+        let file = server_file(&self.directory);
+        self.server
+            .restart(&["--db-filename", &file], pause)
+            .await
+            .unwrap();
+    }
+
     pub fn file(&self) -> PathBuf {
         self.directory.path().join("events.db")
     }
@@ -115,6 +136,10 @@ impl Ground {
             }
         }
     }
+}
+
+fn server_file(directory: &tempfile::TempDir) -> String {
+    directory.path().join("server.db").display().to_string()
 }
 
 /// Every run that the server knows, with its history.
@@ -321,16 +346,18 @@ pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
 pub struct Program(pub Child);
 
 impl Program {
+    /// Sends a signal, such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.0.id().to_string();
+        let status = Command::new("kill")
+            .args([&format!("-{name}"), &pid])
+            .status();
+        assert!(status.unwrap().success());
+    }
+
     /// Sends SIGTERM and waits for the exit.
     pub fn terminate(mut self) -> std::process::ExitStatus {
-        let pid = self.0.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        self.signal("TERM");
         let started = Instant::now();
         loop {
             if let Some(status) = self.0.try_wait().unwrap() {

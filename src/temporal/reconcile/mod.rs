@@ -152,11 +152,7 @@ impl Reconciler {
         if closed.is_empty() {
             return Err(ReconcileError::EmptyRange);
         }
-        let mut all = Reconciled::default();
-        for window in windows(closed, self.shared.options.window) {
-            all += self.reconcile(window).await?;
-        }
-        Ok(all)
+        self.reconcile(closed).await
     }
 
     /// Runs [`run_once`](Self::run_once) every so often until `stop` resolves. Errors are logged and
