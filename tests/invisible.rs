@@ -99,6 +99,11 @@ async fn plugin_off_on_off_under_a_running_workflow_breaks_nothing() {
     with_worker(&client, steps_worker(), async {
         signal().await;
         reaches(2).await;
+        // What the workflow does with the activity's result is a task of its own.
+        until("the second step is published", || {
+            ground.events().iter().any(|row| row.event_type == "step.2")
+        })
+        .await;
     })
     .await;
     events.shutdown(TIMEOUT).await.unwrap();
@@ -333,7 +338,8 @@ async fn with_a_damaged_store_workflows_finish_and_the_loss_is_counted() {
     let accepted = events.stats().accepted;
     assert!(accepted >= 22, "{accepted}");
     events.flush(TIMEOUT).await.unwrap_err();
-    events.shutdown(TIMEOUT).await.unwrap();
+    let error = events.shutdown(TIMEOUT).await.unwrap_err();
+    assert!(error.to_string().contains("lost"), "{error}");
     assert_eq!(events.stats().lost, accepted);
 }
 

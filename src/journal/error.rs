@@ -53,6 +53,16 @@ pub enum JournalError {
         /// What went wrong.
         reason: String,
     },
+    /// The file could not be written until the journal was closed.
+    #[error(
+        "the journal closed with {events} events that it could not write, and they are lost: {reason}"
+    )]
+    Lost {
+        /// How many.
+        events: u64,
+        /// Why the file could not be written.
+        reason: String,
+    },
     /// The event breaks a rule.
     #[error("the event was refused: {reason}")]
     Invalid {

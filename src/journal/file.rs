@@ -156,7 +156,8 @@ impl FileLog {
         match log.apply(&changes) {
             Ok(applied) => {
                 counters.count(applied);
-                tracing::info!(
+                // As loud as what it ends.
+                tracing::warn!(
                     path = %self.path.display(),
                     events = applied.inserted,
                     "the journal can write its file again; what memory held is in it"
@@ -184,6 +185,7 @@ impl FileLog {
                 self.repair(counters);
             }
             FileState::Broken { .. } => {}
+            FileState::Open(log) if !log.is_at(&self.path) => self.follow_the_path(counters),
             FileState::Open(log) => match log.make_room() {
                 Ok((aged, crowded_out)) => {
                     counters.depth.fetch_sub(aged + crowded_out, Relaxed);
@@ -202,6 +204,39 @@ impl FileLog {
                 Err(Trouble::Busy) => {}
                 Err(trouble) => self.break_off(trouble, counters),
             },
+        }
+    }
+
+    /// The file was deleted, renamed or replaced while it is open: what is in it can only be reached
+    /// from here, and would be gone with this process.
+    fn follow_the_path(&mut self, counters: &Counters) {
+        let FileState::Open(log) = &mut self.state else {
+            return;
+        };
+        match log.move_to(&self.path, self.options.synchronous) {
+            Ok(()) => {
+                tracing::error!(
+                    path = %self.path.display(),
+                    "the journal's file was deleted or replaced while it was in use; everything \
+                     that was in it has been copied to the file that is there now"
+                );
+                counters.degrade(None);
+                self.measure(counters);
+            }
+            Err(failure) => {
+                let reason = match failure {
+                    OpenFailure::Damaged(reason, _) => reason,
+                    OpenFailure::Refused(error) => error.to_string(),
+                };
+                if counters.degrade(Some(reason.clone())) {
+                    tracing::error!(
+                        path = %self.path.display(),
+                        reason,
+                        "the journal's file was deleted or replaced while it was in use, and cannot \
+                         be made anew: events will be gone with this process; it is tried again"
+                    );
+                }
+            }
         }
     }
 
@@ -245,27 +280,40 @@ impl FileLog {
         }
     }
 
-    pub(super) fn close(&mut self, counters: &Counters) {
+    /// Writes what can be written and gives the file back.
+    pub(super) fn close(&mut self, counters: &Counters) -> Result<(), JournalError> {
         if !self.backlog.is_empty() {
             self.repair(counters);
         }
-        let lost = self.backlog.events() as u64;
-        if lost > 0 {
-            counters.lost.fetch_add(lost, Relaxed);
-            tracing::error!(
-                path = %self.path.display(),
-                lost,
-                "the journal closes while its file cannot be written: what memory held is lost"
-            );
+        if matches!(&self.state, FileState::Open(log) if !log.is_at(&self.path)) {
+            self.follow_the_path(counters);
         }
-        if let FileState::Open(log) = &self.state {
-            log.checkpoint();
-        }
-        self.state = FileState::Broken {
+        let closed = FileState::Broken {
             reason: "closed".to_owned(),
             retry_at: None,
             _lock: None,
         };
+        let (lost, reason) = match std::mem::replace(&mut self.state, closed) {
+            FileState::Open(log) if log.is_at(&self.path) => {
+                log.checkpoint();
+                (self.backlog.events() as u64, String::new())
+            }
+            FileState::Open(_) => (
+                counters.depth.load(Relaxed),
+                "its file was deleted".to_owned(),
+            ),
+            FileState::Broken { reason, .. } => (self.backlog.events() as u64, reason),
+        };
+        if lost == 0 {
+            return Ok(());
+        }
+        counters.lost.fetch_add(lost, Relaxed);
+        let error = JournalError::Lost {
+            events: lost,
+            reason,
+        };
+        tracing::error!(path = %self.path.display(), lost, %error, "events are lost");
+        Err(error)
     }
 }
 

@@ -101,9 +101,9 @@ impl Log {
         }
     }
 
-    pub(super) fn close(&mut self, counters: &Counters) {
+    pub(super) fn close(&mut self, counters: &Counters) -> Result<(), JournalError> {
         match self {
-            Self::Memory(_) => {}
+            Self::Memory(_) => Ok(()),
             #[cfg(feature = "sqlite")]
             Self::File(log) => log.close(counters),
         }

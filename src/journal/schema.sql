@@ -13,6 +13,8 @@ CREATE TABLE IF NOT EXISTS events (
     activity_id     TEXT,
     attempt         INTEGER,
     created_at      TEXT NOT NULL,
+    -- Seconds since 1970; what retention counts from, by a clock that does not jump.
+    stored_at       INTEGER NOT NULL,
     event           TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS events_by_workflow ON events (workflow_id, workflow_run_id);

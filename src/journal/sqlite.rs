@@ -62,15 +62,54 @@ pub(super) enum OpenFailure {
 /// Holds the file for this store; given back when dropped, and by the system when the process dies.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
 }
 
 /// The open log.
 pub(super) struct SqliteLog {
     connection: Connection,
-    _lock: Lock,
+    lock: Lock,
     max_bytes: Option<u64>,
     retention: Retention,
+    identity: Option<FileIdentity>,
+    // The wall clock when the log was opened, and how long ago that is by a clock that never jumps:
+    // together the time by which events age.
+    opened: (SystemTime, Instant),
+}
+
+/// What stays the same while a file is the same file, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileIdentity {
+    device: u64,
+    inode: u64,
+}
+
+#[cfg(unix)]
+fn identity(metadata: &std::fs::Metadata) -> FileIdentity {
+    use std::os::unix::fs::MetadataExt as _;
+    FileIdentity {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+    }
+}
+
+// Elsewhere a file that is open cannot be deleted.
+#[cfg(not(unix))]
+fn identity(_metadata: &std::fs::Metadata) -> FileIdentity {
+    FileIdentity {
+        device: 0,
+        inode: 0,
+    }
+}
+
+fn identity_of(path: &Path) -> Option<FileIdentity> {
+    std::fs::metadata(path).ok().as_ref().map(identity)
+}
+
+fn lock_path(path: &Path) -> PathBuf {
+    let mut lock_path = path.as_os_str().to_owned();
+    lock_path.push(".lock");
+    lock_path.into()
 }
 
 fn private_file(path: &Path) -> std::io::Result<File> {
@@ -106,9 +145,7 @@ fn lock(path: &Path) -> Result<Lock, JournalError> {
     if path.is_dir() {
         return Err(open_error(std::io::ErrorKind::IsADirectory.into()));
     }
-    let mut lock_path = path.as_os_str().to_owned();
-    lock_path.push(".lock");
-    let file = private_file(&PathBuf::from(lock_path)).map_err(open_error)?;
+    let file = private_file(&lock_path(path)).map_err(open_error)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -120,7 +157,7 @@ fn lock(path: &Path) -> Result<Lock, JournalError> {
     }
     // Created here for its permissions; SQLite gives its side files those of the main file.
     private_file(path).map_err(open_error)?;
-    Ok(Lock { _file: file })
+    Ok(Lock { file })
 }
 
 impl SqliteLog {
@@ -134,9 +171,11 @@ impl SqliteLog {
         match connect(path, synchronous) {
             Ok(connection) => Ok(Self {
                 connection,
-                _lock: held,
+                lock: held,
                 max_bytes,
                 retention,
+                identity: identity_of(path),
+                opened: (SystemTime::now(), Instant::now()),
             }),
             Err(ConnectFailure::Refused(error)) => Err(OpenFailure::Refused(error)),
             Err(ConnectFailure::Sqlite(error)) => match Trouble::from(error) {
@@ -158,17 +197,20 @@ impl SqliteLog {
     /// Applies changes in one transaction: all of them, or none.
     pub(super) fn apply(&mut self, changes: &[Change]) -> Result<Applied, Trouble> {
         let mut applied = Applied::default();
+        let stored_at = seconds(self.now());
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         for change in changes {
             match change {
-                Change::Insert(records) => insert(&transaction, records, &mut applied)?,
+                Change::Insert(records) => {
+                    insert(&transaction, records, stored_at, &mut applied)?;
+                }
                 Change::Hold(key, records) => hold(&transaction, key, records, &mut applied)?,
-                Change::Release(key) => release(&transaction, key, &mut applied)?,
+                Change::Release(key) => release(&transaction, key, stored_at, &mut applied)?,
                 Change::Replace(key, records) => {
                     if forget(&transaction, key, &mut applied)? > 0 {
-                        insert(&transaction, records, &mut applied)?;
+                        insert(&transaction, records, stored_at, &mut applied)?;
                     }
                 }
                 Change::Discard(key) => {
@@ -183,25 +225,78 @@ impl SqliteLog {
         Ok(applied)
     }
 
+    /// The time by which events age: a clock that is set forward while the store is open removes
+    /// nothing.
+    fn now(&self) -> SystemTime {
+        let (wall, monotonic) = self.opened;
+        wall + monotonic.elapsed()
+    }
+
+    /// Whether `path` still names this log's file.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        self.identity == identity_of(path)
+    }
+
+    /// Copies everything into the file that is at `path` now, or into a new one, and goes on there.
+    /// The log's own file was deleted or replaced, and is only reachable through this connection.
+    pub(super) fn move_to(
+        &mut self,
+        path: &Path,
+        synchronous: Synchronous,
+    ) -> Result<(), OpenFailure> {
+        // The lock goes with its file.
+        let is_ours = self
+            .lock
+            .file
+            .metadata()
+            .is_ok_and(|ours| identity_of(&lock_path(path)) == Some(identity(&ours)));
+        if is_ours {
+            private_file(path).map_err(|error| OpenFailure::Refused(unusable(path, &error)))?;
+        } else {
+            self.lock = lock(path).map_err(OpenFailure::Refused)?;
+        }
+        let refused = |error: rusqlite::Error| OpenFailure::Refused(unusable(path, &error));
+        drop(connect(path, synchronous).map_err(|failure| match failure {
+            ConnectFailure::Refused(error) => OpenFailure::Refused(error),
+            ConnectFailure::Sqlite(error) => refused(error),
+        })?);
+        self.connection
+            .execute(
+                "ATTACH DATABASE ?1 AS fresh",
+                [path.to_string_lossy().as_ref()],
+            )
+            .map_err(refused)?;
+        let copied = copy_to_attached(&mut self.connection);
+        self.connection
+            .execute("DETACH DATABASE fresh", [])
+            .map_err(refused)?;
+        copied.map_err(refused)?;
+        self.connection = connect(path, synchronous).map_err(|failure| match failure {
+            ConnectFailure::Refused(error) => OpenFailure::Refused(error),
+            ConnectFailure::Sqlite(error) => refused(error),
+        })?;
+        self.identity = identity_of(path);
+        Ok(())
+    }
+
     /// Makes room: what is older than the retention, and the oldest events over the size cap, what
     /// applications published before what the interceptors did. Gives back how many went by age and
     /// how many for lack of room.
     pub(super) fn make_room(&mut self) -> Result<(u64, u64), Trouble> {
         let mut aged = 0;
         if let Retention::For(age) = self.retention
-            && let Some(oldest) = SystemTime::now().checked_sub(age)
+            && let Some(oldest) = self.now().checked_sub(age)
         {
-            let oldest = chrono::DateTime::<chrono::Utc>::from(oldest)
-                .to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+            let oldest = seconds(oldest);
             // Positions follow time, so that looking at the first rows is enough; and within a bound,
             // since others wait to write.
             let began = Instant::now();
             loop {
                 let removed = self.connection.execute(
                     "DELETE FROM events WHERE seq IN (SELECT seq FROM \
-                     (SELECT seq, created_at FROM events \
+                     (SELECT seq, stored_at FROM events \
                      WHERE seq < (SELECT MAX(seq) FROM events) ORDER BY seq LIMIT ?2) \
-                     WHERE created_at < ?1)",
+                     WHERE stored_at < ?1)",
                     params![oldest, REMOVE_AT_ONCE * 4],
                 )? as u64;
                 aged += removed;
@@ -360,6 +455,47 @@ impl SqliteLog {
     }
 }
 
+fn unusable(path: &Path, error: &impl ToString) -> JournalError {
+    JournalError::Open {
+        path: path.to_owned(),
+        reason: error.to_string(),
+        source: None,
+    }
+}
+
+/// The columns of an event, but its position.
+const COLUMNS: &str = "event_id, event_type, event_name, workflow_type, workflow_id, \
+     workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, stored_at, \
+     event";
+
+fn copy_to_attached(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    // Positions stay, so that cursors mean the same; in a file that has events of its own they cannot.
+    let positions = if transaction.query_row(
+        "SELECT NOT EXISTS (SELECT 1 FROM fresh.events)",
+        [],
+        |row| row.get(0),
+    )? {
+        "seq, "
+    } else {
+        ""
+    };
+    transaction.execute_batch(&format!(
+        "INSERT OR IGNORE INTO fresh.events ({positions}{COLUMNS}) \
+         SELECT {positions}{COLUMNS} FROM main.events ORDER BY seq; \
+         INSERT OR IGNORE INTO fresh.held SELECT * FROM main.held; \
+         INSERT OR IGNORE INTO fresh.cursors SELECT * FROM main.cursors"
+    ))?;
+    transaction.commit()
+}
+
+fn seconds(time: SystemTime) -> i64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| {
+            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        })
+}
+
 enum ConnectFailure {
     Sqlite(rusqlite::Error),
     Refused(JournalError),
@@ -417,7 +553,12 @@ fn connect(path: &Path, synchronous: Synchronous) -> Result<Connection, ConnectF
             supported: SCHEMA_VERSION,
         }));
     }
-    connection.execute_batch(include_str!("schema.sql"))?;
+    // All of it or nothing, also when the power goes.
+    connection.execute_batch(concat!(
+        "BEGIN IMMEDIATE;\n",
+        include_str!("schema.sql"),
+        "\nCOMMIT;"
+    ))?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     Ok(connection)
 }
@@ -425,12 +566,14 @@ fn connect(path: &Path, synchronous: Synchronous) -> Result<Connection, ConnectF
 fn insert(
     transaction: &Transaction<'_>,
     records: &[Record],
+    stored_at: i64,
     applied: &mut Applied,
 ) -> Result<(), Trouble> {
     let mut statement = transaction.prepare_cached(
         "INSERT INTO events (event_id, event_type, event_name, workflow_type, workflow_id, \
-         workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, event) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) \
+         workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, \
+         stored_at, event) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
          ON CONFLICT (event_id) DO NOTHING",
     )?;
     for record in records {
@@ -447,6 +590,7 @@ fn insert(
             record.activity_id,
             record.attempt,
             record.created_at,
+            stored_at,
             record.json,
         ])?;
         if inserted == 1 {
@@ -521,22 +665,24 @@ const UNDER_KEY: &str = "namespace = ?1 AND held_workflow = ?2 AND held_run = ?3
 fn release(
     transaction: &Transaction<'_>,
     key: &RunKey,
+    stored_at: i64,
     applied: &mut Applied,
 ) -> Result<(), Trouble> {
     let inserted = transaction
         .prepare_cached(&format!(
             "INSERT INTO events (event_id, event_type, event_name, workflow_type, workflow_id, \
              workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, \
-             event) SELECT event_id, event_type, event_name, workflow_type, workflow_id, \
+             stored_at, event) SELECT event_id, event_type, event_name, workflow_type, workflow_id, \
              workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, \
-             event FROM held WHERE {UNDER_KEY} ORDER BY position \
+             ?5, event FROM held WHERE {UNDER_KEY} ORDER BY position \
              ON CONFLICT (event_id) DO NOTHING"
         ))?
         .execute(params![
             key.namespace,
             key.workflow_id,
             key.run_id,
-            key.hold_id.to_string()
+            key.hold_id.to_string(),
+            stored_at,
         ])? as u64;
     let held = forget(transaction, key, applied)?;
     applied.inserted += inserted;

@@ -80,15 +80,18 @@ impl Counters {
         self.refused.fetch_add(events as u64, Relaxed);
     }
 
+    /// Notes that the file cannot be written, or can again; gives back whether that is news.
     #[cfg(feature = "sqlite")]
-    pub(super) fn degrade(&self, error: Option<String>) {
-        self.degraded.store(error.is_some(), Relaxed);
+    pub(super) fn degrade(&self, error: Option<String>) -> bool {
+        let before = self.degraded.swap(error.is_some(), Relaxed);
+        let is_news = before != error.is_some();
         if error.is_some() {
             *self
                 .last_error
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner) = error;
         }
+        is_news
     }
 
     pub(super) fn status(&self) -> JournalStatus {

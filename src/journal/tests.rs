@@ -456,7 +456,11 @@ mod file {
         assert!(status.degraded);
         assert!(status.last_error.is_some());
         assert_eq!(std::fs::read(&path).unwrap(), vec![0x5a; 8192]);
-        journal.close().await.unwrap();
+        let lost = journal.close().await.unwrap_err();
+        assert!(
+            matches!(lost, JournalError::Lost { events: 1, .. }),
+            "{lost}"
+        );
         assert_eq!(journal.status().lost, 1);
     }
 
@@ -494,7 +498,7 @@ mod file {
         assert_eq!(
             columns.join(", "),
             "seq, event_id, event_type, event_name, workflow_type, workflow_id, workflow_run_id, \
-             workflow_state, activity_type, activity_id, attempt, created_at, event"
+             workflow_state, activity_type, activity_id, attempt, created_at, stored_at, event"
         );
         journal.append(draft(2)).unwrap().await.unwrap();
         let count: i64 = reader
@@ -544,27 +548,25 @@ mod file {
     #[tokio::test]
     async fn old_events_go_after_the_retention() {
         let (_directory, path) = scratch();
-        let journal: Journal<Plain> = Journal::open(JournalOptions {
-            retention: Retention::For(Duration::from_secs(3600)),
-            ..options(Target::Sqlite(path))
-        })
-        .unwrap();
-        let dated = |number, created_at: &str| {
-            Plain::Record(Box::new(Record {
-                created_at: created_at.to_owned(),
-                ..record(number, true)
-            }))
+        let open = || {
+            Journal::<Plain>::open(JournalOptions {
+                retention: Retention::For(Duration::from_secs(3600)),
+                ..options(Target::Sqlite(path.clone()))
+            })
+            .unwrap()
         };
-        journal
-            .append(dated(1, "2001-01-01T00:00:00.000000Z"))
-            .unwrap()
-            .await
-            .unwrap();
-        journal
-            .append(dated(2, "2999-01-01T00:00:00.000000Z"))
-            .unwrap()
-            .await
-            .unwrap();
+        let journal = open();
+        journal.append(draft(1)).unwrap().await.unwrap();
+        journal.append(draft(2)).unwrap().await.unwrap();
+        journal.close().await.unwrap();
+        let file = rusqlite::Connection::open(&path).unwrap();
+        file.execute(
+            "UPDATE events SET stored_at = stored_at - 3700 WHERE seq = 1",
+            [],
+        )
+        .unwrap();
+        drop(file);
+        let journal = open();
         until("the old event stays", || journal.status().depth == 1).await;
         assert_eq!(numbers(&journal).await, [2]);
         assert_eq!(journal.status().lost, 0, "retention is no loss");

@@ -155,14 +155,15 @@ impl<D: Draft> Writer<D> {
                 Err(RecvTimeoutError::Disconnected) => break,
             };
             if let Some(answer) = self.work(first) {
-                self.log.close(&self.counters);
-                answer.send(Ok(())).ok();
+                let closed = self.log.close(&self.counters);
+                answer.send(closed).ok();
                 self.refuse_the_rest();
                 return;
             }
             self.log.tick(&self.counters);
         }
-        self.log.close(&self.counters);
+        // Nobody is there to be told; it has been logged.
+        self.log.close(&self.counters).ok();
     }
 
     /// Does one command and what waits behind it, up to a batch. Gives back whom to answer when the

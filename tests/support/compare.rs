@@ -9,7 +9,7 @@ use std::{
 };
 use temporalio_common::protos::coresdk::common::extract_local_activity_marker_data;
 use temporalio_common::protos::temporal::api::{
-    enums::v1::{WorkflowExecutionStatus, WorkflowTaskFailedCause},
+    enums::v1::{EventType, WorkflowExecutionStatus, WorkflowTaskFailedCause},
     failure::v1::failure::FailureInfo,
     history::v1::{HistoryEvent, history_event::Attributes},
 };
@@ -92,6 +92,19 @@ pub fn state_of(status: WorkflowExecutionStatus) -> Option<&'static str> {
         WorkflowExecutionStatus::ContinuedAsNew => Some("continued_as_new"),
         WorkflowExecutionStatus::TimedOut => Some("timed_out"),
         _ => None,
+    }
+}
+
+/// The status of a run with this history.
+pub fn status_of(events: &[HistoryEvent]) -> WorkflowExecutionStatus {
+    match events.last().map(HistoryEvent::event_type) {
+        Some(EventType::WorkflowExecutionCompleted) => WorkflowExecutionStatus::Completed,
+        Some(EventType::WorkflowExecutionFailed) => WorkflowExecutionStatus::Failed,
+        Some(EventType::WorkflowExecutionCanceled) => WorkflowExecutionStatus::Canceled,
+        Some(EventType::WorkflowExecutionTerminated) => WorkflowExecutionStatus::Terminated,
+        Some(EventType::WorkflowExecutionContinuedAsNew) => WorkflowExecutionStatus::ContinuedAsNew,
+        Some(EventType::WorkflowExecutionTimedOut) => WorkflowExecutionStatus::TimedOut,
+        _ => WorkflowExecutionStatus::Running,
     }
 }
 

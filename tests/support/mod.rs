@@ -146,9 +146,10 @@ fn server_file(directory: &tempfile::TempDir) -> String {
 pub async fn histories(ground: &Ground, client: &Client) -> Vec<compare::RunHistory> {
     let mut runs = Vec::new();
     for run in ground.runs(client).await {
-        let status = run.status();
         let execution = run.execution.unwrap_or_default();
         let events = history(client, &execution.workflow_id, &execution.run_id).await;
+        // The list of runs follows the histories a moment later.
+        let status = compare::status_of(&events);
         runs.push(compare::RunHistory {
             workflow_id: execution.workflow_id,
             run_id: execution.run_id,
