@@ -14,10 +14,19 @@ step() {
     printf -- '-- %s: %d s\n' "$name" $((SECONDS - began))
 }
 
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
 install_missing() {
     cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
     cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
     cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
+    # A library that shows a program another clock, for the tests of clocks that jump.
+    if [ ! -e /usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1 ] &&
+        [ ! -e /usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1 ] && command -v apt-get >/dev/null; then
+        as_root apt-get update -qq && as_root apt-get install -y -qq --no-install-recommends libfaketime
+    fi
     # The Temporal CLI, where none is installed: the tests would fetch it themselves, one waiting for
     # the other.
     local cli="${CARGO_TARGET_DIR:-target}/temporal-cli"
@@ -37,7 +46,7 @@ install_missing() {
 # Each feature alone, none, and all, without a warning.
 check_features() {
     local features
-    for features in "" plugin sqlite testing "plugin sqlite" "plugin sqlite testing"; do
+    for features in "" plugin sqlite testing failpoints "plugin sqlite" "plugin sqlite testing"; do
         RUSTFLAGS="${RUSTFLAGS:-} -D warnings" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/features" \
             cargo check --quiet --lib --no-default-features --features "$features"
     done

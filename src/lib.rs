@@ -9,6 +9,11 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 
+/// The code in the documentation pages compiles.
+#[cfg(all(doctest, feature = "plugin", feature = "sqlite"))]
+#[doc = include_str!("../docs/reconciler.md")]
+struct DocumentationPages;
+
 pub mod context;
 mod crash_point;
 pub mod event;
