@@ -186,7 +186,7 @@ async fn start_one(client: &Client, rng: &mut Rng, number: usize) {
             Ok(_) => break,
             Err(error) if error.to_string().to_lowercase().contains("already") => break,
             Err(error) => assert!(
-                began.elapsed() < Duration::from_secs(30),
+                began.elapsed() < Duration::from_secs(90),
                 "{id} cannot be started: {error}"
             ),
         }

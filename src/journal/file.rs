@@ -4,8 +4,8 @@
 use super::{
     JournalError, JournalOptions,
     memory::Backlog,
-    record::{Change, HeldRun, Stored},
-    sqlite::{Lock, OpenFailure, SqliteLog, Trouble},
+    record::{Change, HeldRun, Refused, Stored},
+    sqlite::{Lock, OpenFailure, Removed, SqliteLog, Trouble},
     status::Counters,
 };
 use std::{
@@ -85,6 +85,7 @@ impl FileLog {
                 Ok(applied) => {
                     counters.count(applied);
                     counters.depth.fetch_add(applied.inserted, Relaxed);
+                    counters.reach(log.newest());
                     return Ok(());
                 }
                 // Whoever has the lock will let go; those who wait bound their own patience.
@@ -187,12 +188,12 @@ impl FileLog {
             FileState::Broken { .. } => {}
             FileState::Open(log) if !log.is_at(&self.path) => self.follow_the_path(counters),
             FileState::Open(log) => match log.make_room() {
-                Ok((aged, crowded_out)) => {
-                    counters.depth.fetch_sub(aged + crowded_out, Relaxed);
-                    if crowded_out > 0 {
-                        let all = counters.lost.fetch_add(crowded_out, Relaxed) + crowded_out;
+                Ok(Removed { kept, lost }) => {
+                    counters.depth.fetch_sub(kept + lost, Relaxed);
+                    if lost > 0 {
+                        let all = counters.lost.fetch_add(lost, Relaxed) + lost;
                         tracing::warn!(
-                            lost = crowded_out,
+                            lost,
                             all,
                             "the journal reached its size cap: the oldest events were removed"
                         );
@@ -242,6 +243,7 @@ impl FileLog {
 
     fn measure(&mut self, counters: &Counters) {
         if let FileState::Open(log) = &self.state {
+            counters.reach(log.newest());
             if let Ok((depth, held)) = log.counts() {
                 counters.depth.store(depth, Relaxed);
                 counters.held.store(held, Relaxed);
@@ -269,6 +271,18 @@ impl FileLog {
     pub(super) fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError> {
         match &self.state {
             FileState::Open(log) => log.cursor(name).map_err(read_error),
+            FileState::Broken { .. } => Err(self.degraded()),
+        }
+    }
+
+    pub(super) fn refused(
+        &self,
+        sink: Option<&str>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Refused>, JournalError> {
+        match &self.state {
+            FileState::Open(log) => log.refused(sink, after, limit).map_err(read_error),
             FileState::Broken { .. } => Err(self.degraded()),
         }
     }
@@ -318,12 +332,7 @@ impl FileLog {
 }
 
 fn open_file(path: &Path, options: &JournalOptions) -> Result<SqliteLog, OpenFailure> {
-    SqliteLog::open(
-        path,
-        options.synchronous,
-        options.max_bytes,
-        options.retention,
-    )
+    SqliteLog::open(path, options)
 }
 
 fn say_broken(path: &Path, reason: &str, what: &str) {

@@ -6,7 +6,7 @@ use super::file::FileLog;
 use super::{
     JournalError, JournalOptions, Target,
     memory::MemoryLog,
-    record::{Change, HeldRun, Stored},
+    record::{Change, HeldRun, Refused, Stored},
     status::Counters,
 };
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,7 +22,10 @@ pub(super) enum Log {
 impl Log {
     pub(super) fn open(options: JournalOptions, counters: &Counters) -> Result<Self, JournalError> {
         match &options.target {
-            Target::Memory => Ok(Self::Memory(MemoryLog::new(options.queue_size))),
+            Target::Memory => Ok(Self::Memory(MemoryLog::new(
+                options.queue_size,
+                options.sinks,
+            ))),
             #[cfg(feature = "sqlite")]
             Target::Sqlite(path) => {
                 let path = path.clone();
@@ -46,6 +49,7 @@ impl Log {
                     counters.lost.fetch_add(applied.removed, Relaxed);
                 }
                 counters.depth.store(log.depth(), Relaxed);
+                counters.reach(log.newest());
                 Ok(())
             }
             #[cfg(feature = "sqlite")]
@@ -82,6 +86,19 @@ impl Log {
             Self::Memory(log) => Ok(log.cursor(name)),
             #[cfg(feature = "sqlite")]
             Self::File(log) => log.cursor(name),
+        }
+    }
+
+    pub(super) fn refused(
+        &self,
+        sink: Option<&str>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Refused>, JournalError> {
+        match self {
+            Self::Memory(log) => Ok(log.refused(sink, after, limit)),
+            #[cfg(feature = "sqlite")]
+            Self::File(log) => log.refused(sink, after, limit),
         }
     }
 

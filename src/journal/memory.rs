@@ -1,7 +1,7 @@
 //! The log in memory: for tests, and while a file cannot be written. Bounded: the oldest goes first,
 //! what applications published before what the interceptors did.
 
-use super::record::{Applied, Change, HeldRun, Record, RunKey, Stored};
+use super::record::{Applied, Change, HeldRun, Record, Refused, RunKey, Stored};
 use std::collections::{HashMap, HashSet, VecDeque};
 use uuid::Uuid;
 
@@ -12,17 +12,24 @@ pub(super) struct MemoryLog {
     ids: HashSet<Uuid>,
     held: Vec<(RunKey, Vec<Record>)>,
     cursors: HashMap<String, u64>,
+    refused: Vec<Refused>,
+    // Who must have an event before it may go.
+    sinks: Vec<String>,
+    delivered_ids: VecDeque<Uuid>,
     next_seq: u64,
     capacity: usize,
 }
 
 impl MemoryLog {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(super) fn new(capacity: usize, sinks: Vec<String>) -> Self {
         Self {
             events: VecDeque::new(),
             ids: HashSet::new(),
             held: Vec::new(),
             cursors: HashMap::new(),
+            refused: Vec::new(),
+            sinks,
+            delivered_ids: VecDeque::new(),
             next_seq: 1,
             capacity: capacity.max(1),
         }
@@ -57,6 +64,17 @@ impl MemoryLog {
                 }
                 Change::MoveCursor(name, position) => {
                     self.cursors.insert(name.clone(), *position);
+                    applied.removed_delivered += self.forget_delivered();
+                }
+                Change::Refuse(refused) => {
+                    self.refused.extend(refused.iter().cloned());
+                    // As bounded as the events themselves.
+                    let surplus = self.refused.len().saturating_sub(self.capacity);
+                    self.refused.drain(..surplus);
+                }
+                Change::Bury(sink, event_id) => {
+                    self.refused
+                        .retain(|refused| refused.sink != *sink || refused.event_id != *event_id);
                 }
             }
         }
@@ -130,14 +148,56 @@ impl MemoryLog {
         self.events.len() as u64
     }
 
-    pub(super) fn read(&self, after: u64, limit: usize) -> Vec<Stored> {
-        self.events
+    /// What every sink is done with makes room for what comes; its ids are still remembered.
+    fn forget_delivered(&mut self) -> u64 {
+        let Some(delivered) = self
+            .sinks
             .iter()
-            .filter(|(seq, _)| *seq > after)
+            .map(|sink| self.cursors.get(sink).copied().unwrap_or_default())
+            .min()
+        else {
+            return 0;
+        };
+        let before = self.events.len();
+        while self
+            .events
+            .front()
+            .is_some_and(|(seq, _)| *seq <= delivered)
+            && let Some((_, record)) = self.events.pop_front()
+        {
+            self.delivered_ids.push_back(record.event_id);
+        }
+        while self.delivered_ids.len() > self.capacity
+            && let Some(id) = self.delivered_ids.pop_front()
+        {
+            self.ids.remove(&id);
+        }
+        (before - self.events.len()) as u64
+    }
+
+    pub(super) fn refused(&self, sink: Option<&str>, after: u64, limit: usize) -> Vec<Refused> {
+        self.refused
+            .iter()
+            .filter(|refused| refused.seq > after)
+            .filter(|refused| sink.is_none_or(|sink| refused.sink == sink))
+            .take(limit)
+            .cloned()
+            .collect()
+    }
+
+    pub(super) fn newest(&self) -> u64 {
+        self.next_seq - 1
+    }
+
+    pub(super) fn read(&self, after: u64, limit: usize) -> Vec<Stored> {
+        // Positions ascend, though there are gaps.
+        let from = self.events.partition_point(|(seq, _)| *seq <= after);
+        self.events
+            .range(from..)
             .take(limit)
             .map(|(seq, record)| Stored {
                 seq: *seq,
-                json: record.json.clone(),
+                record: record.clone(),
             })
             .collect()
     }

@@ -18,7 +18,7 @@ mod writer;
 mod tests;
 
 pub use error::JournalError;
-pub(crate) use record::{Draft, HeldRun, Prepared, Record, RunKey, Stored};
+pub(crate) use record::{Draft, HeldRun, Prepared, Record, Refused, RunKey, Stored};
 pub(crate) use status::JournalStatus;
 
 use crossbeam_channel::Sender;
@@ -27,7 +27,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -75,6 +75,11 @@ pub(crate) struct JournalOptions {
     pub(crate) synchronous: Synchronous,
     pub(crate) max_bytes: Option<u64>,
     pub(crate) retention: Retention,
+    /// The cursors of those who must have an event before age alone removes it.
+    pub(crate) sinks: Vec<String>,
+    /// Whether the log is itself the store, so that an event that leaves it for lack of room is lost
+    /// even if others have it.
+    pub(crate) is_store: bool,
 }
 
 /// Why the journal takes no more.
@@ -118,6 +123,16 @@ impl<T> Future for Answer<T> {
 /// A handle to the log; clones share it.
 pub(crate) struct Journal<D: Draft> {
     inner: Arc<Inner<D>>,
+}
+
+/// See [`Journal::downgrade`].
+pub(crate) struct WeakJournal<D: Draft>(Weak<Inner<D>>);
+
+impl<D: Draft> WeakJournal<D> {
+    /// The log, while somebody keeps it open.
+    pub(crate) fn upgrade(&self) -> Option<Journal<D>> {
+        self.0.upgrade().map(|inner| Journal { inner })
+    }
 }
 
 struct Inner<D: Draft> {
@@ -267,21 +282,60 @@ impl<D: Draft> Journal<D> {
         self.ask(|answer| Command::Cursor { name, answer }).await
     }
 
-    /// Moves the cursor `name`; durable with what was appended before.
+    /// Moves the cursor `name`, and notes what its sink refused; durable with what was appended before.
     pub(crate) async fn move_cursor(
         &self,
         name: String,
         position: u64,
+        refused: Vec<Refused>,
     ) -> Result<(), JournalError> {
-        let mut answer = self
-            .send(0, usize::MAX, |answer| Command::MoveCursor {
-                name,
-                position,
-                answer,
-            })
-            .map_err(|_| JournalError::Closed)?;
-        answer.nudge = Some(self.inner.nudge.clone());
-        answer.await
+        self.ask_now(|answer| Command::MoveCursor {
+            name,
+            position,
+            refused,
+            answer,
+        })
+        .await
+    }
+
+    /// What sinks refused, of one or of all, in the order of positions.
+    pub(crate) async fn refused(
+        &self,
+        sink: Option<String>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Refused>, JournalError> {
+        self.ask(|answer| Command::Refused {
+            sink,
+            after,
+            limit,
+            answer,
+        })
+        .await
+    }
+
+    /// Removes what a sink refused and took after all.
+    pub(crate) async fn bury(
+        &self,
+        sink: String,
+        event_id: uuid::Uuid,
+    ) -> Result<(), JournalError> {
+        self.ask_now(|answer| Command::Bury {
+            sink,
+            event_id,
+            answer,
+        })
+        .await
+    }
+
+    /// The position of the newest event, as it grows.
+    pub(crate) fn newest(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.inner.counters.newest()
+    }
+
+    /// A handle that does not keep the log open.
+    pub(crate) fn downgrade(&self) -> WeakJournal<D> {
+        WeakJournal(Arc::downgrade(&self.inner))
     }
 
     /// Resolves when everything queued before is durable, or failed.
@@ -301,6 +355,18 @@ impl<D: Draft> Journal<D> {
 
     pub(crate) fn status(&self) -> JournalStatus {
         self.inner.counters.status()
+    }
+
+    /// As [`Self::ask`], for a change that would otherwise linger.
+    async fn ask_now<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, JournalError>>) -> Command<D>,
+    ) -> Result<T, JournalError> {
+        let mut answer = self
+            .send(0, usize::MAX, command)
+            .map_err(|_| JournalError::Closed)?;
+        answer.nudge = Some(self.inner.nudge.clone());
+        answer.await
     }
 
     async fn ask<T>(

@@ -69,6 +69,16 @@ pub(crate) struct HeldRun {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stored {
     pub(crate) seq: u64,
+    pub(crate) record: Record,
+}
+
+/// An event that a receiver refused for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) sink: String,
+    pub(crate) event_id: Uuid,
+    pub(crate) seq: u64,
+    pub(crate) reason: String,
     pub(crate) json: String,
 }
 
@@ -81,6 +91,9 @@ pub(super) enum Change {
     Replace(RunKey, Vec<Record>),
     Discard(RunKey),
     MoveCursor(String, u64),
+    Refuse(Vec<Refused>),
+    /// What a receiver refused, it took after all.
+    Bury(String, Uuid),
 }
 
 #[cfg(feature = "sqlite")]
@@ -88,7 +101,11 @@ impl Change {
     pub(super) fn records(&self) -> &[Record] {
         match self {
             Self::Insert(records) | Self::Hold(_, records) | Self::Replace(_, records) => records,
-            Self::Release(_) | Self::Discard(_) | Self::MoveCursor(..) => &[],
+            Self::Release(_)
+            | Self::Discard(_)
+            | Self::MoveCursor(..)
+            | Self::Refuse(_)
+            | Self::Bury(..) => &[],
         }
     }
 }
@@ -99,6 +116,8 @@ pub(super) struct Applied {
     pub(super) inserted: u64,
     pub(super) duplicates: u64,
     pub(super) removed: u64,
+    /// Events that every sink has, and that made room.
+    pub(super) removed_delivered: u64,
     /// How many more runs are held than before.
     pub(super) held: i64,
 }

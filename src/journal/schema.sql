@@ -47,6 +47,17 @@ CREATE TABLE IF NOT EXISTS cursors (
     seq  INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+-- What a sink refused for good, and why.
+CREATE TABLE IF NOT EXISTS dead_letters (
+    sink       TEXT NOT NULL,
+    seq        INTEGER NOT NULL,
+    event_id   TEXT NOT NULL,
+    reason     TEXT NOT NULL,
+    refused_at INTEGER NOT NULL,
+    event      TEXT NOT NULL,
+    PRIMARY KEY (sink, seq)
+) WITHOUT ROWID;
+
 CREATE TABLE IF NOT EXISTS meta (
     key   TEXT PRIMARY KEY,
     value TEXT NOT NULL

@@ -1,8 +1,8 @@
 //! The log in a SQLite file. Knows SQL and the file; decides nothing about what is written when.
 
 use super::{
-    JournalError, Retention, Synchronous,
-    record::{Applied, Change, HeldRun, Record, RunKey, Stored},
+    JournalError, JournalOptions, Retention, Synchronous,
+    record::{Applied, Change, HeldRun, Record, Refused, RunKey, Stored},
 };
 use crate::crash_point::crash_point;
 use rusqlite::{
@@ -27,6 +27,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_millis(100);
 const CHECKPOINT_PAGES: u32 = 4000;
 /// How long aged events are removed at a stretch.
 const MAKE_ROOM_FOR: Duration = Duration::from_millis(100);
+/// How many bytes of events are read at once, and one event more.
+const MAX_READ_BYTES: usize = 8 * 1024 * 1024;
 /// How many old events go at once when there is no room.
 const REMOVE_AT_ONCE: u32 = 256;
 
@@ -71,10 +73,21 @@ pub(super) struct SqliteLog {
     lock: Lock,
     max_bytes: Option<u64>,
     retention: Retention,
+    sinks: Vec<String>,
+    is_store: bool,
     identity: Option<FileIdentity>,
     // The wall clock when the log was opened, and how long ago that is by a clock that never jumps:
     // together the time by which events age.
     opened: (SystemTime, Instant),
+}
+
+/// What making room removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Removed {
+    /// Events that are elsewhere, or as old as they may get.
+    pub(super) kept: u64,
+    /// Events that are gone.
+    pub(super) lost: u64,
 }
 
 /// What stays the same while a file is the same file, whatever its name.
@@ -161,19 +174,16 @@ fn lock(path: &Path) -> Result<Lock, JournalError> {
 }
 
 impl SqliteLog {
-    pub(super) fn open(
-        path: &Path,
-        synchronous: Synchronous,
-        max_bytes: Option<u64>,
-        retention: Retention,
-    ) -> Result<Self, OpenFailure> {
+    pub(super) fn open(path: &Path, options: &JournalOptions) -> Result<Self, OpenFailure> {
         let held = lock(path).map_err(OpenFailure::Refused)?;
-        match connect(path, synchronous) {
+        match connect(path, options.synchronous) {
             Ok(connection) => Ok(Self {
                 connection,
                 lock: held,
-                max_bytes,
-                retention,
+                max_bytes: options.max_bytes,
+                retention: options.retention,
+                sinks: options.sinks.clone(),
+                is_store: options.is_store,
                 identity: identity_of(path),
                 opened: (SystemTime::now(), Instant::now()),
             }),
@@ -217,6 +227,8 @@ impl SqliteLog {
                     forget(&transaction, key, &mut applied)?;
                 }
                 Change::MoveCursor(name, position) => move_cursor(&transaction, name, *position)?,
+                Change::Refuse(refused) => refuse(&transaction, refused, stored_at)?,
+                Change::Bury(sink, event_id) => bury(&transaction, sink, event_id)?,
             }
         }
         crash_point("inside-group-commit");
@@ -279,11 +291,12 @@ impl SqliteLog {
         Ok(())
     }
 
-    /// Makes room: what is older than the retention, and the oldest events over the size cap, what
-    /// applications published before what the interceptors did. Gives back how many went by age and
-    /// how many for lack of room.
-    pub(super) fn make_room(&mut self) -> Result<(u64, u64), Trouble> {
-        let mut aged = 0;
+    /// Makes room: what is older than the retention and has been delivered; and over the size cap the
+    /// oldest events, first what was delivered, then what applications published, then what the
+    /// interceptors did.
+    pub(super) fn make_room(&mut self) -> Result<Removed, Trouble> {
+        let delivered = self.delivered()?;
+        let mut removed = Removed::default();
         if let Retention::For(age) = self.retention
             && let Some(oldest) = self.now().checked_sub(age)
         {
@@ -292,49 +305,116 @@ impl SqliteLog {
             // since others wait to write.
             let began = Instant::now();
             loop {
-                let removed = self.connection.execute(
+                let aged = self.connection.execute(
                     "DELETE FROM events WHERE seq IN (SELECT seq FROM \
                      (SELECT seq, stored_at FROM events \
-                     WHERE seq < (SELECT MAX(seq) FROM events) ORDER BY seq LIMIT ?2) \
+                     WHERE seq < (SELECT MAX(seq) FROM events) AND seq <= ?3 \
+                     ORDER BY seq LIMIT ?2) \
                      WHERE stored_at < ?1)",
-                    params![oldest, REMOVE_AT_ONCE * 4],
+                    params![oldest, REMOVE_AT_ONCE * 4, delivered],
                 )? as u64;
-                aged += removed;
-                if removed < u64::from(REMOVE_AT_ONCE * 4) || began.elapsed() > MAKE_ROOM_FOR {
+                removed.kept += aged;
+                if aged < u64::from(REMOVE_AT_ONCE * 4) || began.elapsed() > MAKE_ROOM_FOR {
                     break;
                 }
             }
         }
-        let mut crowded_out = 0;
         if let Some(max_bytes) = self.max_bytes
             && self.live_bytes()? > max_bytes
         {
             // A tenth below the cap, so that not every write has to make room.
             let goal = max_bytes - max_bytes / 10;
             while self.live_bytes()? > goal {
-                let mut removed = self.connection.execute(
-                    "DELETE FROM events WHERE seq IN (SELECT seq FROM events \
-                     WHERE event_type <> 'application_events' \
-                     AND seq < (SELECT MAX(seq) FROM events) ORDER BY seq LIMIT ?1)",
-                    params![REMOVE_AT_ONCE],
-                )?;
-                if removed == 0 {
-                    removed = self.connection.execute(
-                        "DELETE FROM events WHERE seq IN (SELECT seq FROM events \
-                         WHERE seq < (SELECT MAX(seq) FROM events) ORDER BY seq LIMIT ?1)",
-                        params![REMOVE_AT_ONCE],
-                    )?;
-                }
-                if removed == 0 {
+                if !self.remove_some(delivered, &mut removed)? {
                     break;
                 }
-                crowded_out += removed as u64;
             }
         }
-        if aged + crowded_out > 0 {
+        if removed != Removed::default() {
             self.connection.execute_batch("PRAGMA incremental_vacuum")?;
         }
-        Ok((aged, crowded_out))
+        Ok(removed)
+    }
+
+    /// Removes some events for lack of room; false when none is left that may go.
+    fn remove_some(&self, delivered: i64, removed: &mut Removed) -> Result<bool, Trouble> {
+        let conditions = [
+            (!self.is_store).then_some(("seq <= ?2", true)),
+            Some((
+                "event_type <> 'application_events' AND ?2 IS NOT NULL",
+                false,
+            )),
+            Some(("?2 IS NOT NULL", false)),
+        ];
+        for (condition, is_kept) in conditions.into_iter().flatten() {
+            let count = self.connection.execute(
+                &format!(
+                    "DELETE FROM events WHERE seq IN (SELECT seq FROM events \
+                     WHERE seq < (SELECT MAX(seq) FROM events) AND {condition} \
+                     ORDER BY seq LIMIT ?1)"
+                ),
+                params![REMOVE_AT_ONCE, delivered],
+            )? as u64;
+            if count > 0 {
+                if is_kept {
+                    removed.kept += count;
+                } else {
+                    removed.lost += count;
+                }
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Up to where every sink has what is in the log; everything, where there is no sink.
+    fn delivered(&self) -> Result<i64, Trouble> {
+        let mut delivered = i64::MAX;
+        for sink in &self.sinks {
+            let position = self.cursor(sink)?.unwrap_or_default();
+            delivered = delivered.min(i64::try_from(position).unwrap_or(i64::MAX));
+        }
+        // A log that only feeds sinks; without any it is the store, where nothing is delivered.
+        Ok(delivered)
+    }
+
+    /// The position of the newest event; 0 when there is none.
+    pub(super) fn newest(&self) -> u64 {
+        self.connection
+            .prepare_cached("SELECT MAX(seq) FROM events")
+            .and_then(|mut statement| statement.query_row([], |row| row.get::<_, Option<u64>>(0)))
+            .ok()
+            .flatten()
+            .unwrap_or_default()
+    }
+
+    /// What sinks refused for good.
+    pub(super) fn refused(
+        &self,
+        sink: Option<&str>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Refused>, Trouble> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT sink, seq, event_id, reason, event FROM dead_letters \
+             WHERE (?1 IS NULL OR sink = ?1) AND seq > ?2 ORDER BY seq, sink LIMIT ?3",
+        )?;
+        let mut rows = statement.query(params![
+            sink,
+            i64::try_from(after).unwrap_or(i64::MAX),
+            i64::try_from(limit).unwrap_or(i64::MAX)
+        ])?;
+        let mut refused = Vec::new();
+        while let Some(row) = rows.next()? {
+            refused.push(Refused {
+                sink: row.get(0)?,
+                seq: row.get(1)?,
+                event_id: uuid_at(row, 2)?,
+                reason: row.get(3)?,
+                json: row.get(4)?,
+            });
+        }
+        Ok(refused)
     }
 
     /// The bytes of the file that hold data.
@@ -416,22 +496,42 @@ impl SqliteLog {
     }
 
     pub(super) fn read(&self, after: u64, limit: usize) -> Result<Vec<Stored>, Trouble> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT seq, event FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
-        let rows = statement.query_map(
-            params![
-                i64::try_from(after).unwrap_or(i64::MAX),
-                i64::try_from(limit).unwrap_or(i64::MAX)
-            ],
-            |row| {
-                Ok(Stored {
-                    seq: row.get(0)?,
-                    json: row.get(1)?,
-                })
-            },
-        )?;
-        rows.map(|row| row.map_err(Trouble::from)).collect()
+        let mut statement = self.connection.prepare_cached(&format!(
+            "SELECT seq, {COLUMNS} FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2"
+        ))?;
+        let mut rows = statement.query(params![
+            i64::try_from(after).unwrap_or(i64::MAX),
+            i64::try_from(limit).unwrap_or(i64::MAX)
+        ])?;
+        let mut stored = Vec::new();
+        let mut bytes = 0;
+        while let Some(row) = rows.next()? {
+            let event_type: String = row.get(2)?;
+            let json: String = row.get(13)?;
+            bytes += json.len();
+            stored.push(Stored {
+                seq: row.get(0)?,
+                record: Record {
+                    event_id: uuid_at(row, 1)?,
+                    lifecycle: event_type == "application_events",
+                    event_type,
+                    event_name: row.get(3)?,
+                    workflow_type: row.get(4)?,
+                    workflow_id: row.get(5)?,
+                    workflow_run_id: row.get(6)?,
+                    workflow_state: row.get(7)?,
+                    activity_type: row.get(8)?,
+                    activity_id: row.get(9)?,
+                    attempt: row.get(10)?,
+                    created_at: row.get(11)?,
+                    json,
+                },
+            });
+            if bytes > MAX_READ_BYTES {
+                break;
+            }
+        }
+        Ok(stored)
     }
 
     /// Writes the WAL back into the file, as far as no reader stands in the way.
@@ -484,7 +584,8 @@ fn copy_to_attached(connection: &mut Connection) -> rusqlite::Result<()> {
         "INSERT OR IGNORE INTO fresh.events ({positions}{COLUMNS}) \
          SELECT {positions}{COLUMNS} FROM main.events ORDER BY seq; \
          INSERT OR IGNORE INTO fresh.held SELECT * FROM main.held; \
-         INSERT OR IGNORE INTO fresh.cursors SELECT * FROM main.cursors"
+         INSERT OR IGNORE INTO fresh.cursors SELECT * FROM main.cursors; \
+         INSERT OR IGNORE INTO fresh.dead_letters SELECT * FROM main.dead_letters"
     ))?;
     transaction.commit()
 }
@@ -657,6 +758,41 @@ fn move_cursor(transaction: &Transaction<'_>, name: &str, position: u64) -> Resu
         )?
         .execute(params![name, i64::try_from(position).unwrap_or(i64::MAX)])?;
     Ok(())
+}
+
+fn refuse(
+    transaction: &Transaction<'_>,
+    refused: &[Refused],
+    refused_at: i64,
+) -> Result<(), Trouble> {
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO dead_letters (sink, seq, event_id, reason, refused_at, event) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (sink, seq) DO UPDATE SET \
+         reason = excluded.reason, refused_at = excluded.refused_at",
+    )?;
+    for refused in refused {
+        statement.execute(params![
+            refused.sink,
+            i64::try_from(refused.seq).unwrap_or(i64::MAX),
+            refused.event_id.to_string(),
+            refused.reason,
+            refused_at,
+            refused.json,
+        ])?;
+    }
+    Ok(())
+}
+
+fn bury(transaction: &Transaction<'_>, sink: &str, event_id: &Uuid) -> Result<(), Trouble> {
+    transaction
+        .prepare_cached("DELETE FROM dead_letters WHERE sink = ?1 AND event_id = ?2")?
+        .execute(params![sink, event_id.to_string()])?;
+    Ok(())
+}
+
+fn uuid_at(row: &rusqlite::Row<'_>, index: usize) -> Result<Uuid, Trouble> {
+    let text: String = row.get(index)?;
+    Uuid::parse_str(&text).map_err(|error| Trouble::Damaged(error.to_string()))
 }
 
 /// The condition that picks what is held under one key.

@@ -6,6 +6,8 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
+use tokio::sync::watch;
+
 /// A snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct JournalStatus {
@@ -21,6 +23,7 @@ pub(crate) struct JournalStatus {
     pub(crate) queued: u64,
     pub(crate) depth: u64,
     pub(crate) bytes: u64,
+    pub(crate) newest: u64,
     pub(crate) degraded: bool,
     pub(crate) last_error: Option<String>,
 }
@@ -38,6 +41,8 @@ pub(super) struct Counters {
     pub(super) held: AtomicU64,
     pub(super) depth: AtomicU64,
     pub(super) bytes: AtomicU64,
+    // The position of the newest event; who delivers waits for it to grow.
+    newest: watch::Sender<u64>,
     queued: AtomicUsize,
     degraded: AtomicBool,
     last_error: Mutex<Option<String>>,
@@ -70,6 +75,19 @@ impl Counters {
                 held.checked_add_signed(applied.held)
             })
             .ok();
+    }
+
+    /// Notes the position of the newest event.
+    pub(super) fn reach(&self, newest: u64) {
+        self.newest.send_if_modified(|known| {
+            let is_news = *known != newest;
+            *known = newest;
+            is_news
+        });
+    }
+
+    pub(super) fn newest(&self) -> watch::Receiver<u64> {
+        self.newest.subscribe()
     }
 
     pub(super) fn unqueue(&self, events: usize) {
@@ -108,6 +126,7 @@ impl Counters {
             queued: self.queued.load(Relaxed) as u64,
             depth: self.depth.load(Relaxed),
             bytes: self.bytes.load(Relaxed),
+            newest: *self.newest.borrow(),
             degraded: self.degraded.load(Relaxed),
             last_error: self
                 .last_error

@@ -4,7 +4,7 @@
 use super::{
     Appended, JournalError, JournalOptions,
     log::Log,
-    record::{Change, Draft, HeldRun, Prepared, Record, RunKey, Stored},
+    record::{Change, Draft, HeldRun, Prepared, Record, Refused, RunKey, Stored},
     status::Counters,
 };
 use crate::crash_point::crash_point;
@@ -62,9 +62,22 @@ pub(super) enum Command<D> {
         name: String,
         answer: Reply<Option<u64>>,
     },
+    /// Moves a cursor and notes what its sink refused, in one transaction.
     MoveCursor {
         name: String,
         position: u64,
+        refused: Vec<Refused>,
+        answer: Reply<()>,
+    },
+    Refused {
+        sink: Option<String>,
+        after: u64,
+        limit: usize,
+        answer: Reply<Vec<Refused>>,
+    },
+    Bury {
+        sink: String,
+        event_id: Uuid,
         answer: Reply<()>,
     },
     Flush {
@@ -243,9 +256,31 @@ impl<D: Draft> Writer<D> {
                 Command::MoveCursor {
                     name,
                     position,
+                    refused,
                     answer,
                 } => {
+                    if !refused.is_empty() {
+                        batch.changes.push(Change::Refuse(refused));
+                    }
                     batch.changes.push(Change::MoveCursor(name, position));
+                    batch.waiting.push(Waiting::Commit(answer, Ok(())));
+                }
+                Command::Refused {
+                    sink,
+                    after,
+                    limit,
+                    answer,
+                } => {
+                    self.write(std::mem::take(&mut batch));
+                    let refused = self.log.refused(sink.as_deref(), after, limit);
+                    answer.send(refused).ok();
+                }
+                Command::Bury {
+                    sink,
+                    event_id,
+                    answer,
+                } => {
+                    batch.changes.push(Change::Bury(sink, event_id));
                     batch.waiting.push(Waiting::Commit(answer, Ok(())));
                 }
                 Command::Flush { answer } => {
@@ -370,7 +405,12 @@ impl<D: Draft> Writer<D> {
                     answer.send(Err(JournalError::Closed)).ok();
                     0
                 }
-                Command::Release { answer, .. }
+                Command::Refused { answer, .. } => {
+                    answer.send(Err(JournalError::Closed)).ok();
+                    0
+                }
+                Command::Bury { answer, .. }
+                | Command::Release { answer, .. }
                 | Command::Discard { answer, .. }
                 | Command::MoveCursor { answer, .. }
                 | Command::Flush { answer }

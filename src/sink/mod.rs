@@ -46,6 +46,36 @@ pub struct SinkEvent {
 }
 
 impl SinkEvent {
+    /// The event with this JSON, at a position.
+    ///
+    /// # Errors
+    /// [`EventError::NotAnEvent`] if the JSON is none.
+    pub fn from_json(
+        position: u64,
+        event_id: EventId,
+        json: impl Into<String>,
+    ) -> Result<Self, EventError> {
+        let json = json.into();
+        let event = Event::from_json(&json)?;
+        let created_at = event.metadata.created_at_text().unwrap_or_default();
+        let metadata = event.metadata;
+        Ok(Self {
+            position,
+            event_id,
+            event_type: event.event_type,
+            event_name: event.event_name,
+            workflow_type: metadata.workflow_type,
+            workflow_id: metadata.workflow_id,
+            workflow_run_id: metadata.workflow_run_id,
+            workflow_state: Some(metadata.workflow_state.as_str().to_owned()),
+            activity_type: metadata.activity_type,
+            activity_id: metadata.activity_id,
+            attempt: metadata.attempt,
+            created_at,
+            json,
+        })
+    }
+
     /// The event as a value.
     ///
     /// # Errors

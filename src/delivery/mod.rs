@@ -1,0 +1,201 @@
+//! From the journal to the sinks: one task per sink, each with a cursor of its own, so that a sink
+//! that is away holds back no other. Knows sinks, and where events come from only as a [`Source`];
+//! nothing here runs on the path of a worker.
+
+mod selection;
+mod source;
+mod status;
+mod task;
+
+pub(crate) use selection::Selection;
+pub(crate) use source::{DeadLetter, Source, SourceError};
+pub use status::SinkStats;
+
+use crate::sink::{Sink, SinkError};
+use status::Progress;
+use std::{sync::Arc, time::Duration};
+use task::Task;
+use tokio::{sync::watch, task::JoinHandle};
+
+/// How many dead letters are sent again at once.
+const DEAD_LETTERS_AT_ONCE: usize = 100;
+
+/// Where events go, and which.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) sink: Arc<dyn Sink>,
+    pub(crate) only: Selection,
+}
+
+/// What a batch may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchOptions {
+    pub(crate) size: usize,
+    /// How long an event may wait for others.
+    pub(crate) linger: Duration,
+}
+
+/// The tasks that deliver; they end when this is dropped.
+pub(crate) struct Delivery {
+    lines: Vec<Line>,
+    source: Arc<dyn Source>,
+    stop: watch::Sender<bool>,
+}
+
+struct Line {
+    sink: Arc<dyn Sink>,
+    progress: Arc<Progress>,
+    task: JoinHandle<()>,
+}
+
+/// Why dead letters were not sent again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RedeliverError {
+    /// No sink has that name.
+    #[error("no sink is called {name:?}; there are {known}")]
+    UnknownSink {
+        /// What was asked for.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// The sink failed; what it had not taken stays a dead letter.
+    #[error("the sink {name:?} failed: {error}")]
+    Sink {
+        /// Its name.
+        name: String,
+        /// What it said.
+        #[source]
+        error: SinkError,
+    },
+    /// The journal could not be read or written.
+    #[error("the dead letters cannot be read: {reason}")]
+    Journal {
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+impl From<SourceError> for RedeliverError {
+    fn from(error: SourceError) -> Self {
+        Self::Journal {
+            reason: error.to_string(),
+        }
+    }
+}
+
+impl Delivery {
+    /// Starts one task per target; call it within a tokio runtime.
+    pub(crate) fn start(
+        targets: Vec<Target>,
+        source: Arc<dyn Source>,
+        batch: BatchOptions,
+    ) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let lines = targets
+            .into_iter()
+            .map(|target| {
+                let progress = Arc::new(Progress::default());
+                let task = Task {
+                    sink: target.sink.clone(),
+                    only: target.only,
+                    source: source.clone(),
+                    batch,
+                    progress: progress.clone(),
+                };
+                Line {
+                    sink: target.sink,
+                    progress,
+                    task: tokio::spawn(task.run(stopped.clone())),
+                }
+            })
+            .collect();
+        Self {
+            lines,
+            source,
+            stop,
+        }
+    }
+
+    /// Resolves when every sink is done with everything up to `position`. Cancel safe.
+    pub(crate) async fn reached(&self, position: u64) {
+        for line in &self.lines {
+            line.progress.reached(position).await;
+        }
+    }
+
+    /// Up to where every sink is done.
+    pub(crate) fn position(&self) -> u64 {
+        let positions = self.lines.iter().map(|line| line.progress.position());
+        positions.min().unwrap_or(u64::MAX)
+    }
+
+    /// The numbers of each sink; `newest` is the position of the newest event in the journal.
+    pub(crate) fn stats(&self, newest: u64) -> Vec<SinkStats> {
+        self.lines
+            .iter()
+            .map(|line| line.progress.stats(line.sink.name(), newest))
+            .collect()
+    }
+
+    /// Asks each sink whether its server can be reached now.
+    pub(crate) async fn check(&self) -> Vec<(String, Result<(), SinkError>)> {
+        let checks = self.lines.iter().map(|line| async {
+            (line.sink.name().to_owned(), line.sink.check().await)
+        });
+        futures_util::future::join_all(checks).await
+    }
+
+    /// Ends the tasks. A batch in flight is dropped, and delivered again the next time.
+    pub(crate) fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Sends again what a sink refused for good; gives back how many events it took now.
+    pub(crate) async fn redeliver(&self, name: &str) -> Result<u64, RedeliverError> {
+        let Some(line) = self.lines.iter().find(|line| line.sink.name() == name) else {
+            let known: Vec<&str> = self.lines.iter().map(|line| line.sink.name()).collect();
+            return Err(RedeliverError::UnknownSink {
+                name: name.to_owned(),
+                known: known.join(", "),
+            });
+        };
+        let mut taken = 0;
+        let mut after = 0;
+        loop {
+            let letters = self
+                .source
+                .dead_letters(name, after, DEAD_LETTERS_AT_ONCE)
+                .await?;
+            let Some(last) = letters.last() else {
+                return Ok(taken);
+            };
+            after = last.position;
+            // One by one: what one is refused for is no matter of the others.
+            for letter in letters {
+                let Ok(event) = letter.sink_event() else {
+                    continue;
+                };
+                let id = event.event_id;
+                let delivered = line.sink.deliver(&[event]).await;
+                let delivered = delivered.map_err(|error| RedeliverError::Sink {
+                    name: name.to_owned(),
+                    error,
+                })?;
+                if delivered.taken > 0 && delivered.rejected.is_empty() {
+                    self.source.bury(name, id).await?;
+                    taken += 1;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        for line in &self.lines {
+            line.task.abort();
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Which events a sink gets: names and types, as they stand in the sink's URL.
+
+use crate::sink::SinkEvent;
+
+/// The event type of lifecycle events.
+const APPLICATION_EVENTS: &str = "application_events";
+
+/// Some of the events. Everything, when it holds nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Selection(Vec<Pattern>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Pattern {
+    Lifecycle,
+    User,
+    /// This event name or type.
+    Exactly(String),
+    /// Names and types that begin so.
+    Beginning(String),
+}
+
+impl Selection {
+    /// Reads `lifecycle`, `user`, event names, event types and beginnings of either with `*` at the end,
+    /// with commas between them. None for anything else.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        text.split(',').map(pattern).collect::<Option<_>>().map(Self)
+    }
+
+    /// Whether the event is among them.
+    pub(crate) fn contains(&self, event: &SinkEvent) -> bool {
+        self.0.is_empty() || self.0.iter().any(|pattern| pattern.matches(event))
+    }
+}
+
+fn pattern(text: &str) -> Option<Pattern> {
+    match text.trim() {
+        "" | "*" => None,
+        "lifecycle" => Some(Pattern::Lifecycle),
+        "user" => Some(Pattern::User),
+        text => match text.strip_suffix('*') {
+            Some(beginning) if !beginning.contains('*') => {
+                Some(Pattern::Beginning(beginning.to_owned()))
+            }
+            None if !text.contains('*') => Some(Pattern::Exactly(text.to_owned())),
+            _ => None,
+        },
+    }
+}
+
+impl Pattern {
+    fn matches(&self, event: &SinkEvent) -> bool {
+        match self {
+            Self::Lifecycle => event.event_type == APPLICATION_EVENTS,
+            Self::User => event.event_type != APPLICATION_EVENTS,
+            Self::Exactly(text) => event.event_name == *text || event.event_type == *text,
+            Self::Beginning(text) => {
+                event.event_name.starts_with(text) || event.event_type.starts_with(text)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EventId;
+
+    fn event(event_type: &str, event_name: &str) -> SinkEvent {
+        let json = format!(r#"{{"event_type":"{event_type}","event_name":"{event_name}"}}"#);
+        SinkEvent::from_json(1, EventId::random(), json).unwrap()
+    }
+
+    #[test]
+    fn names_types_beginnings_and_the_two_words_select() {
+        let end = event("application_events", "workflow_end");
+        let shipped = event("order.shipped", "OrderShipped");
+        for (text, of_end, of_shipped) in [
+            ("lifecycle", true, false),
+            ("user", false, true),
+            ("workflow_end", true, false),
+            ("order.*", false, true),
+            ("OrderShipped, workflow_*", true, true),
+            ("other", false, false),
+        ] {
+            let selection = Selection::parse(text).unwrap();
+            assert_eq!(selection.contains(&end), of_end, "{text}");
+            assert_eq!(selection.contains(&shipped), of_shipped, "{text}");
+        }
+        assert!(Selection::default().contains(&end));
+    }
+
+    #[test]
+    fn what_selects_nothing_sensible_is_refused() {
+        for text in ["", "*", "a,,b", "a*b", "*a"] {
+            assert_eq!(Selection::parse(text), None, "{text}");
+        }
+    }
+}

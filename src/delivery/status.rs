@@ -1,0 +1,104 @@
+//! How far a sink has come, and how it fares. Counters only grow.
+
+use serde::Serialize;
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
+
+/// What one sink has done since the store was built.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct SinkStats {
+    /// The sink's name.
+    pub name: String,
+    /// Events that it took.
+    pub delivered: u64,
+    /// Events that it refused for good; they are dead letters.
+    pub rejected: u64,
+    /// Events that it does not take, or that were not selected for it.
+    pub passed_over: u64,
+    /// Calls that failed and were tried again.
+    pub retries: u64,
+    /// Calls that succeeded.
+    pub batches: u64,
+    /// The time that these took in all.
+    pub latency: Duration,
+    /// The position up to which it is done.
+    pub position: u64,
+    /// How many positions it is behind the newest event.
+    pub behind: u64,
+    /// Why it takes nothing now; none while it does.
+    pub failing: Option<String>,
+    /// How long it has been failing.
+    pub failing_for: Option<Duration>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    pub(super) delivered: AtomicU64,
+    pub(super) rejected: AtomicU64,
+    pub(super) passed_over: AtomicU64,
+    pub(super) retries: AtomicU64,
+    pub(super) batches: AtomicU64,
+    pub(super) latency_micros: AtomicU64,
+    position: watch::Sender<u64>,
+    failing: Mutex<Option<(Instant, String)>>,
+}
+
+impl Progress {
+    pub(super) fn position(&self) -> u64 {
+        *self.position.borrow()
+    }
+
+    pub(super) fn move_to(&self, position: u64) {
+        self.position.send_replace(position);
+    }
+
+    pub(super) async fn reached(&self, position: u64) {
+        let mut positions = self.position.subscribe();
+        // The sender lives as long as this does.
+        positions.wait_for(|at| *at >= position).await.ok();
+    }
+
+    /// Notes a failure; gives back whether it is the first of an outage.
+    pub(super) fn failed(&self, reason: String) -> bool {
+        self.retries.fetch_add(1, Relaxed);
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = failing.is_none();
+        let since = failing.take().map_or_else(Instant::now, |(since, _)| since);
+        *failing = Some((since, reason));
+        is_first
+    }
+
+    /// Notes a success; gives back how long the outage was that it ends.
+    pub(super) fn succeeded(&self, took: Duration) -> Option<Duration> {
+        self.batches.fetch_add(1, Relaxed);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.latency_micros.fetch_add(micros, Relaxed);
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        failing.take().map(|(since, _)| since.elapsed())
+    }
+
+    pub(super) fn stats(&self, name: &str, newest: u64) -> SinkStats {
+        let position = self.position();
+        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        SinkStats {
+            name: name.to_owned(),
+            delivered: self.delivered.load(Relaxed),
+            rejected: self.rejected.load(Relaxed),
+            passed_over: self.passed_over.load(Relaxed),
+            retries: self.retries.load(Relaxed),
+            batches: self.batches.load(Relaxed),
+            latency: Duration::from_micros(self.latency_micros.load(Relaxed)),
+            position,
+            behind: newest.saturating_sub(position),
+            failing_for: failing.as_ref().map(|(since, _)| since.elapsed()),
+            failing: failing.as_ref().map(|(_, reason)| reason.clone()),
+        }
+    }
+}

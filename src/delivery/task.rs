@@ -1,0 +1,192 @@
+//! The task of one sink: reads a batch, hands it over until the sink is done with it, notes how far it
+//! came. Tries for ever what can be tried again.
+
+use super::{
+    BatchOptions,
+    selection::Selection,
+    source::{DeadLetter, Source, SourceError},
+    status::Progress,
+};
+use crate::sink::{Delivered, Sink, SinkError, SinkEvent};
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use futures_util::FutureExt as _;
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+/// A call that takes longer counts as failed, whatever the sink thinks.
+const DELIVER_TIMEOUT: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long to wait when the journal cannot be read or written.
+const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
+
+pub(super) struct Task {
+    pub(super) sink: Arc<dyn Sink>,
+    pub(super) only: Selection,
+    pub(super) source: Arc<dyn Source>,
+    pub(super) batch: BatchOptions,
+    pub(super) progress: Arc<Progress>,
+}
+
+impl Task {
+    /// Delivers until it is told to stop or the journal is closed.
+    pub(super) async fn run(self, mut stop: watch::Receiver<bool>) {
+        tokio::select! {
+            // An error means that the delivery is gone, and this task with it.
+            _ = stop.wait_for(|stop| *stop) => {}
+            _ = self.deliver_all() => {}
+        }
+    }
+
+    async fn deliver_all(&self) -> Result<(), SourceError> {
+        let name = self.sink.name();
+        let mut position = self.insist(|| self.source.position(name)).await?;
+        self.progress.move_to(position);
+        loop {
+            let batch = self.next(position).await?;
+            let Some(last) = batch.last().map(|event| event.position) else {
+                self.source.more(position).await;
+                continue;
+            };
+            let before = batch.len();
+            let mut selected = batch;
+            selected.retain(|event| self.only.contains(event) && self.sink.takes(event));
+            let passed_over = (before - selected.len()) as u64;
+            self.progress.passed_over.fetch_add(passed_over, Relaxed);
+            self.hand_over(&selected).await?;
+            position = last;
+            self.settle(position, Vec::new()).await?;
+        }
+    }
+
+    /// The next batch; waits a little for company when it is small.
+    async fn next(&self, position: u64) -> Result<Vec<SinkEvent>, SourceError> {
+        let read = || self.source.read(position, self.batch.size);
+        let batch = self.insist(read).await?;
+        if batch.is_empty() || batch.len() >= self.batch.size || self.batch.linger.is_zero() {
+            return Ok(batch);
+        }
+        tokio::time::sleep(self.batch.linger).await;
+        self.insist(read).await
+    }
+
+    /// Hands events over until the sink is done with all of them.
+    async fn hand_over(&self, mut events: &[SinkEvent]) -> Result<(), SourceError> {
+        let mut pauses = pauses();
+        while !events.is_empty() {
+            let began = Instant::now();
+            let error = match self.call(events).await {
+                Ok(delivered) if delivered.taken > 0 => {
+                    if let Some(outage) = self.progress.succeeded(began.elapsed()) {
+                        warn!(sink = self.sink.name(), ?outage, "the sink takes events again");
+                    }
+                    pauses = self::pauses();
+                    events = self.done_with(events, delivered).await?;
+                    continue;
+                }
+                Ok(_) => SinkError::new("it took nothing, and said nothing"),
+                Err(error) => error,
+            };
+            let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
+            let pause = pause.max(error.retry_after.unwrap_or_default());
+            if self.progress.failed(error.reason.clone()) {
+                warn!(
+                    sink = self.sink.name(),
+                    %error,
+                    "the sink takes no events; they wait in the journal, and it is tried again"
+                );
+            } else {
+                debug!(sink = self.sink.name(), %error, ?pause, "the sink still takes no events");
+            }
+            tokio::time::sleep(pause).await;
+        }
+        Ok(())
+    }
+
+    /// One call, bounded, and safe from a sink that panics.
+    async fn call(&self, events: &[SinkEvent]) -> Result<Delivered, SinkError> {
+        let call = AssertUnwindSafe(self.sink.deliver(events)).catch_unwind();
+        match tokio::time::timeout(DELIVER_TIMEOUT, call).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(SinkError::new("it panicked")),
+            Err(_) => Err(SinkError::new(format!(
+                "it did not answer within {DELIVER_TIMEOUT:?}"
+            ))),
+        }
+    }
+
+    /// Notes what became of the first events of a batch; gives back the rest.
+    async fn done_with<'a>(
+        &self,
+        events: &'a [SinkEvent],
+        delivered: Delivered,
+    ) -> Result<&'a [SinkEvent], SourceError> {
+        let (taken, rest) = events.split_at(delivered.taken.min(events.len()));
+        let dead: Vec<DeadLetter> = delivered
+            .rejected
+            .into_iter()
+            .filter_map(|rejection| {
+                let event = taken.get(rejection.index)?;
+                Some(DeadLetter::new(self.sink.name(), event, rejection.reason))
+            })
+            .collect();
+        if let Some(first) = dead.first() {
+            warn!(
+                sink = self.sink.name(),
+                events = dead.len(),
+                event_id = %first.event_id,
+                reason = first.reason,
+                "the sink refused events for good; they are dead letters now"
+            );
+        }
+        let refused = dead.len() as u64;
+        self.progress.rejected.fetch_add(refused, Relaxed);
+        let accepted = (taken.len() as u64).saturating_sub(refused);
+        self.progress.delivered.fetch_add(accepted, Relaxed);
+        // The end of a batch is settled by its owner, who knows what was passed over behind it.
+        if let Some(last) = taken.last()
+            && (!rest.is_empty() || !dead.is_empty())
+        {
+            self.settle(last.position, dead).await?;
+        }
+        Ok(rest)
+    }
+
+    async fn settle(&self, position: u64, dead: Vec<DeadLetter>) -> Result<(), SourceError> {
+        let name = self.sink.name();
+        self.insist(|| self.source.settle(name, position, dead.clone()))
+            .await?;
+        self.progress.move_to(position);
+        Ok(())
+    }
+
+    /// Asks the journal until it answers or is closed.
+    async fn insist<T, F: Future<Output = Result<T, SourceError>>>(
+        &self,
+        ask: impl Fn() -> F,
+    ) -> Result<T, SourceError> {
+        loop {
+            match ask().await {
+                Err(SourceError::Failed(reason)) => {
+                    debug!(sink = self.sink.name(), reason, "the journal does not answer");
+                    tokio::time::sleep(JOURNAL_PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+}
+
+fn pauses() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(FIRST_PAUSE)
+        .with_max_delay(LONGEST_PAUSE)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
