@@ -2,7 +2,13 @@
 //! and says what became of them. A sink knows its own protocol and the event's format; it knows
 //! nothing of Temporal, of the journal, or of when it is tried again.
 
+#[cfg(any(feature = "nats", feature = "postgres", feature = "redis"))]
+mod address;
 mod error;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(any(feature = "nats", feature = "postgres", feature = "redis"))]
+mod tls;
 mod url;
 
 pub use error::{SinkError, SinkUrlError};
@@ -46,6 +52,40 @@ pub struct SinkEvent {
 }
 
 impl SinkEvent {
+    /// An event at a position of the journal, as it is handed to sinks.
+    ///
+    /// # Errors
+    /// [`EventError::InvalidField`] when the event has no id or no time yet: it gets both when it is
+    /// published. [`EventError::TooLarge`] and [`EventError::DataIsNotJson`] as
+    /// [`Event::to_json_within`] has them.
+    pub fn new(position: u64, event: &Event) -> Result<Self, EventError> {
+        let metadata = &event.metadata;
+        let missing = |field: &str, allowed| EventError::InvalidField {
+            field: field.to_owned(),
+            value: "nothing".to_owned(),
+            allowed,
+        };
+        Ok(Self {
+            position,
+            event_id: metadata
+                .event_id
+                .ok_or_else(|| missing("event_id", "the id that publishing gives"))?,
+            event_type: event.event_type.clone(),
+            event_name: event.event_name.clone(),
+            workflow_type: metadata.workflow_type.clone(),
+            workflow_id: metadata.workflow_id.clone(),
+            workflow_run_id: metadata.workflow_run_id.clone(),
+            workflow_state: Some(metadata.workflow_state.as_str().to_owned()),
+            activity_type: metadata.activity_type.clone(),
+            activity_id: metadata.activity_id.clone(),
+            attempt: metadata.attempt,
+            created_at: metadata
+                .created_at_text()
+                .ok_or_else(|| missing("created_at", "the time that publishing gives"))?,
+            json: event.to_json_within(usize::MAX)?,
+        })
+    }
+
     /// The event as a value.
     ///
     /// # Errors

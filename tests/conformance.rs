@@ -1,0 +1,11 @@
+//! Every sink against its real server: the same promises for all of them.
+
+#[path = "support/conformance.rs"]
+mod conformance;
+#[path = "support/servers.rs"]
+mod servers;
+
+#[path = "support/target_postgres.rs"]
+mod target_postgres;
+
+conformance::conformance!(postgres, target_postgres::PostgresTarget);
