@@ -5,7 +5,10 @@ mod conformance;
 #[path = "support/servers.rs"]
 mod servers;
 
+#[path = "support/target_nats.rs"]
+mod target_nats;
 #[path = "support/target_postgres.rs"]
 mod target_postgres;
 
+conformance::conformance!(nats, target_nats::NatsTarget);
 conformance::conformance!(postgres, target_postgres::PostgresTarget);

@@ -50,6 +50,7 @@ impl Address {
         }
     }
 
+    #[cfg(any(feature = "nats", feature = "redis"))]
     pub(super) fn scheme(&self) -> &str {
         self.url.scheme()
     }
@@ -60,6 +61,12 @@ impl Address {
         host.trim_start_matches('[')
             .trim_end_matches(']')
             .to_owned()
+    }
+
+    /// The host as it stands in a URL: an IPv6 address in brackets.
+    #[cfg(any(feature = "nats", feature = "redis"))]
+    pub(super) fn authority(&self) -> &str {
+        self.url.host_str().unwrap_or_default()
     }
 
     pub(super) fn port_or(&self, default: u16) -> u16 {
@@ -150,6 +157,7 @@ impl Parameters<'_> {
             .map(|(_, value)| value.as_str())
     }
 
+    #[cfg(feature = "redis")]
     /// A parameter that is read from text; `kind` says what it has to be.
     pub(super) fn read<T: FromStr>(
         &self,

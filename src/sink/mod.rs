@@ -5,6 +5,10 @@
 #[cfg(any(feature = "nats", feature = "postgres", feature = "redis"))]
 mod address;
 mod error;
+#[cfg(feature = "nats")]
+mod headers;
+#[cfg(feature = "nats")]
+mod nats;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(any(feature = "nats", feature = "postgres", feature = "redis"))]

@@ -27,6 +27,8 @@ pub fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
         });
     };
     match scheme {
+        #[cfg(feature = "nats")]
+        "nats" | "nats+tls" => Ok(Arc::new(super::nats::Nats::open(url)?)),
         #[cfg(feature = "postgres")]
         "postgres" | "postgresql" => Ok(Arc::new(super::postgres::Postgres::open(url)?)),
         _ => Err(SinkUrlError {
