@@ -9,6 +9,9 @@ mod servers;
 mod target_nats;
 #[path = "support/target_postgres.rs"]
 mod target_postgres;
+#[path = "support/target_redis.rs"]
+mod target_redis;
 
 conformance::conformance!(nats, target_nats::NatsTarget);
 conformance::conformance!(postgres, target_postgres::PostgresTarget);
+conformance::conformance!(redis, target_redis::RedisTarget);

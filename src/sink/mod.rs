@@ -11,6 +11,10 @@ mod headers;
 mod nats;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "redis")]
+mod recent;
+#[cfg(feature = "redis")]
+mod redis;
 #[cfg(any(feature = "nats", feature = "postgres", feature = "redis"))]
 mod tls;
 mod url;

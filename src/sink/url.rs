@@ -31,6 +31,8 @@ pub fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
         "nats" | "nats+tls" => Ok(Arc::new(super::nats::Nats::open(url)?)),
         #[cfg(feature = "postgres")]
         "postgres" | "postgresql" => Ok(Arc::new(super::postgres::Postgres::open(url)?)),
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" => Ok(Arc::new(super::redis::Redis::open(url)?)),
         _ => Err(SinkUrlError {
             url: redacted(url),
             reason: match SCHEMES.iter().find(|(known, _)| *known == scheme) {
