@@ -15,6 +15,7 @@ mod postgres;
 mod recent;
 #[cfg(feature = "redis")]
 mod redis;
+mod stdout;
 #[cfg(any(feature = "nats", feature = "postgres", feature = "redis"))]
 mod tls;
 mod url;

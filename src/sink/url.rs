@@ -4,13 +4,14 @@ use super::{Sink, SinkUrlError};
 use std::sync::Arc;
 
 /// Every scheme that has a sink, with the cargo feature that it needs, if any.
-const SCHEMES: [(&str, Option<&str>); 6] = [
+const SCHEMES: [(&str, Option<&str>); 7] = [
     ("nats", Some("nats")),
     ("nats+tls", Some("nats")),
     ("postgres", Some("postgres")),
     ("postgresql", Some("postgres")),
     ("redis", Some("redis")),
     ("rediss", Some("redis")),
+    ("stdout", None),
 ];
 
 /// Opens the sink that `url` names, such as `nats://localhost:4222/events`. Connects to nothing yet.
@@ -33,6 +34,7 @@ pub fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
         "postgres" | "postgresql" => Ok(Arc::new(super::postgres::Postgres::open(url)?)),
         #[cfg(feature = "redis")]
         "redis" | "rediss" => Ok(Arc::new(super::redis::Redis::open(url)?)),
+        "stdout" => Ok(Arc::new(super::stdout::Stdout::open(url)?)),
         _ => Err(SinkUrlError {
             url: redacted(url),
             reason: match SCHEMES.iter().find(|(known, _)| *known == scheme) {
