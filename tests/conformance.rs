@@ -2,6 +2,8 @@
 
 #[path = "support/conformance.rs"]
 mod conformance;
+#[path = "support/proxy.rs"]
+mod proxy;
 #[path = "support/servers.rs"]
 mod servers;
 

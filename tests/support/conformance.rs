@@ -1,6 +1,7 @@
 //! What every sink has to do, whatever it delivers to. A sink is entered by implementing [`Target`]
 //! and naming it in [`conformance!`], which gives each promise a test of its own.
 
+use crate::proxy::Proxy;
 use chrono::Utc;
 use std::{
     collections::BTreeMap,
@@ -99,6 +100,10 @@ macro_rules! conformance {
             #[tokio::test]
             async fn cancellation_in_flight() {
                 suite::cancellation_in_flight::<$target>().await;
+            }
+            #[tokio::test]
+            async fn what_arrives_late() {
+                suite::what_arrives_late::<$target>().await;
             }
             #[tokio::test]
             async fn several_sinks_at_once() {
@@ -356,16 +361,19 @@ pub async fn a_server_that_does_not_answer<T: Target>() {
 }
 
 pub async fn cancellation_in_flight<T: Target>() {
+    const BATCH: usize = 25;
+    const MOMENTS: usize = 12;
     let target = T::begin().await;
     let mut sink = target.open();
-    let events = batch(1, 50 * 24);
-    for (round, batch) in events.chunks(50).enumerate() {
-        // A new connection is dropped at each of its steps, one that is in use at those of the batch.
-        if round < 16 {
+    let events = batch(1, 4 * (BATCH * MOMENTS) as u64);
+    for (round, batch) in events.chunks(BATCH).enumerate() {
+        // A new connection is dropped at each of its steps, one that is in use at those of the batch;
+        // at once, and after what was written had the time to arrive.
+        if round < 2 * MOMENTS {
             sink = target.open();
         }
-        let polls = if round < 16 { round + 1 } else { round - 15 };
-        drop_at_poll(polls, sink.deliver(batch)).await;
+        let hold = Duration::from_millis(if round % 2 == 0 { 0 } else { 10 });
+        drop_at_poll(1 + round / 2 % MOMENTS, hold, sink.deliver(batch)).await;
         deliver_until_taken(&*sink, batch).await;
     }
     // Dropped while the server works on it, and not waited for.
@@ -373,8 +381,8 @@ pub async fn cancellation_in_flight<T: Target>() {
     assert_received(&target, &events).await;
 }
 
-/// Polls a future so many times, unless it is done before, and drops it.
-async fn drop_at_poll(polls: usize, future: impl Future) {
+/// Polls a future so many times, unless it is done before, holds it for a while, and drops it.
+async fn drop_at_poll(polls: usize, hold: Duration, future: impl Future) {
     let mut future = pin!(future);
     let mut left = polls;
     poll_fn(|context| {
@@ -387,6 +395,29 @@ async fn drop_at_poll(polls: usize, future: impl Future) {
         }
     })
     .await;
+    tokio::time::sleep(hold).await;
+}
+
+pub async fn what_arrives_late<T: Target>() {
+    let target = T::begin().await;
+    let server = url::Url::parse(&target.url()).unwrap().port().unwrap();
+    let network = Proxy::to(server).await;
+    let url = target
+        .url()
+        .replace(&format!(":{server}/"), &format!(":{}/", network.port()));
+    let sink = sink::open(&url).unwrap();
+    let events = batch(1, 90);
+    assert_all(sink.deliver(&events[..30]).await, &events[..30]);
+    let held = network.hold_back();
+    tokio::time::timeout(Duration::from_millis(500), sink.deliver(&events[30..60]))
+        .await
+        .expect_err("nothing arrives");
+    // The same batch over another connection, and only then what the first call sent.
+    deliver_until_taken(&*sink, &events[30..60]).await;
+    held.send_replace(false);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_all(sink.deliver(&events[60..]).await, &events[60..]);
+    assert_received(&target, &events).await;
 }
 
 pub async fn several_sinks_at_once<T: Target>() {
