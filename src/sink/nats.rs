@@ -20,6 +20,7 @@ use bytes::Bytes;
 use secrecy::{ExposeSecret as _, SecretString};
 use std::{
     fmt,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -30,7 +31,7 @@ use tokio::sync::Mutex;
 use tracing::info;
 
 pub(super) const ALLOWED: &str = "`nats://user:password@host:port/subject` or \
-     `nats://token@host:port/subject`, `nats+tls://` for TLS, with the parameter `stream=NAME`";
+     `nats://token@host:port/subject`, `nats+tls://` for TLS, with the parameters `stream=NAME`, `tls_ca=FILE`";
 
 /// How long connecting, and how long one answer may take.
 const STEP_LIMIT: Duration = Duration::from_secs(8);
@@ -92,7 +93,7 @@ struct Connection {
 impl Nats {
     pub(super) fn open(url: &str) -> Result<Self, SinkUrlError> {
         let address = Address::parse(url, ALLOWED)?;
-        let parameters = address.parameters(&["stream"])?;
+        let parameters = address.parameters(&["stream", "tls_ca"])?;
         let subject = match address.path()?.as_slice() {
             [subject] => subject.clone(),
             [] => return Err(address.wrong("it names no subject")),
@@ -133,7 +134,8 @@ impl Nats {
             name: format!("nats {subject}"),
             server,
             // Given even without TLS in the URL: the server may demand it.
-            tls: tls::client_config(None).map_err(|reason| address.wrong(reason))?,
+            tls: tls::client_config(parameters.text("tls_ca").map(Path::new))
+                .map_err(|reason| address.wrong(reason))?,
             credentials,
             subject,
             stream,

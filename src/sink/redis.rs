@@ -14,13 +14,14 @@ use ::redis::{
 use async_trait::async_trait;
 use rustls::pki_types::ServerName;
 use secrecy::{ExposeSecret as _, SecretString};
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::Path, sync::Arc, time::Duration};
 use tokio::{net::TcpStream, sync::Mutex, task::AbortHandle};
 use tokio_rustls::TlsConnector;
 use tracing::warn;
 
 pub(super) const ALLOWED: &str = "`redis://user:password@host:port/stream` or \
-     `redis://host:port/database-number/stream`, `rediss://` for TLS, with the parameter `maxlen=N`";
+     `redis://host:port/database-number/stream`, `rediss://` for TLS, with the \
+     parameters `maxlen=N`, `tls_ca=FILE`";
 
 /// How long connecting, and how long one answer may take.
 const STEP_LIMIT: Duration = Duration::from_secs(8);
@@ -96,7 +97,7 @@ impl Drop for Connection {
 impl Redis {
     pub(super) fn open(url: &str) -> Result<Self, SinkUrlError> {
         let address = Address::parse(url, ALLOWED)?;
-        let parameters = address.parameters(&["maxlen"])?;
+        let parameters = address.parameters(&["maxlen", "tls_ca"])?;
         let (database, stream) = match address.path()?.as_slice() {
             [stream] => (0, stream.clone()),
             [database, stream] => {
@@ -119,9 +120,12 @@ impl Redis {
         if user.is_some() && password.is_none() {
             return Err(address.wrong("it has a user name and no password"));
         }
+        let roots = parameters.text("tls_ca").map(Path::new);
         let tls = if address.scheme() == "rediss" {
-            let config = tls::client_config(None).map_err(|reason| address.wrong(reason))?;
+            let config = tls::client_config(roots).map_err(|reason| address.wrong(reason))?;
             Some(TlsConnector::from(Arc::new(config)))
+        } else if roots.is_some() {
+            return Err(address.wrong("`tls_ca` needs `rediss://`"));
         } else {
             None
         };

@@ -7,7 +7,10 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    os::unix::{fs::chown, process::CommandExt as _},
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -38,8 +41,16 @@ enum Kind {
     Redis,
 }
 
+/// A server's certificate and its key, PEM.
+#[derive(Clone)]
+pub struct Certificate {
+    pub certificate: String,
+    pub key: String,
+}
+
 /// A running server; ends when dropped.
 pub struct Server {
+    certificate: Option<Certificate>,
     kind: Kind,
     program: PathBuf,
     port: u16,
@@ -53,20 +64,35 @@ pub struct Server {
 impl Server {
     /// PostgreSQL, with password authentication.
     pub fn postgres() -> Self {
-        Self::new(Kind::Postgres).unwrap()
+        Self::new(Kind::Postgres, None).unwrap()
     }
 
     /// NATS with JetStream.
     pub fn nats() -> Self {
-        Self::new(Kind::Nats).unwrap()
+        Self::new(Kind::Nats, None).unwrap()
     }
 
     /// Redis, which writes everything to disk before it answers.
     pub fn redis() -> Self {
-        Self::new(Kind::Redis).unwrap()
+        Self::new(Kind::Redis, None).unwrap()
     }
 
-    fn new(kind: Kind) -> anyhow::Result<Self> {
+    /// PostgreSQL that speaks TLS to those who ask for it.
+    pub fn postgres_with(certificate: Certificate) -> Self {
+        Self::new(Kind::Postgres, Some(certificate)).unwrap()
+    }
+
+    /// NATS that demands TLS.
+    pub fn nats_with(certificate: Certificate) -> Self {
+        Self::new(Kind::Nats, Some(certificate)).unwrap()
+    }
+
+    /// Redis that speaks nothing but TLS.
+    pub fn redis_with(certificate: Certificate) -> Self {
+        Self::new(Kind::Redis, Some(certificate)).unwrap()
+    }
+
+    fn new(kind: Kind, certificate: Option<Certificate>) -> anyhow::Result<Self> {
         let program = match kind {
             Kind::Postgres => postgres_program("postgres")?,
             Kind::Nats => nats_program()?,
@@ -76,6 +102,7 @@ impl Server {
         };
         let directory = tempfile::tempdir()?;
         let mut server = Self {
+            certificate,
             kind,
             program,
             port: 0,
@@ -87,6 +114,7 @@ impl Server {
         if kind == Kind::Postgres {
             server.initialise_postgres()?;
         }
+        server.write_certificate()?;
         let mut last_error = None;
         // A free port may be taken by somebody else before the server has it.
         for _ in 0..3 {
@@ -168,6 +196,25 @@ impl Server {
         Ok(())
     }
 
+    fn write_certificate(&self) -> anyhow::Result<()> {
+        let Some(certificate) = &self.certificate else {
+            return Ok(());
+        };
+        for (name, text) in [
+            ("certificate", &certificate.certificate),
+            ("key", &certificate.key),
+        ] {
+            let path = self.directory.path().join(name);
+            fs::write(&path, text)?;
+            // PostgreSQL takes no key that others can read.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+            if let Some((user, group)) = self.user {
+                chown(&path, Some(user), Some(group))?;
+            }
+        }
+        Ok(())
+    }
+
     fn as_user(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command
@@ -187,6 +234,8 @@ impl Server {
             .append(true)
             .open(directory.join("log"))?;
         let mut command = self.as_user(&self.program);
+        let tls = self.certificate.is_some();
+        let (certificate, key) = (directory.join("certificate"), directory.join("key"));
         match self.kind {
             Kind::Postgres => command
                 .arg("-D")
@@ -194,7 +243,10 @@ impl Server {
                 .args(["-p", &port, "-h", "127.0.0.1", "-k"])
                 .arg(directory)
                 // What the tests end is the server, never the machine.
-                .args(["-c", "fsync=off"]),
+                .args(["-c", "fsync=off"])
+                .args(["-c", if tls { "ssl=on" } else { "ssl=off" }])
+                .args(["-c", &format!("ssl_cert_file={}", certificate.display())])
+                .args(["-c", &format!("ssl_key_file={}", key.display())]),
             Kind::Nats => {
                 // A configuration and not arguments, which others on the machine can read.
                 let configuration = directory.join("nats.conf");
@@ -203,12 +255,32 @@ impl Server {
                     format!(
                         "listen: \"127.0.0.1:{port}\"\nmax_payload: {NATS_MAX_PAYLOAD}\n\
                          jetstream {{ store_dir: \"{}\" }}\n\
-                         authorization {{ user: \"{USER}\", password: \"{PASSWORD}\" }}\n",
-                        directory.join("jetstream").display()
+                         authorization {{ user: \"{USER}\", password: \"{PASSWORD}\" }}\n{}",
+                        directory.join("jetstream").display(),
+                        if tls {
+                            format!(
+                                "tls {{ cert_file: \"{}\", key_file: \"{}\" }}\n",
+                                certificate.display(),
+                                key.display()
+                            )
+                        } else {
+                            String::new()
+                        }
                     ),
                 )?;
                 command.arg("-c").arg(configuration)
             }
+            Kind::Redis if tls => command
+                .args(["--port", "0", "--tls-port", &port, "--bind", "127.0.0.1"])
+                .args(["--tls-auth-clients", "no", "--requirepass", PASSWORD])
+                .arg("--tls-cert-file")
+                .arg(&certificate)
+                .arg("--tls-ca-cert-file")
+                .arg(&certificate)
+                .arg("--tls-key-file")
+                .arg(&key)
+                .args(["--save", "", "--dir"])
+                .arg(directory),
             Kind::Redis => command
                 .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])
                 .args(["--appendonly", "yes", "--appendfsync", "always"])
@@ -262,6 +334,9 @@ impl Server {
             Kind::Nats => self
                 .first_words("")
                 .is_ok_and(|text| text.starts_with("INFO ")),
+            Kind::Redis if self.certificate.is_some() => {
+                TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+            }
             // `-NOAUTH` is an answer; `-LOADING` is not ready yet.
             Kind::Redis => self
                 .first_words("PING\r\n")

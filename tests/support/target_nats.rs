@@ -109,6 +109,7 @@ impl Target for NatsTarget {
             ("nats://u:hunter2@h/a?streams=x", "unknown parameter"),
             ("nats://u:hunter2@h/a?stream=a.b", "stream"),
             ("nats://u:hunter2@h/a?stream=", "stream"),
+            ("nats+tls://u:hunter2@h/a?tls_ca=/no/file", "/no/file"),
             ("nats+tls://u:hunter2@h/a#x", "#"),
         ]
     }

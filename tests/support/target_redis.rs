@@ -118,6 +118,8 @@ impl Target for RedisTarget {
             ("redis://u:hunter2@h/a?max=1", "unknown parameter"),
             ("redis://u:hunter2@h/a?maxlen=many", "maxlen"),
             ("redis://u:hunter2@h/a?maxlen=0", "maxlen"),
+            ("redis://u:hunter2@h/a?tls_ca=f", "rediss"),
+            ("rediss://u:hunter2@h/a?tls_ca=/no/file", "/no/file"),
             ("rediss://u:hunter2@h/a#x", "#"),
         ]
     }
