@@ -8,7 +8,6 @@
 //!
 //! Needs the servers that the tests need.
 
-#[allow(dead_code, reason = "the tests use the rest")]
 #[path = "../tests/support/servers.rs"]
 mod servers;
 

@@ -2,7 +2,6 @@
 //! never sees a password.
 
 #[path = "support/servers.rs"]
-#[allow(dead_code, reason = "the conformance tests use the rest")]
 mod servers;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};

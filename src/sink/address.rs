@@ -50,7 +50,6 @@ impl Address {
         }
     }
 
-    #[cfg(any(feature = "nats", feature = "redis"))]
     pub(super) fn scheme(&self) -> &str {
         self.url.scheme()
     }
@@ -64,7 +63,6 @@ impl Address {
     }
 
     /// The host as it stands in a URL: an IPv6 address in brackets.
-    #[cfg(any(feature = "nats", feature = "redis"))]
     pub(super) fn authority(&self) -> &str {
         self.url.host_str().unwrap_or_default()
     }
@@ -157,7 +155,6 @@ impl Parameters<'_> {
             .map(|(_, value)| value.as_str())
     }
 
-    #[cfg(feature = "redis")]
     /// A parameter that is read from text; `kind` says what it has to be.
     pub(super) fn read<T: FromStr>(
         &self,

@@ -1,6 +1,7 @@
 //! Real servers for the tests of sinks: each on a free port of 127.0.0.1, with its data in a
 //! directory of its own. They can be stopped and started again, paused and resumed, and end when
 //! dropped. A program that is missing is an error that says how to get it.
+#![allow(dead_code, reason = "each program uses its part")]
 
 use anyhow::{Context as _, bail};
 use std::{
