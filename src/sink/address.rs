@@ -29,6 +29,9 @@ impl Address {
         if parsed.host_str().unwrap_or_default().is_empty() {
             return Err(wrong("it names no host".to_owned()));
         }
+        if parsed.host_str().unwrap_or_default().contains(',') {
+            return Err(wrong("it names more than one host".to_owned()));
+        }
         if parsed.fragment().is_some() {
             return Err(wrong(
                 "it has a part after `#`, which means nothing here".to_owned(),
@@ -189,6 +192,7 @@ mod tests {
     fn errors_name_what_is_wrong_and_no_secret() {
         for (url, reason) in [
             ("x:///p", "no host"),
+            ("x://u:hunter2@a,b/p", "more than one host"),
             ("x://u:hunter2@/p", "host"),
             ("x://u:hunter2@h:99999/p", "port"),
             ("x://u:hun/ter2@h/p", "percent-encoded"),
