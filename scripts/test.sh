@@ -46,7 +46,7 @@ install_missing() {
 # Each feature alone, none, and all, without a warning.
 check_features() {
     local features
-    for features in "" plugin sqlite testing failpoints "plugin sqlite" "plugin sqlite testing"; do
+    for features in "" plugin sqlite testing failpoints nats postgres redis "plugin sqlite" "plugin sqlite testing"; do
         RUSTFLAGS="${RUSTFLAGS:-} -D warnings" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/features" \
             cargo check --quiet --lib --no-default-features --features "$features"
     done

@@ -16,6 +16,7 @@ struct DocumentationPages;
 
 pub mod context;
 mod crash_point;
+mod delivery;
 pub mod event;
 mod journal;
 pub mod sink;
@@ -25,6 +26,7 @@ mod temporal;
 pub mod testing;
 
 pub use context::Frame;
+pub use delivery::{DeadLetter, RedeliverError, SinkStats};
 pub use event::{Event, EventId, EventMetadata, WorkflowState};
 pub use journal::JournalError;
 pub use store::{

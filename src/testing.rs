@@ -1,10 +1,17 @@
-//! For the tests of programs that publish: a store in memory whose events can be looked at.
+//! For the tests of programs that publish: a store in memory whose events can be looked at, and a sink
+//! that fails on demand.
 
 use crate::{
     event::Event,
+    sink::{Delivered, Rejection, Sink, SinkError, SinkEvent},
     store::{BuildError, EventStore, EventStoreOptions},
 };
-use std::time::Duration;
+use async_trait::async_trait;
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 /// How long [`CapturedEvents::events`] waits for what is under way.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -69,5 +76,145 @@ impl CapturedEvents {
         let mut events = self.events().await;
         events.retain(|event| event.event_name == event_name);
         events
+    }
+}
+
+/// A sink in memory that keeps what it gets, and fails on demand. Clones share one state.
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+/// use temporal_eventstore::{Event, EventStore, testing::TestSink};
+/// # #[tokio::main] async fn main() -> anyhow::Result<()> {
+/// let sink = TestSink::new("test");
+/// let events = EventStore::builder().sinks(vec![Arc::new(sink.clone())]).build().await?;
+/// sink.fail("the receiver is away");
+/// events.publish(Event::new("data.processed"));
+/// sink.recover();
+/// events.shutdown(Duration::from_secs(5)).await?;
+/// assert_eq!(sink.events()[0].event_type, "data.processed");
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct TestSink {
+    name: Arc<str>,
+    state: Arc<Mutex<TestSinkState>>,
+}
+
+type Refuse = dyn Fn(&SinkEvent) -> Option<String> + Send;
+
+#[derive(Default)]
+struct TestSinkState {
+    received: Vec<SinkEvent>,
+    calls: usize,
+    failing: Option<String>,
+    answers_to_lose: usize,
+    delay: Duration,
+    refuse: Option<Box<Refuse>>,
+}
+
+impl TestSink {
+    /// A sink that takes everything.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            state: Arc::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, TestSinkState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on each call fails, with this reason, and nothing arrives.
+    pub fn fail(&self, reason: &str) {
+        self.state().failing = Some(reason.to_owned());
+    }
+
+    /// From now on calls succeed again.
+    pub fn recover(&self) {
+        self.state().failing = None;
+    }
+
+    /// The next calls arrive, and their answers are lost: the caller sees a failure.
+    pub fn lose_answers(&self, calls: usize) {
+        self.state().answers_to_lose = calls;
+    }
+
+    /// From now on each call takes so long.
+    pub fn delay(&self, delay: Duration) {
+        self.state().delay = delay;
+    }
+
+    /// From now on events for which `refuse` gives a reason are refused for good.
+    pub fn refuse(&self, refuse: impl Fn(&SinkEvent) -> Option<String> + Send + 'static) {
+        self.state().refuse = Some(Box::new(refuse));
+    }
+
+    /// What arrived, in order; an event that came twice is there twice.
+    pub fn received(&self) -> Vec<SinkEvent> {
+        self.state().received.clone()
+    }
+
+    /// As [`received`](Self::received), as events.
+    pub fn events(&self) -> Vec<Event> {
+        let received = self.received();
+        received
+            .iter()
+            .filter_map(|event| event.event().ok())
+            .collect()
+    }
+
+    /// How often it was called.
+    pub fn calls(&self) -> usize {
+        self.state().calls
+    }
+}
+
+impl fmt::Debug for TestSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestSink")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Sink for TestSink {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
+        let delay = {
+            let mut state = self.state();
+            state.calls += 1;
+            state.delay
+        };
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        let mut state = self.state();
+        if let Some(reason) = &state.failing {
+            return Err(SinkError::new(reason.clone()));
+        }
+        let mut rejected = Vec::new();
+        for (index, event) in batch.iter().enumerate() {
+            match state.refuse.as_ref().and_then(|refuse| refuse(event)) {
+                Some(reason) => rejected.push(Rejection { index, reason }),
+                None => state.received.push(event.clone()),
+            }
+        }
+        if state.answers_to_lose > 0 {
+            state.answers_to_lose -= 1;
+            return Err(SinkError::new("the answer was lost"));
+        }
+        Ok(Delivered::up_to(batch.len(), rejected))
+    }
+
+    async fn check(&self) -> Result<(), SinkError> {
+        match &self.state().failing {
+            None => Ok(()),
+            Some(reason) => Err(SinkError::new(reason.clone())),
+        }
     }
 }

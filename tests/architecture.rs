@@ -7,14 +7,22 @@ use std::{
 };
 
 /// Each module with those that it may use, besides itself.
-const ALLOWED: [(&str, &[&str]); 6] = [
+const ALLOWED: [(&str, &[&str]); 7] = [
     ("event", &[]),
     ("context", &[]),
     ("sink", &["event"]),
+    ("delivery", &["event", "sink"]),
     ("journal", &["crash_point"]),
     (
         "store",
-        &["context", "crash_point", "event", "journal", "sink"],
+        &[
+            "context",
+            "crash_point",
+            "delivery",
+            "event",
+            "journal",
+            "sink",
+        ],
     ),
     // Held ends are named by the journal's key and read back as events.
     (

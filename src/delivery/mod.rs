@@ -8,7 +8,8 @@ mod status;
 mod task;
 
 pub(crate) use selection::Selection;
-pub(crate) use source::{DeadLetter, Source, SourceError};
+pub use source::DeadLetter;
+pub(crate) use source::{Source, SourceError};
 pub use status::SinkStats;
 
 use crate::sink::{Sink, SinkError};
@@ -141,9 +142,10 @@ impl Delivery {
 
     /// Asks each sink whether its server can be reached now.
     pub(crate) async fn check(&self) -> Vec<(String, Result<(), SinkError>)> {
-        let checks = self.lines.iter().map(|line| async {
-            (line.sink.name().to_owned(), line.sink.check().await)
-        });
+        let checks = self
+            .lines
+            .iter()
+            .map(|line| async { (line.sink.name().to_owned(), line.sink.check().await) });
         futures_util::future::join_all(checks).await
     }
 

@@ -23,7 +23,10 @@ impl Selection {
     /// Reads `lifecycle`, `user`, event names, event types and beginnings of either with `*` at the end,
     /// with commas between them. None for anything else.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        text.split(',').map(pattern).collect::<Option<_>>().map(Self)
+        text.split(',')
+            .map(pattern)
+            .collect::<Option<_>>()
+            .map(Self)
     }
 
     /// Whether the event is among them.
@@ -63,11 +66,13 @@ impl Pattern {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::EventId;
+    use crate::event::{Event, EventId};
 
     fn event(event_type: &str, event_name: &str) -> SinkEvent {
-        let json = format!(r#"{{"event_type":"{event_type}","event_name":"{event_name}"}}"#);
-        SinkEvent::from_json(1, EventId::random(), json).unwrap()
+        let mut event = Event::new(event_type).name(event_name);
+        event.metadata.event_id = Some(EventId::random());
+        event.metadata.created_at = Some(chrono::Utc::now());
+        SinkEvent::new(1, &event).unwrap()
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Where delivery takes events from, and where it notes how far it came: the seam to the journal.
 
 use crate::{
-    event::{EventError, EventId},
+    event::{Event, EventError, EventId},
     sink::SinkEvent,
 };
 use async_trait::async_trait;
@@ -36,7 +36,7 @@ impl DeadLetter {
 
     /// The event as sinks take it.
     pub(crate) fn sink_event(&self) -> Result<SinkEvent, EventError> {
-        SinkEvent::from_json(self.position, self.event_id, self.event.clone())
+        SinkEvent::new(self.position, &Event::from_json(&self.event)?)
     }
 }
 
@@ -57,8 +57,14 @@ pub(crate) trait Source: Send + Sync + 'static {
     /// Up to where the sink `name` is done.
     async fn position(&self, name: &str) -> Result<u64, SourceError>;
 
-    /// The next events after a position, in order: at most `limit`, and not many bytes.
-    async fn read(&self, after: u64, limit: usize) -> Result<Vec<SinkEvent>, SourceError>;
+    /// The next events after a position for the sink `name`, in order: at most `limit`, and not many
+    /// bytes.
+    async fn read(
+        &self,
+        name: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<SinkEvent>, SourceError>;
 
     /// Notes that the sink `name` is done with everything up to `position`, and what it refused.
     async fn settle(

@@ -66,7 +66,10 @@ impl Task {
 
     /// The next batch; waits a little for company when it is small.
     async fn next(&self, position: u64) -> Result<Vec<SinkEvent>, SourceError> {
-        let read = || self.source.read(position, self.batch.size);
+        let read = || {
+            self.source
+                .read(self.sink.name(), position, self.batch.size)
+        };
         let batch = self.insist(read).await?;
         if batch.is_empty() || batch.len() >= self.batch.size || self.batch.linger.is_zero() {
             return Ok(batch);
@@ -83,7 +86,11 @@ impl Task {
             let error = match self.call(events).await {
                 Ok(delivered) if delivered.taken > 0 => {
                     if let Some(outage) = self.progress.succeeded(began.elapsed()) {
-                        warn!(sink = self.sink.name(), ?outage, "the sink takes events again");
+                        warn!(
+                            sink = self.sink.name(),
+                            ?outage,
+                            "the sink takes events again"
+                        );
                     }
                     pauses = self::pauses();
                     events = self.done_with(events, delivered).await?;
@@ -173,7 +180,10 @@ impl Task {
         loop {
             match ask().await {
                 Err(SourceError::Failed(reason)) => {
-                    debug!(sink = self.sink.name(), reason, "the journal does not answer");
+                    debug!(
+                        sink = self.sink.name(),
+                        reason, "the journal does not answer"
+                    );
                     tokio::time::sleep(JOURNAL_PAUSE).await;
                 }
                 answer => return answer,

@@ -111,25 +111,43 @@ impl Event {
         Ok(CloudEvent {
             specversion: "1.0".to_owned(),
             id,
-            source: format!(
-                "/temporal/{}/{}",
-                segment(metadata.namespace.as_deref()),
-                segment(metadata.application_name.as_deref())
+            source: source(
+                metadata.namespace.as_deref(),
+                metadata.application_name.as_deref(),
             ),
-            event_type: if self.event_type == APPLICATION_EVENTS {
-                format!("{APPLICATION_EVENTS}.{}", self.event_name)
-            } else {
-                self.event_type.clone()
-            },
+            event_type: qualified_type(&self.event_type, &self.event_name),
             partitionkey: subject.clone(),
             subject,
             time: metadata.created_at_text(),
             datacontenttype: "application/json".to_owned(),
-            sequence: metadata.sequence.map(|sequence| format!("{sequence:020}")),
+            sequence: metadata.sequence.map(sequence_text),
             traceparent: metadata.traceparent.clone(),
             data: self.clone(),
         })
     }
+}
+
+/// The attribute `source`.
+pub(crate) fn source(namespace: Option<&str>, application_name: Option<&str>) -> String {
+    format!(
+        "/temporal/{}/{}",
+        segment(namespace),
+        segment(application_name)
+    )
+}
+
+/// The attribute `type`.
+pub(crate) fn qualified_type(event_type: &str, event_name: &str) -> String {
+    if event_type == APPLICATION_EVENTS {
+        format!("{APPLICATION_EVENTS}.{event_name}")
+    } else {
+        event_type.to_owned()
+    }
+}
+
+/// The attribute `sequence`.
+pub(crate) fn sequence_text(sequence: u64) -> String {
+    format!("{sequence:020}")
 }
 
 /// A text as one segment of a URI path (RFC 3986: what is not unreserved is percent-encoded).

@@ -2,7 +2,7 @@
 //!
 //! This module is a leaf: it knows nothing of where events come from or where they go.
 
-mod cloudevents;
+pub(crate) mod cloudevents;
 mod error;
 mod id;
 pub mod lifecycle;

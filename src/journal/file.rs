@@ -32,7 +32,7 @@ pub(super) struct FileLog {
 }
 
 enum FileState {
-    Open(SqliteLog),
+    Open(Box<SqliteLog>),
     /// Closed because it could not be written; `None` for a damaged file, which stays as it is.
     Broken {
         reason: String,
@@ -49,7 +49,7 @@ impl FileLog {
     ) -> Result<Self, JournalError> {
         let backlog = Backlog::new(options.queue_size);
         let state = match open_file(&path, &options) {
-            Ok(log) => FileState::Open(log),
+            Ok(log) => FileState::Open(Box::new(log)),
             Err(OpenFailure::Refused(error)) => return Err(error),
             Err(OpenFailure::Damaged(reason, lock)) => {
                 say_broken(&path, &reason, "the file is damaged");
@@ -163,7 +163,7 @@ impl FileLog {
                     events = applied.inserted,
                     "the journal can write its file again; what memory held is in it"
                 );
-                self.state = FileState::Open(log);
+                self.state = FileState::Open(Box::new(log));
                 counters.degrade(None);
                 self.measure(counters);
             }
@@ -287,9 +287,20 @@ impl FileLog {
         }
     }
 
-    pub(super) fn read(&self, after: u64, limit: usize) -> Result<Vec<Stored>, JournalError> {
-        match &self.state {
-            FileState::Open(log) => log.read(after, limit).map_err(read_error),
+    pub(super) fn read(
+        &mut self,
+        reader: Option<String>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Stored>, JournalError> {
+        match &mut self.state {
+            FileState::Open(log) => {
+                let stored = log.read(after, limit).map_err(read_error)?;
+                if let (Some(reader), Some(last)) = (reader, stored.last()) {
+                    log.hand_out(reader, after, last.seq);
+                }
+                Ok(stored)
+            }
             FileState::Broken { .. } => Err(self.degraded()),
         }
     }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 /// Where changes go now.
 pub(super) enum Log {
-    Memory(MemoryLog),
+    Memory(Box<MemoryLog>),
     #[cfg(feature = "sqlite")]
     File(Box<FileLog>),
 }
@@ -22,10 +22,10 @@ pub(super) enum Log {
 impl Log {
     pub(super) fn open(options: JournalOptions, counters: &Counters) -> Result<Self, JournalError> {
         match &options.target {
-            Target::Memory => Ok(Self::Memory(MemoryLog::new(
+            Target::Memory => Ok(Self::Memory(Box::new(MemoryLog::new(
                 options.queue_size,
                 options.sinks,
-            ))),
+            )))),
             #[cfg(feature = "sqlite")]
             Target::Sqlite(path) => {
                 let path = path.clone();
@@ -102,11 +102,16 @@ impl Log {
         }
     }
 
-    pub(super) fn read(&self, after: u64, limit: usize) -> Result<Vec<Stored>, JournalError> {
+    pub(super) fn read(
+        &mut self,
+        reader: Option<String>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Stored>, JournalError> {
         match self {
             Self::Memory(log) => Ok(log.read(after, limit)),
             #[cfg(feature = "sqlite")]
-            Self::File(log) => log.read(after, limit),
+            Self::File(log) => log.read(reader, after, limit),
         }
     }
 

@@ -261,7 +261,19 @@ impl<D: Draft> Journal<D> {
 
     /// At most `limit` events after `after`, in order.
     pub(crate) async fn read(&self, after: u64, limit: usize) -> Result<Vec<Stored>, JournalError> {
+        self.read_for(None, after, limit).await
+    }
+
+    /// As [`Self::read`], for the sink with the cursor `reader`: what it has in hand goes last when room
+    /// runs out.
+    pub(crate) async fn read_for(
+        &self,
+        reader: Option<String>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Stored>, JournalError> {
         self.ask(|answer| Command::Read {
+            reader,
             after,
             limit,
             answer,

@@ -9,6 +9,7 @@ use rusqlite::{
     Connection, ErrorCode, OptionalExtension as _, Transaction, TransactionBehavior, params,
 };
 use std::{
+    collections::HashMap,
     fs::{File, OpenOptions, TryLockError},
     path::{Path, PathBuf},
     sync::Arc,
@@ -75,6 +76,8 @@ pub(super) struct SqliteLog {
     retention: Retention,
     sinks: Vec<String>,
     is_store: bool,
+    // What each sink has in hand: after the first position, up to the second.
+    handed_out: HashMap<String, (u64, u64)>,
     identity: Option<FileIdentity>,
     // The wall clock when the log was opened, and how long ago that is by a clock that never jumps:
     // together the time by which events age.
@@ -184,6 +187,7 @@ impl SqliteLog {
                 retention: options.retention,
                 sinks: options.sinks.clone(),
                 is_store: options.is_store,
+                handed_out: HashMap::new(),
                 identity: identity_of(path),
                 opened: (SystemTime::now(), Instant::now()),
             }),
@@ -338,13 +342,18 @@ impl SqliteLog {
 
     /// Removes some events for lack of room; false when none is left that may go.
     fn remove_some(&self, delivered: i64, removed: &mut Removed) -> Result<bool, Trouble> {
+        // What a sink has in hand it may yet take: it would be counted as lost, and then arrive.
+        let not_in_hand: String = self
+            .handed_out
+            .values()
+            .map(|(after, last)| format!(" AND NOT (seq > {after} AND seq <= {last})"))
+            .collect();
+        let user = "event_type <> 'application_events' AND ?2 IS NOT NULL";
         let conditions = [
-            (!self.is_store).then_some(("seq <= ?2", true)),
-            Some((
-                "event_type <> 'application_events' AND ?2 IS NOT NULL",
-                false,
-            )),
-            Some(("?2 IS NOT NULL", false)),
+            (!self.is_store).then_some(("seq <= ?2".to_owned(), true)),
+            Some((format!("{user}{not_in_hand}"), false)),
+            Some((user.to_owned(), false)),
+            Some(("?2 IS NOT NULL".to_owned(), false)),
         ];
         for (condition, is_kept) in conditions.into_iter().flatten() {
             let count = self.connection.execute(
@@ -376,6 +385,11 @@ impl SqliteLog {
         }
         // A log that only feeds sinks; without any it is the store, where nothing is delivered.
         Ok(delivered)
+    }
+
+    /// Notes that a sink has the events after one position up to another in hand.
+    pub(super) fn hand_out(&mut self, reader: String, after: u64, last: u64) {
+        self.handed_out.insert(reader, (after, last));
     }
 
     /// The position of the newest event; 0 when there is none.

@@ -68,6 +68,8 @@ fn options(target: Target) -> JournalOptions {
         synchronous: Synchronous::Normal,
         max_bytes: None,
         retention: Retention::Keep,
+        sinks: Vec::new(),
+        is_store: true,
     }
 }
 
@@ -78,7 +80,7 @@ async fn numbers<D: Draft>(journal: &Journal<D>) -> Vec<u64> {
         .unwrap()
         .iter()
         .map(|stored| {
-            serde_json::from_str::<serde_json::Value>(&stored.json).unwrap()["n"]
+            serde_json::from_str::<serde_json::Value>(&stored.record.json).unwrap()["n"]
                 .as_u64()
                 .unwrap()
         })
@@ -580,7 +582,7 @@ mod file {
             sqlite::{SqliteLog, Trouble},
         };
         let (_directory, path) = scratch();
-        let Ok(mut log) = SqliteLog::open(&path, Synchronous::Normal, None, Retention::Keep) else {
+        let Ok(mut log) = SqliteLog::open(&path, &options(Target::Sqlite(path.clone()))) else {
             panic!("the file cannot be opened");
         };
         log.apply(&[Change::Insert(vec![record(1, true)])]).unwrap();

@@ -50,6 +50,8 @@ pub(super) enum Command<D> {
         answer: Reply<Vec<HeldRun>>,
     },
     Read {
+        /// The cursor of the sink that reads, if one does.
+        reader: Option<String>,
         after: u64,
         limit: usize,
         answer: Reply<Vec<Stored>>,
@@ -238,12 +240,13 @@ impl<D: Draft> Writer<D> {
                     answer.send(self.log.held()).ok();
                 }
                 Command::Read {
+                    reader,
                     after,
                     limit,
                     answer,
                 } => {
                     self.write(std::mem::take(&mut batch));
-                    answer.send(self.log.read(after, limit)).ok();
+                    answer.send(self.log.read(reader, after, limit)).ok();
                 }
                 Command::Missing { ids, answer } => {
                     self.write(std::mem::take(&mut batch));

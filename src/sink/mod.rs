@@ -2,12 +2,31 @@
 //! and says what became of them. A sink knows its own protocol and the event's format; it knows
 //! nothing of Temporal, of the journal, or of when it is tried again.
 
+#[cfg(any(feature = "nats", feature = "postgres", feature = "redis"))]
+#[cfg_attr(
+    not(all(feature = "nats", feature = "postgres", feature = "redis")),
+    allow(dead_code, reason = "each sink reads its own pieces of a URL")
+)]
+mod address;
 mod error;
+#[cfg(feature = "nats")]
+mod headers;
+#[cfg(feature = "nats")]
+mod nats;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "redis")]
+mod recent;
+#[cfg(feature = "redis")]
+mod redis;
+mod stdout;
+#[cfg(any(feature = "nats", feature = "postgres", feature = "redis"))]
+mod tls;
 mod url;
 
 pub use error::{SinkError, SinkUrlError};
 pub use url::open;
-pub(crate) use url::redacted;
+pub(crate) use url::{redacted, schemes};
 
 use crate::event::{Event, EventError, EventId};
 use async_trait::async_trait;
@@ -46,33 +65,37 @@ pub struct SinkEvent {
 }
 
 impl SinkEvent {
-    /// The event with this JSON, at a position.
+    /// An event at a position of the journal, as it is handed to sinks.
     ///
     /// # Errors
-    /// [`EventError::NotAnEvent`] if the JSON is none.
-    pub fn from_json(
-        position: u64,
-        event_id: EventId,
-        json: impl Into<String>,
-    ) -> Result<Self, EventError> {
-        let json = json.into();
-        let event = Event::from_json(&json)?;
-        let created_at = event.metadata.created_at_text().unwrap_or_default();
-        let metadata = event.metadata;
+    /// [`EventError::InvalidField`] when the event has no id or no time yet: it gets both when it is
+    /// published. [`EventError::TooLarge`] and [`EventError::DataIsNotJson`] as
+    /// [`Event::to_json_within`] has them.
+    pub fn new(position: u64, event: &Event) -> Result<Self, EventError> {
+        let metadata = &event.metadata;
+        let missing = |field: &str, allowed| EventError::InvalidField {
+            field: field.to_owned(),
+            value: "nothing".to_owned(),
+            allowed,
+        };
         Ok(Self {
             position,
-            event_id,
-            event_type: event.event_type,
-            event_name: event.event_name,
-            workflow_type: metadata.workflow_type,
-            workflow_id: metadata.workflow_id,
-            workflow_run_id: metadata.workflow_run_id,
+            event_id: metadata
+                .event_id
+                .ok_or_else(|| missing("event_id", "the id that publishing gives"))?,
+            event_type: event.event_type.clone(),
+            event_name: event.event_name.clone(),
+            workflow_type: metadata.workflow_type.clone(),
+            workflow_id: metadata.workflow_id.clone(),
+            workflow_run_id: metadata.workflow_run_id.clone(),
             workflow_state: Some(metadata.workflow_state.as_str().to_owned()),
-            activity_type: metadata.activity_type,
-            activity_id: metadata.activity_id,
+            activity_type: metadata.activity_type.clone(),
+            activity_id: metadata.activity_id.clone(),
             attempt: metadata.attempt,
-            created_at,
-            json,
+            created_at: metadata
+                .created_at_text()
+                .ok_or_else(|| missing("created_at", "the time that publishing gives"))?,
+            json: event.to_json_within(usize::MAX)?,
         })
     }
 

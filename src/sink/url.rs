@@ -3,37 +3,81 @@
 use super::{Sink, SinkUrlError};
 use std::sync::Arc;
 
+/// Every scheme that has a sink, with the cargo feature that it needs, if any.
+const SCHEMES: [(&str, Option<&str>); 7] = [
+    ("nats", Some("nats")),
+    ("nats+tls", Some("nats")),
+    ("postgres", Some("postgres")),
+    ("postgresql", Some("postgres")),
+    ("redis", Some("redis")),
+    ("rediss", Some("redis")),
+    ("stdout", None),
+];
+
 /// Opens the sink that `url` names, such as `nats://localhost:4222/events`. Connects to nothing yet.
 ///
 /// # Errors
 /// [`SinkUrlError`], saying what is wrong with the URL and what is allowed.
 pub fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
-    Err(SinkUrlError {
-        url: redacted(url),
-        reason: "the scheme is not known".to_owned(),
-        allowed: "no scheme: this build has no sink".to_owned(),
-    })
+    let url = url.trim();
+    let Some((scheme, _)) = url.split_once(':') else {
+        return Err(SinkUrlError {
+            url: redacted(url),
+            reason: "it has no scheme".to_owned(),
+            allowed: schemes(),
+        });
+    };
+    match scheme {
+        #[cfg(feature = "nats")]
+        "nats" | "nats+tls" => Ok(Arc::new(super::nats::Nats::open(url)?)),
+        #[cfg(feature = "postgres")]
+        "postgres" | "postgresql" => Ok(Arc::new(super::postgres::Postgres::open(url)?)),
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" => Ok(Arc::new(super::redis::Redis::open(url)?)),
+        "stdout" => Ok(Arc::new(super::stdout::Stdout::open(url)?)),
+        _ => Err(SinkUrlError {
+            url: redacted(url),
+            reason: match SCHEMES.iter().find(|(known, _)| *known == scheme) {
+                Some((_, Some(feature))) => {
+                    format!("this build has no such sink; it needs the cargo feature `{feature}`")
+                }
+                _ => "the scheme is not known".to_owned(),
+            },
+            allowed: schemes(),
+        }),
+    }
 }
 
-/// A URL as it may be shown: user name, password and parameters are left out.
+/// The schemes, for error messages.
+pub(crate) fn schemes() -> String {
+    let schemes: Vec<_> = SCHEMES
+        .iter()
+        .map(|(scheme, feature)| match feature {
+            Some(feature) => format!("`{scheme}:` (cargo feature `{feature}`)"),
+            None => format!("`{scheme}:`"),
+        })
+        .collect();
+    schemes.join(", ")
+}
+
+/// A URL as it may be shown: user name, password and parameters are left out. A password that was not
+/// percent-encoded may look like a path or a parameter; where in doubt, more is left out.
 pub(crate) fn redacted(url: &str) -> String {
-    let without_query = url.split(['?', '#']).next().unwrap_or_default();
-    match without_query.split_once("://") {
-        Some((scheme, rest)) => {
-            let (authority, path) = match rest.find('/') {
-                Some(slash) => rest.split_at(slash),
-                None => (rest, ""),
-            };
-            match authority.rsplit_once('@') {
-                Some((_, host)) => format!("{scheme}://***@{host}{path}"),
-                None => format!("{scheme}://{authority}{path}"),
-            }
-        }
+    let (shown, parameters) = match url.find(['?', '#']) {
+        Some(end) => url.split_at(end),
+        None => (url, ""),
+    };
+    let (scheme, rest) = match shown.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
         // No authority part that a parser would see; a stray `@` may still follow a password.
-        None => match without_query.rsplit_once('@') {
-            Some((_, rest)) => format!("***@{rest}"),
-            None => without_query.to_owned(),
-        },
+        None => (String::new(), shown),
+    };
+    if parameters.contains('@') {
+        return format!("{scheme}***");
+    }
+    match rest.rsplit_once('@') {
+        Some((_, rest)) => format!("{scheme}***@{rest}"),
+        None => format!("{scheme}{rest}"),
     }
 }
 
@@ -46,5 +90,32 @@ mod tests {
         assert_eq!(redacted("nats://u:p@h:1/s?token=t"), "nats://***@h:1/s");
         assert_eq!(redacted("u:p@h"), "***@h");
         assert_eq!(redacted("redis://h/s"), "redis://h/s");
+        assert_eq!(redacted("redis://u:pa/ss@h/s"), "redis://***@h/s");
+        assert_eq!(redacted("redis://u:p@a/ss@h/s"), "redis://***@h/s");
+        assert_eq!(redacted("redis://u:pa?ss@h/s"), "redis://***");
+    }
+
+    #[test]
+    fn what_is_not_known_is_said_with_what_is() {
+        for (url, reason) in [
+            ("events.db", "no scheme"),
+            ("amqp://u:hunter2@h/x", "not known"),
+        ] {
+            let text = open(url).unwrap_err().to_string();
+            assert!(text.contains(reason), "{text}");
+            assert!(
+                text.contains("`postgres:` (cargo feature `postgres`)"),
+                "{text}"
+            );
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+    }
+
+    #[cfg(not(feature = "redis"))]
+    #[test]
+    fn a_scheme_whose_feature_is_off_names_the_feature() {
+        let error = open("redis://u:hunter2@h/s").unwrap_err();
+        assert!(error.reason.contains("cargo feature `redis`"), "{error}");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
     }
 }

@@ -57,6 +57,14 @@ impl EventStore {
             return Receipt::ready(Ok(EventId::SKIPPED));
         };
         match journal.append(draft) {
+            Ok(receipt) if self.is_durable_with_sinks() => {
+                let store = self.clone();
+                Receipt::delivered(async move {
+                    let id = receipt.await?.event_id.into();
+                    store.reached_by_sinks().await;
+                    Ok(id)
+                })
+            }
             Ok(receipt) => Receipt::waiting(receipt),
             Err(rejected) => Receipt::ready(Err(self.refused(rejected))),
         }
@@ -79,7 +87,14 @@ impl EventStore {
             return;
         }
         let started = Instant::now();
-        let outcome = tokio::time::timeout(self.shared.commit_timeout, receipt).await;
+        let durable = async {
+            receipt.await?;
+            if self.is_durable_with_sinks() {
+                self.reached_by_sinks().await;
+            }
+            Ok::<(), JournalError>(())
+        };
+        let outcome = tokio::time::timeout(self.shared.commit_timeout, durable).await;
         let counters = &self.shared.counters;
         add(&counters.commits, 1);
         let waited = started.elapsed();
@@ -100,6 +115,18 @@ impl EventStore {
                     "the journal is slow: a task goes on before its events are durable; they stay queued"
                 );
             }
+        }
+    }
+
+    /// Whether nothing is durable before the sinks have it: the journal is in memory.
+    fn is_durable_with_sinks(&self) -> bool {
+        !self.shared.is_lasting && self.shared.delivery.is_some()
+    }
+
+    /// Resolves when every sink has what the journal has now.
+    async fn reached_by_sinks(&self) {
+        if let (Some(delivery), Some(journal)) = (&self.shared.delivery, &self.shared.journal) {
+            delivery.reached(journal.status().newest).await;
         }
     }
 
@@ -138,7 +165,7 @@ impl EventStore {
     ) -> Result<(), JournalError> {
         match &self.shared.journal {
             None => Ok(()),
-            Some(journal) => journal.move_cursor(name, position).await,
+            Some(journal) => journal.move_cursor(name, position, Vec::new()).await,
         }
     }
 

@@ -82,8 +82,17 @@ impl Source for JournalSource {
         Ok(position.map_err(failed)?.unwrap_or_default())
     }
 
-    async fn read(&self, after: u64, limit: usize) -> Result<Vec<SinkEvent>, SourceError> {
-        let stored = self.journal()?.read(after, limit).await.map_err(failed)?;
+    async fn read(
+        &self,
+        name: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<SinkEvent>, SourceError> {
+        let stored = self
+            .journal()?
+            .read_for(Some(cursor_name(name)), after, limit)
+            .await
+            .map_err(failed)?;
         Ok(stored.into_iter().map(sink_event).collect())
     }
 

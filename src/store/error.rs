@@ -1,6 +1,6 @@
 //! What can go wrong, one type per operation.
 
-use crate::{event::EventError, journal::JournalError};
+use crate::{event::EventError, journal::JournalError, sink::SinkUrlError};
 use std::path::PathBuf;
 
 /// A store could not be built.
@@ -37,6 +37,15 @@ pub enum BuildError {
         url: String,
         /// The journal's path.
         journal: PathBuf,
+    },
+    /// The URL of a sink is not understood.
+    #[error(transparent)]
+    Sink(#[from] SinkUrlError),
+    /// Two of the sinks are the same: each has one cursor.
+    #[error("the sink {name:?} is named twice; leave one out")]
+    SameSinkTwice {
+        /// Its name.
+        name: String,
     },
     /// A SQLite file was asked for, and this build has none.
     #[error("{} needs the cargo feature `sqlite` of temporal-eventstore, which is off", path.display())]
@@ -83,6 +92,15 @@ pub enum FlushError {
     TimedOut {
         /// How many events waited.
         queued: u64,
+        /// The time that was given.
+        timeout: std::time::Duration,
+    },
+    /// The journal has everything, and a sink has not yet. With a file as the journal it gets it later,
+    /// also after a restart; with `memory:` only while this store is open.
+    #[error("the sinks {sinks} were still behind after {timeout:?}")]
+    SinksBehind {
+        /// Which, and by how many positions each.
+        sinks: String,
         /// The time that was given.
         timeout: std::time::Duration,
     },

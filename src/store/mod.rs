@@ -2,6 +2,7 @@
 //! and hands it to the journal. Knows the context and the journal, and nothing of Temporal.
 
 mod commit;
+mod deliver;
 mod error;
 mod options;
 pub(crate) mod publish;
@@ -20,9 +21,12 @@ pub use stats::{Health, Stats};
 
 use crate::{
     context::Context,
+    delivery::{BatchOptions, DeadLetter, Delivery, RedeliverError, Selection, Target},
     event::{DEFAULT_MAX_EVENT_BYTES, Event, EventId},
     journal::{self, Journal, JournalError, JournalOptions},
+    sink::SinkError,
 };
+use deliver::JournalSource;
 use publish::{Draft, Identity};
 use stage::RunStage;
 use stats::{Counters, add, get};
@@ -65,6 +69,9 @@ pub(crate) struct Rules {
 struct Shared {
     rules: Arc<Rules>,
     journal: Option<Journal<Draft>>,
+    delivery: Option<Delivery>,
+    // Without a file as the journal, only what the sinks have is durable.
+    is_lasting: bool,
     commit_timeout: Duration,
     lifecycle: LifecycleSelection,
     error_messages: bool,
@@ -75,6 +82,14 @@ struct Shared {
     shut_down: AtomicBool,
     said_skipped: Once,
     said_full: Mutex<Option<Instant>>,
+}
+
+/// What a store that stores is made of.
+struct Parts {
+    journal: Journal<Draft>,
+    leftovers: Vec<journal::HeldRun>,
+    delivery: Option<Delivery>,
+    is_lasting: bool,
 }
 
 /// Which code is publishing; travels with the context stack.
@@ -119,32 +134,53 @@ impl EventStore {
     /// [`BuildError`], naming the option or the file that is wrong. A damaged file is no error: the
     /// store then works in memory and says so.
     pub async fn from_options(options: EventStoreOptions) -> Result<Self, BuildError> {
-        let journal_options = journal_options(&options)?;
-        let mut leftovers = Vec::new();
-        let journal = match journal_options {
-            None => None,
-            Some(journal_options) => {
-                let journal = tokio::task::spawn_blocking(move || Journal::open(journal_options))
-                    .await
-                    .map_err(|error| JournalError::Stopped(error.to_string()))??;
-                // A file that cannot be read has said so in the log; that is no reason to stop.
-                leftovers = journal.held().await.unwrap_or_default();
-                Some(journal)
-            }
+        let Some((journal_options, targets)) = places(&options)? else {
+            return Ok(Self::new(options, None));
         };
-        Ok(Self::new(options, journal, leftovers))
+        let is_lasting = journal_options.target != journal::Target::Memory;
+        let batch = BatchOptions {
+            size: journal_options.batch_size,
+            linger: journal_options.linger,
+        };
+        let journal = tokio::task::spawn_blocking(move || Journal::open(journal_options))
+            .await
+            .map_err(|error| JournalError::Stopped(error.to_string()))??;
+        // A file that cannot be read has said so in the log; that is no reason to stop.
+        let leftovers = journal.held().await.unwrap_or_default();
+        let delivery = (!targets.is_empty())
+            .then(|| Delivery::start(targets, Arc::new(JournalSource::new(&journal)), batch));
+        if delivery.is_some() && !is_lasting {
+            info!(
+                "no journal file is set (EVENTSTORE_JOURNAL): events are in memory until the sinks \
+                 have them, and what they do not have is lost with the process"
+            );
+        }
+        Ok(Self::new(
+            options,
+            Some(Parts {
+                journal,
+                leftovers,
+                delivery,
+                is_lasting,
+            }),
+        ))
     }
 
     /// A store that skips everything, for programs that are told not to publish.
     pub fn disabled() -> Self {
-        Self::new(EventStoreOptions::default(), None, Vec::new())
+        Self::new(EventStoreOptions::default(), None)
     }
 
-    fn new(
-        options: EventStoreOptions,
-        journal: Option<Journal<Draft>>,
-        leftovers: Vec<journal::HeldRun>,
-    ) -> Self {
+    fn new(options: EventStoreOptions, parts: Option<Parts>) -> Self {
+        let (journal, leftovers, delivery, is_lasting) = match parts {
+            None => (None, Vec::new(), None, false),
+            Some(parts) => (
+                Some(parts.journal),
+                parts.leftovers,
+                parts.delivery,
+                parts.is_lasting,
+            ),
+        };
         Self {
             shared: Arc::new(Shared {
                 rules: Arc::new(Rules {
@@ -155,6 +191,8 @@ impl EventStore {
                     max_event_bytes: options.max_event_bytes.unwrap_or(DEFAULT_MAX_EVENT_BYTES),
                 }),
                 journal,
+                delivery,
+                is_lasting,
                 commit_timeout: options.commit_timeout.unwrap_or(DEFAULT_COMMIT_TIMEOUT),
                 lifecycle: options.lifecycle.unwrap_or_default(),
                 error_messages: options.error_messages.unwrap_or(true),
@@ -225,29 +263,65 @@ impl EventStore {
         );
     }
 
-    /// Waits until everything that was published before is durable. Cancel safe.
+    /// Waits until everything that was published before is durable, and every sink has it. Cancel safe.
     ///
     /// # Errors
-    /// [`FlushError::TimedOut`] after `timeout`, with the number of events that still wait;
+    /// [`FlushError::TimedOut`] after `timeout`, with the number of events that still wait for the
+    /// journal; [`FlushError::SinksBehind`] when the journal has them and a sink has not;
     /// [`FlushError::Journal`] when the journal failed.
     pub async fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
         let Some(journal) = &self.shared.journal else {
             return Ok(());
         };
-        self.within(timeout, journal.flush()).await
+        let began = Instant::now();
+        self.within(timeout, journal.flush()).await?;
+        self.delivered(timeout.saturating_sub(began.elapsed()), timeout)
+            .await
     }
 
-    /// Flushes, then closes the journal. Afterwards events are refused and counted. Call it when
-    /// the workers have stopped. Calling it again is fine. Cancel safe: the journal closes anyhow.
+    /// Waits until every sink has what the journal has now.
+    async fn delivered(&self, left: Duration, timeout: Duration) -> Result<(), FlushError> {
+        let (Some(delivery), Some(journal)) = (&self.shared.delivery, &self.shared.journal) else {
+            return Ok(());
+        };
+        let newest = journal.status().newest;
+        if tokio::time::timeout(left, delivery.reached(newest))
+            .await
+            .is_ok()
+        {
+            return Ok(());
+        }
+        let behind = delivery
+            .stats(newest)
+            .into_iter()
+            .filter(|sink| sink.behind > 0)
+            .map(|sink| format!("{} ({})", sink.name, sink.behind));
+        Err(FlushError::SinksBehind {
+            sinks: behind.collect::<Vec<_>>().join(", "),
+            timeout,
+        })
+    }
+
+    /// Flushes, then ends delivery and closes the journal. Afterwards events are refused and counted.
+    /// Call it when the workers have stopped. Calling it again is fine. Cancel safe: the journal closes
+    /// anyhow.
     ///
     /// # Errors
     /// As [`flush`](Self::flush).
     pub async fn shutdown(&self, timeout: Duration) -> Result<(), FlushError> {
-        self.shared.shut_down.store(true, Ordering::Release);
+        let is_first = !self.shared.shut_down.swap(true, Ordering::AcqRel);
         let Some(journal) = &self.shared.journal else {
             return Ok(());
         };
-        let result = self.within(timeout, journal.close()).await;
+        let flushed = match is_first {
+            true => self.flush(timeout).await,
+            false => Ok(()),
+        };
+        if let Some(delivery) = &self.shared.delivery {
+            delivery.stop();
+        }
+        let behind = self.behind();
+        let closed = self.within(timeout, journal.close()).await;
         let stats = self.stats();
         if stats.lost + stats.refused + stats.invalid > 0 {
             warn!(
@@ -260,7 +334,29 @@ impl EventStore {
         } else {
             info!(written = stats.written, "the event store closed");
         }
-        result
+        if behind > 0 && self.shared.is_lasting {
+            warn!(
+                behind,
+                "sinks lack events; these are in the journal and go on when the store is opened again"
+            );
+        } else if behind > 0 {
+            warn!(
+                behind,
+                "sinks lack events, and these are lost: there is no journal file (EVENTSTORE_JOURNAL)"
+            );
+        }
+        // Closing comes last and says what is lost for good.
+        closed.and(flushed)
+    }
+
+    /// How many positions the slowest sink is behind.
+    fn behind(&self) -> u64 {
+        match (&self.shared.delivery, &self.shared.journal) {
+            (Some(delivery), Some(journal)) => {
+                journal.status().newest.saturating_sub(delivery.position())
+            }
+            _ => 0,
+        }
     }
 
     async fn within(
@@ -274,6 +370,49 @@ impl EventStore {
                 queued: self.stats().queued,
                 timeout,
             }),
+        }
+    }
+
+    /// What sinks refused for good, with the reason, in the order of positions: at most `limit` of those
+    /// after `position` (0 for the beginning).
+    ///
+    /// # Errors
+    /// [`JournalError`] when the journal cannot be read.
+    pub async fn dead_letters(
+        &self,
+        position: u64,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, JournalError> {
+        match &self.shared.journal {
+            None => Ok(Vec::new()),
+            Some(journal) => {
+                let refused = journal.refused(None, position, limit).await?;
+                Ok(refused.into_iter().map(deliver::dead_letter).collect())
+            }
+        }
+    }
+
+    /// Sends the dead letters of a sink again, and gives back how many it took now. Those that it takes
+    /// are dead letters no more. Not cancel safe in one respect: an event that was taken just then
+    /// may stay a dead letter, and be sent once more.
+    ///
+    /// # Errors
+    /// [`RedeliverError`], naming the sink.
+    pub async fn redeliver(&self, sink: &str) -> Result<u64, RedeliverError> {
+        match &self.shared.delivery {
+            Some(delivery) => delivery.redeliver(sink).await,
+            None => Err(RedeliverError::UnknownSink {
+                name: sink.to_owned(),
+                known: "none".to_owned(),
+            }),
+        }
+    }
+
+    /// Asks each sink whether its server can be reached now.
+    pub async fn check_sinks(&self) -> Vec<(String, Result<(), SinkError>)> {
+        match &self.shared.delivery {
+            Some(delivery) => delivery.check().await,
+            None => Vec::new(),
         }
     }
 
@@ -305,6 +444,9 @@ impl EventStore {
             stats.journal_events = status.depth;
             stats.journal_bytes = status.bytes;
             stats.degraded = status.degraded;
+            if let Some(delivery) = &self.shared.delivery {
+                stats.sinks = delivery.stats(status.newest);
+            }
         }
         stats
     }
@@ -321,9 +463,23 @@ impl EventStore {
                         reason: status.last_error.unwrap_or_default(),
                     }
                 } else {
-                    Health::Healthy
+                    self.health_of_sinks(status.newest)
                 }
             }
+        }
+    }
+
+    fn health_of_sinks(&self, newest: u64) -> Health {
+        let sinks = self.shared.delivery.as_ref().map(|it| it.stats(newest));
+        let failing: Vec<(String, String)> = sinks
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|sink| Some((sink.name, sink.failing?)))
+            .collect();
+        if failing.is_empty() {
+            Health::Healthy
+        } else {
+            Health::SinksFailing { sinks: failing }
         }
     }
 
@@ -348,7 +504,7 @@ impl EventStore {
                 .read(position, limit)
                 .await?
                 .into_iter()
-                .map(|stored| (stored.seq, stored.json))
+                .map(|stored| (stored.seq, stored.record.json))
                 .collect()),
         }
     }
@@ -383,6 +539,8 @@ impl std::fmt::Debug for EventStore {
 impl Drop for Shared {
     fn drop(&mut self) {
         if self.journal.is_some() && !self.shut_down.load(Ordering::Acquire) {
+            // The tasks end here; the journal below writes what is queued.
+            drop(self.delivery.take());
             warn!(
                 "the last handle of an event store was dropped without shutdown; \
                  what is queued is still written, for a few seconds at most"
@@ -405,7 +563,15 @@ pub fn publish(event: Event) -> Receipt {
     }
 }
 
-fn journal_options(options: &EventStoreOptions) -> Result<Option<JournalOptions>, BuildError> {
+/// How long a journal that only feeds sinks keeps what they have, unless told otherwise: so long the
+/// reconciler and a replay find what is there already.
+const DELIVERED_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// How large such a journal grows, unless told otherwise: one gibibyte.
+const DELIVERING_MAX_BYTES: u64 = 1 << 30;
+
+fn places(
+    options: &EventStoreOptions,
+) -> Result<Option<(JournalOptions, Vec<Target>)>, BuildError> {
     let at_least_one = |name: &str, value: Option<usize>| match value {
         Some(0) => Err(BuildError::InvalidOption {
             name: name.to_owned(),
@@ -418,17 +584,22 @@ fn journal_options(options: &EventStoreOptions) -> Result<Option<JournalOptions>
     at_least_one("batch_size", options.batch_size)?;
     at_least_one("max_event_bytes", options.max_event_bytes)?;
     let journal_path: Option<&Path> = options.journal.as_deref();
-    let Some(target) = url::target(options.url.as_deref(), journal_path)? else {
+    let own = options.sinks.iter().map(|sink| Target {
+        sink: sink.clone(),
+        only: Selection::default(),
+    });
+    let Some(places) = url::places(options.url.as_deref(), journal_path, own.collect())? else {
         return Ok(None);
     };
-    let target = match target {
-        url::Target::Memory => journal::Target::Memory,
+    let (target, is_store) = match places.log {
+        url::Log::Memory => (journal::Target::Memory, false),
         #[cfg(feature = "sqlite")]
-        url::Target::Sqlite(path) => journal::Target::Sqlite(path),
+        url::Log::Sqlite { path, is_store } => (journal::Target::Sqlite(path), is_store),
         #[cfg(not(feature = "sqlite"))]
-        url::Target::Sqlite(path) => return Err(BuildError::SqliteDisabled { path }),
+        url::Log::Sqlite { path, .. } => return Err(BuildError::SqliteDisabled { path }),
     };
-    Ok(Some(JournalOptions {
+    let sinks = places.targets.iter();
+    let journal_options = JournalOptions {
         target,
         queue_size: options.queue_size.unwrap_or(DEFAULT_QUEUE_SIZE),
         batch_size: options.batch_size.unwrap_or(DEFAULT_BATCH_SIZE),
@@ -437,12 +608,20 @@ fn journal_options(options: &EventStoreOptions) -> Result<Option<JournalOptions>
             Durability::Process => journal::Synchronous::Normal,
             Durability::Power => journal::Synchronous::Full,
         },
-        max_bytes: options.max_journal_bytes,
+        max_bytes: options
+            .max_journal_bytes
+            .or((!is_store).then_some(DELIVERING_MAX_BYTES)),
         retention: match options.retention {
-            None => journal::Retention::Keep,
             Some(age) => journal::Retention::For(age),
+            None if is_store => journal::Retention::Keep,
+            None => journal::Retention::For(DELIVERED_RETENTION),
         },
-    }))
+        sinks: sinks
+            .map(|target| deliver::cursor_name(target.sink.name()))
+            .collect(),
+        is_store,
+    };
+    Ok(Some((journal_options, places.targets)))
 }
 
 /// The program's file name, as most programs are named after what they do.

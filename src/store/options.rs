@@ -3,7 +3,7 @@
 //! Knows nothing of how the options are used.
 
 use super::BuildError;
-use crate::event::Event;
+use crate::{event::Event, sink::Sink};
 use serde::Deserialize;
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
@@ -220,6 +220,10 @@ pub struct EventStoreOptions {
     #[builder(into)]
     #[serde(skip)]
     pub filter: Option<Filter>,
+    /// Sinks of your own, beside those that `url` names.
+    #[builder(default)]
+    #[serde(skip)]
+    pub sinks: Vec<Arc<dyn Sink>>,
 }
 
 impl EventStoreOptions {
@@ -337,6 +341,11 @@ impl EventStoreOptions {
             error_messages: self.error_messages.or(other.error_messages),
             repair_on_replay: self.repair_on_replay.or(other.repair_on_replay),
             filter: self.filter.or(other.filter),
+            sinks: if self.sinks.is_empty() {
+                other.sinks
+            } else {
+                self.sinks
+            },
         }
     }
 }

@@ -331,6 +331,8 @@ pub struct Receipt(State);
 enum State {
     Ready(Option<Result<EventId, PublishError>>),
     Journal(AppendReceipt),
+    // Without a file as the journal, what is durable is what the sinks have.
+    Sinks(Pin<Box<dyn Future<Output = Result<EventId, PublishError>> + Send>>),
 }
 
 impl Receipt {
@@ -340,6 +342,12 @@ impl Receipt {
 
     pub(crate) fn waiting(receipt: AppendReceipt) -> Self {
         Self(State::Journal(receipt))
+    }
+
+    pub(crate) fn delivered(
+        receipt: impl Future<Output = Result<EventId, PublishError>> + Send + 'static,
+    ) -> Self {
+        Self(State::Sinks(Box::pin(receipt)))
     }
 }
 
@@ -351,6 +359,13 @@ impl Future for Receipt {
             State::Ready(result) => {
                 Poll::Ready(result.take().unwrap_or(Err(PublishError::AlreadyAwaited)))
             }
+            State::Sinks(receipt) => match receipt.as_mut().poll(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(result) => {
+                    self.0 = State::Ready(None);
+                    Poll::Ready(result)
+                }
+            },
             State::Journal(receipt) => match Pin::new(receipt).poll(cx) {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(result) => {
@@ -371,7 +386,7 @@ impl std::fmt::Debug for Receipt {
             State::Ready(Some(Ok(_))) => "accepted",
             State::Ready(Some(Err(_))) => "refused",
             State::Ready(None) => "awaited",
-            State::Journal(_) => "waiting",
+            State::Journal(_) | State::Sinks(_) => "waiting",
         };
         f.debug_tuple("Receipt").field(&state).finish()
     }

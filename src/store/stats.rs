@@ -1,5 +1,6 @@
 //! Numbers about a store, for people and machines: plain counters that only grow, and gauges.
 
+use crate::delivery::SinkStats;
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -49,6 +50,8 @@ pub struct Stats {
     pub journal_bytes: u64,
     /// Whether the journal lives in memory because its file cannot be written.
     pub degraded: bool,
+    /// Each sink.
+    pub sinks: Vec<SinkStats>,
 }
 
 /// Whether a store can do its work.
@@ -63,6 +66,11 @@ pub enum Health {
     Degraded {
         /// What went wrong, as far as it is known.
         reason: String,
+    },
+    /// Sinks take no events now. They wait in the journal, and nothing is lost while it has room.
+    SinksFailing {
+        /// The name of each such sink, and why.
+        sinks: Vec<(String, String)>,
     },
     /// The store was shut down.
     ShutDown,

@@ -105,7 +105,11 @@ pub(crate) fn places(
     };
     for (index, target) in targets.iter().enumerate() {
         let name = target.sink.name();
-        if targets.iter().take(index).any(|other| other.sink.name() == name) {
+        if targets
+            .iter()
+            .take(index)
+            .any(|other| other.sink.name() == name)
+        {
             return Err(BuildError::SameSinkTwice {
                 name: name.to_owned(),
             });
@@ -163,9 +167,10 @@ fn target(url: &str) -> Result<Target, BuildError> {
         Some(text) => Selection::parse(&text).ok_or_else(|| BuildError::InvalidOption {
             name: ONLY.to_owned(),
             value: text.chars().take(80).collect(),
-            allowed: "`lifecycle`, `user`, event names, event types, and beginnings of either with \
+            allowed:
+                "`lifecycle`, `user`, event names, event types, and beginnings of either with \
                       `*` at the end, with commas between them"
-                .to_owned(),
+                    .to_owned(),
         })?,
     };
     Ok(Target {
@@ -250,7 +255,9 @@ mod tests {
     #[test]
     fn a_list_is_split_only_where_a_url_begins() {
         assert_eq!(
-            split("sqlite:a.db, kafka://one:9092,two:9092/topic,nats://n/s?eventstore.only=a,b,stdout:"),
+            split(
+                "sqlite:a.db, kafka://one:9092,two:9092/topic,nats://n/s?eventstore.only=a,b,stdout:"
+            ),
             [
                 "sqlite:a.db",
                 "kafka://one:9092,two:9092/topic",
@@ -264,7 +271,10 @@ mod tests {
     fn what_a_sink_gets_stands_in_its_url() {
         assert_eq!(
             take_only("nats://n/s?stream=x&eventstore.only=lifecycle&y=z"),
-            ("nats://n/s?stream=x&y=z".to_owned(), Some("lifecycle".to_owned()))
+            (
+                "nats://n/s?stream=x&y=z".to_owned(),
+                Some("lifecycle".to_owned())
+            )
         );
         assert_eq!(
             take_only("nats://n/s?eventstore.only=a"),
@@ -297,7 +307,10 @@ mod tests {
         }
         for url in ["amqp://u:secret@h/d", "sqlite:a.db,amqp://u:secret@h/d"] {
             let text = error(url, None);
-            assert!(text.contains("allowed") && !text.contains("secret"), "{text}");
+            assert!(
+                text.contains("allowed") && !text.contains("secret"),
+                "{text}"
+            );
         }
         let text = error("stdout:,stdout:", None);
         assert!(text.contains("twice"), "{text}");

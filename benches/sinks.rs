@@ -1,0 +1,301 @@
+//! What a sink costs beside the bare client library: the same batches of 512 events through
+//! `Sink::deliver`, and through the best loop that the library allows, in turn on one server.
+//!
+//! ```text
+//! cargo bench --bench sinks --features postgres,nats,redis
+//! cargo bench --bench sinks --features postgres,nats,redis -- --rounds 1 --batches 4
+//! ```
+//!
+//! Needs the servers that the tests need.
+
+#[path = "../tests/support/servers.rs"]
+mod servers;
+
+use async_nats::{ConnectOptions, jetstream};
+use clap::Parser;
+use servers::{DATABASE, PASSWORD, PASSWORD_IN_URL, Server, USER};
+use std::{future::Future, time::Instant};
+use temporal_eventstore::{
+    Event, EventId,
+    sink::{self, Sink, SinkEvent},
+};
+use tokio_postgres::NoTls;
+use uuid::Uuid;
+
+const BATCH: usize = 512;
+
+#[derive(Parser)]
+struct Arguments {
+    /// How often each way is measured.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Batches in one round.
+    #[arg(long, default_value_t = 40)]
+    batches: usize,
+    /// Cargo passes it to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// A client library, used as plainly as it can be.
+trait Bare {
+    async fn deliver(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()>;
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    println!(
+        "events/s in batches of {BATCH}, events of {} bytes",
+        batch()[0].json.len()
+    );
+
+    let server = Server::postgres();
+    let address = format!("{USER}:{PASSWORD_IN_URL}@127.0.0.1:{}", server.port());
+    let sink = sink::open(&format!("postgres://{address}/{DATABASE}"))?;
+    let bare = BarePostgres::connect(&server).await?;
+    compare("postgres", &arguments, &*sink, bare).await?;
+    drop(server);
+
+    let server = Server::nats();
+    let address = format!("{USER}:{PASSWORD_IN_URL}@127.0.0.1:{}", server.port());
+    let sink = sink::open(&format!("nats://{address}/events"))?;
+    let bare = BareNats::connect(&server).await?;
+    compare("nats", &arguments, &*sink, bare).await?;
+    drop(server);
+
+    let server = Server::redis();
+    let address = format!(":{PASSWORD_IN_URL}@127.0.0.1:{}", server.port());
+    let sink = sink::open(&format!("redis://{address}/events"))?;
+    let bare = BareRedis::connect(&server).await?;
+    compare("redis", &arguments, &*sink, bare).await?;
+    Ok(())
+}
+
+async fn compare(
+    name: &str,
+    arguments: &Arguments,
+    sink: &dyn Sink,
+    mut bare: impl Bare,
+) -> anyhow::Result<()> {
+    let mut of_sink = Vec::new();
+    let mut of_bare = Vec::new();
+    // One round of each that does not count: schemas are created, caches warm up.
+    for round in 0..=arguments.rounds {
+        let with_sink = measure(arguments.batches, async |batch: &[SinkEvent]| {
+            let delivered = sink.deliver(batch).await?;
+            anyhow::ensure!(delivered.taken == batch.len() && delivered.rejected.is_empty());
+            Ok(())
+        })
+        .await?;
+        let with_bare = measure(arguments.batches, async |batch: &[SinkEvent]| {
+            bare.deliver(batch).await
+        })
+        .await?;
+        if round > 0 {
+            of_sink.push(with_sink);
+            of_bare.push(with_bare);
+        }
+    }
+    let ratios = of_sink.iter().zip(&of_bare).map(|(sink, bare)| sink / bare);
+    println!(
+        "{name:<10} sink {:>9.0}  bare {:>9.0}  ratio {:.2}",
+        median(of_sink.clone()),
+        median(of_bare.clone()),
+        median(ratios.collect())
+    );
+    Ok(())
+}
+
+/// Events per second.
+async fn measure(
+    batches: usize,
+    mut deliver: impl AsyncFnMut(&[SinkEvent]) -> anyhow::Result<()>,
+) -> anyhow::Result<f64> {
+    let batches: Vec<_> = (0..batches).map(|_| batch()).collect();
+    let started = Instant::now();
+    for batch in &batches {
+        deliver(batch).await?;
+    }
+    let events = u32::try_from(batches.len() * BATCH)?;
+    Ok(f64::from(events) / started.elapsed().as_secs_f64())
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+fn batch() -> Vec<SinkEvent> {
+    (0..BATCH as u64)
+        .map(|position| {
+            let mut event = Event::new("data.processed")
+                .name("DataProcessed")
+                .data(serde_json::json!({ "records": position, "source": "x".repeat(100) }))
+                .correlation_id("c-42");
+            let metadata = &mut event.metadata;
+            metadata.event_id = Some(EventId::random());
+            metadata.created_at = Some(chrono::Utc::now());
+            metadata.namespace = Some("default".into());
+            metadata.application_name = Some("orders".into());
+            metadata.workflow_type = Some("OrderWorkflow".into());
+            metadata.workflow_id = Some(format!("order-{}", position % 16));
+            metadata.workflow_run_id = Some(Uuid::now_v7().to_string());
+            metadata.sequence = Some(position);
+            SinkEvent::new(position, &event).expect("an event with id and time")
+        })
+        .collect()
+}
+
+struct BarePostgres {
+    client: tokio_postgres::Client,
+    insert: tokio_postgres::Statement,
+}
+
+impl BarePostgres {
+    async fn connect(server: &Server) -> anyhow::Result<Self> {
+        let (client, connection) = tokio_postgres::Config::new()
+            .host("127.0.0.1")
+            .port(server.port())
+            .user(USER)
+            .password(PASSWORD)
+            .dbname(DATABASE)
+            .connect(NoTls)
+            .await?;
+        tokio::spawn(connection);
+        // The table that the sink makes, so that both keep the same columns and indexes.
+        sink::open(&format!(
+            "postgres://{USER}:{PASSWORD_IN_URL}@127.0.0.1:{}/{DATABASE}?table=bare",
+            server.port()
+        ))?
+        .deliver(&batch())
+        .await?;
+        let insert = client
+            .prepare(
+                "INSERT INTO bare (event_id, position, event_type, event_name, event_key, \
+                 workflow_type, workflow_id, workflow_run_id, workflow_state, activity_type, \
+                 activity_id, attempt, created_at, event) \
+                 SELECT a, b, c, d, e, f, g, h, i, j, k, l, m::timestamptz, n::jsonb FROM \
+                 unnest($1::uuid[], $2::int8[], $3::text[], $4::text[], $5::text[], $6::text[], \
+                 $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::int8[], \
+                 $13::text[], $14::text[]) AS t(a, b, c, d, e, f, g, h, i, j, k, l, m, n) \
+                 ON CONFLICT DO NOTHING",
+            )
+            .await?;
+        Ok(Self { client, insert })
+    }
+}
+
+impl Bare for BarePostgres {
+    async fn deliver(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()> {
+        fn column<'a, T>(batch: &'a [SinkEvent], value: impl Fn(&'a SinkEvent) -> T) -> Vec<T> {
+            batch.iter().map(value).collect()
+        }
+        self.client
+            .execute(
+                &self.insert,
+                &[
+                    &column(batch, |event| *event.event_id.as_uuid()),
+                    &column(batch, |event| event.position.cast_signed()),
+                    &column(batch, |event| &*event.event_type),
+                    &column(batch, |event| &*event.event_name),
+                    &column(batch, SinkEvent::key),
+                    &column(batch, |event| event.workflow_type.as_deref()),
+                    &column(batch, |event| event.workflow_id.as_deref()),
+                    &column(batch, |event| event.workflow_run_id.as_deref()),
+                    &column(batch, |event| event.workflow_state.as_deref()),
+                    &column(batch, |event| event.activity_type.as_deref()),
+                    &column(batch, |event| event.activity_id.as_deref()),
+                    &column(batch, |event| event.attempt.map(i64::from)),
+                    &column(batch, |event| &*event.created_at),
+                    &column(batch, |event| &*event.json),
+                ],
+            )
+            .await?;
+        Ok(())
+    }
+}
+
+struct BareNats(jetstream::Context);
+
+impl BareNats {
+    async fn connect(server: &Server) -> anyhow::Result<Self> {
+        let client = ConnectOptions::with_user_and_password(USER.into(), PASSWORD.into())
+            .connect(format!("nats://127.0.0.1:{}", server.port()))
+            .await?;
+        let context = jetstream::new(client);
+        context
+            .create_stream(jetstream::stream::Config {
+                name: "bare".into(),
+                subjects: vec!["bare".into()],
+                ..Default::default()
+            })
+            .await?;
+        Ok(Self(context))
+    }
+}
+
+impl Bare for BareNats {
+    async fn deliver(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()> {
+        let mut answers = Vec::with_capacity(batch.len());
+        for event in batch {
+            // The same message, made from what is at hand.
+            let id = event.event_id.to_string();
+            let key = event.key().unwrap_or_default();
+            let message = jetstream::message::PublishMessage::build()
+                .header("ce-specversion", "1.0")
+                .header("ce-id", &*id)
+                .header("ce-source", "/temporal/default/orders")
+                .header("ce-type", &*event.event_type)
+                .header("ce-time", &*event.created_at)
+                .header("content-type", "application/json")
+                .header("ce-subject", key)
+                .header("ce-partitionkey", key)
+                .header("ce-sequence", &*format!("{:020}", event.position))
+                .message_id(id)
+                .payload(event.json.clone().into());
+            answers.push(self.0.send_publish("bare", message).await?);
+        }
+        for answer in answers {
+            answer.await?;
+        }
+        Ok(())
+    }
+}
+
+struct BareRedis(redis::aio::MultiplexedConnection);
+
+impl BareRedis {
+    fn connect(server: &Server) -> impl Future<Output = anyhow::Result<Self>> {
+        let url = format!("redis://:{PASSWORD_IN_URL}@127.0.0.1:{}", server.port());
+        async {
+            let client = redis::Client::open(url)?;
+            Ok(Self(client.get_multiplexed_async_connection().await?))
+        }
+    }
+}
+
+impl Bare for BareRedis {
+    async fn deliver(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()> {
+        let mut pipeline = redis::pipe();
+        // One transaction is faster than a plain pipeline: the server writes its log once.
+        pipeline.atomic();
+        for event in batch {
+            let mut command = redis::cmd("XADD");
+            command
+                .arg(&["bare", "*", "id"])
+                .arg(event.event_id.to_string())
+                .arg("type")
+                .arg(&event.event_type)
+                .arg("name")
+                .arg(&event.event_name)
+                .arg("key")
+                .arg(event.key())
+                .arg("event")
+                .arg(&event.json);
+            pipeline.add_command(command);
+        }
+        pipeline.query_async::<Vec<String>>(&mut self.0).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,40 @@
+//! How sinks speak TLS: one rustls configuration with ring, whatever provider the program that uses
+//! this crate has or has not installed.
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
+use std::{path::Path, sync::Arc};
+
+/// A client configuration that trusts the certificates in the file `roots`, or those of this machine
+/// where it is none.
+pub(super) fn client_config(roots: Option<&Path>) -> Result<ClientConfig, String> {
+    let mut store = RootCertStore::empty();
+    match roots {
+        Some(path) => {
+            let unreadable = |error: &dyn std::fmt::Display| {
+                format!("{} is not usable: {error}", path.display())
+            };
+            for certificate in CertificateDer::pem_file_iter(path).map_err(|e| unreadable(&e))? {
+                let certificate = certificate.map_err(|error| unreadable(&error))?;
+                store.add(certificate).map_err(|error| unreadable(&error))?;
+            }
+            if store.is_empty() {
+                return Err(unreadable(&"it holds no certificate"));
+            }
+        }
+        None => {
+            // Certificates of the machine that rustls does not understand are passed over: one of
+            // them must not stop those that are needed. With none at all every handshake fails and
+            // says so.
+            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("TLS cannot be set up: {error}"))?
+        .with_root_certificates(store)
+        .with_no_client_auth())
+}

@@ -1,0 +1,51 @@
+//! Every sink against its real server: the same promises for all of them.
+
+#[path = "support/conformance.rs"]
+mod conformance;
+#[path = "support/proxy.rs"]
+mod proxy;
+#[path = "support/servers.rs"]
+mod servers;
+
+#[path = "support/target_nats.rs"]
+mod target_nats;
+#[path = "support/target_postgres.rs"]
+mod target_postgres;
+#[path = "support/target_redis.rs"]
+mod target_redis;
+
+conformance::conformance!(nats, target_nats::NatsTarget);
+conformance::conformance!(postgres, target_postgres::PostgresTarget);
+conformance::conformance!(redis, target_redis::RedisTarget);
+
+#[tokio::test]
+#[ignore = "run by the one below, as a child process with an environment of its own"]
+async fn checks_the_sink_of_its_environment() {
+    let url = std::env::var("SINK_URL").unwrap();
+    let sink = temporal_eventstore::sink::open(&url).unwrap();
+    sink.check().await.unwrap();
+}
+
+#[test]
+fn postgres_takes_its_password_from_the_environment() {
+    let server = servers::Server::postgres();
+    let reaches = |login: &str, password: &str| {
+        let (port, database) = (server.port(), servers::DATABASE);
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "checks_the_sink_of_its_environment"])
+            .env(
+                "SINK_URL",
+                format!("postgres://{login}@127.0.0.1:{port}/{database}"),
+            )
+            .env("PGPASSWORD", password)
+            .output()
+            .unwrap()
+            .status
+            .success()
+    };
+    let (user, password) = (servers::USER, servers::PASSWORD_IN_URL);
+    assert!(reaches(user, servers::PASSWORD));
+    assert!(!reaches(user, "wrong"));
+    // The URL's own password wins.
+    assert!(reaches(&format!("{user}:{password}"), "wrong"));
+}
