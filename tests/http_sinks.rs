@@ -5,12 +5,16 @@
 mod conformance;
 #[path = "support/stand_in.rs"]
 mod stand_in;
+#[path = "support/target_dapr.rs"]
+mod target_dapr;
 #[path = "support/target_http.rs"]
 mod target_http;
 
 mod http_sinks {
     mod auth;
+    mod dapr;
     mod http;
+    mod segment;
 }
 
 conformance::conformance!(
@@ -22,3 +26,8 @@ conformance::conformance!(
     target_http::HttpTarget<target_http::Structured>
 );
 conformance::conformance!(http_binary, target_http::HttpTarget<target_http::Binary>);
+conformance::conformance!(dapr_pubsub, target_dapr::DaprTarget<target_dapr::PubSub>);
+conformance::conformance!(
+    dapr_binding,
+    target_dapr::DaprTarget<target_dapr::Binding>
+);

@@ -13,6 +13,7 @@ pub(super) struct Address {
     allowed: &'static str,
 }
 
+#[allow(dead_code, reason = "each sink uses its part")]
 impl Address {
     /// Reads `url`; `allowed` goes into every error.
     pub(super) fn parse(url: &str, allowed: &'static str) -> Result<Self, SinkUrlError> {
@@ -50,7 +51,6 @@ impl Address {
         }
     }
 
-    #[cfg(any(feature = "nats", feature = "redis"))]
     pub(super) fn scheme(&self) -> &str {
         self.url.scheme()
     }
@@ -64,7 +64,6 @@ impl Address {
     }
 
     /// The host as it stands in a URL: an IPv6 address in brackets.
-    #[cfg(any(feature = "nats", feature = "redis"))]
     pub(super) fn authority(&self) -> &str {
         self.url.host_str().unwrap_or_default()
     }
@@ -149,6 +148,7 @@ pub(super) struct Parameters<'a> {
     pairs: Vec<(String, String)>,
 }
 
+#[allow(dead_code, reason = "each sink uses its part")]
 impl Parameters<'_> {
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.pairs
@@ -157,7 +157,6 @@ impl Parameters<'_> {
             .map(|(_, value)| value.as_str())
     }
 
-    #[cfg(feature = "redis")]
     /// A parameter that is read from text; `kind` says what it has to be.
     pub(super) fn read<T: FromStr>(
         &self,

@@ -5,13 +5,13 @@ use super::{
     Delivered, Sink, SinkError, SinkEvent, SinkUrlError,
     auth::{self, AuthProvider, Basic},
     headers::cloud_event_headers,
-    http_client::{Answer, HttpClient, REQUEST_TIMEOUT, Request, place},
+    http_client::{Answer, HttpClient, REQUEST_TIMEOUT, Request, place, request_timeout},
     parts::{self, Part, Receiver},
 };
 use crate::event::{CloudEvent, EventError};
 use async_trait::async_trait;
 use reqwest::Method;
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 use url::Url;
 
 /// What is allowed, for error messages.
@@ -108,14 +108,6 @@ pub(super) fn open(
     }))
 }
 
-/// The value of a parameter that says how long a request may take.
-pub(super) fn request_timeout(value: &str) -> Result<Duration, String> {
-    humantime::parse_duration(value)
-        .ok()
-        .filter(|timeout| !timeout.is_zero() && *timeout <= REQUEST_TIMEOUT)
-        .ok_or_else(|| "the timeout is no duration of at most 15s".to_owned())
-}
-
 impl HttpSink {
     fn request(&self, part: &[SinkEvent]) -> Result<Option<Request>, EventError> {
         Ok(match self.mode {
@@ -169,7 +161,7 @@ impl Receiver for HttpSink {
             Err(error) => return Ok(Part::Refused(error.to_string())),
         };
         Ok(match self.client.send(&request).await? {
-            Answer::Accepted(_) => Part::Taken,
+            Answer::Accepted => Part::Taken,
             Answer::Refused(reason) => Part::Refused(reason),
         })
     }

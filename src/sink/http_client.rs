@@ -67,10 +67,20 @@ impl Request {
 /// What a receiver answered to a request that it will not answer otherwise next time.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// 2xx, with the beginning of the body.
-    Accepted(#[allow(dead_code, reason = "of use to `dapr` only")] String),
+    /// 2xx.
+    Accepted,
     /// It refuses what was sent: status and the beginning of the body, for people.
     Refused(String),
+}
+
+/// An answer as it came, and what it means.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    /// The beginning of the body, with whatever secrets it echoes.
+    #[allow(dead_code, reason = "not every sink reads it")]
+    pub(super) body: String,
+    pub(super) meaning: Result<Answer, SinkError>,
 }
 
 /// Sends requests, with headers that prove who sends.
@@ -115,13 +125,16 @@ impl HttpClient {
 
     /// Sends a request with the provider's headers; after a 401, once more with new ones.
     pub(super) async fn send(&self, request: &Request) -> Result<Answer, SinkError> {
-        self.answered(request).await?.1
+        self.reply(request).await?.meaning
     }
 
+    #[cfg(any(feature = "http", feature = "segment"))]
     /// Whether a request that changes nothing reaches somebody who would take others: any answer
     /// will do that speaks neither of the credentials nor of an outage.
     pub(super) async fn reach(&self, request: &Request) -> Result<(), SinkError> {
-        let (status, meaning) = self.answered(request).await?;
+        let Reply {
+            status, meaning, ..
+        } = self.reply(request).await?;
         match meaning {
             Err(error)
                 if matches!(status.as_u16(), 401 | 403 | 407 | 429)
@@ -133,13 +146,11 @@ impl HttpClient {
         }
     }
 
-    async fn answered(
-        &self,
-        request: &Request,
-    ) -> Result<(StatusCode, Result<Answer, SinkError>), SinkError> {
+    /// As [`send`](Self::send), with all of the answer.
+    pub(super) async fn reply(&self, request: &Request) -> Result<Reply, SinkError> {
         let headers = self.auth_headers().await?;
         let answer = self.send_with(request, &headers).await?;
-        if answer.0 != StatusCode::UNAUTHORIZED || self.auth.is_none() {
+        if answer.status != StatusCode::UNAUTHORIZED || self.auth.is_none() {
             return Ok(answer);
         }
         self.renew(&headers).await;
@@ -147,12 +158,12 @@ impl HttpClient {
         self.send_with(request, &headers).await
     }
 
-    /// Sends a request with these headers, and gives the status beside what it means.
+    /// Sends a request with these headers, once.
     pub(super) async fn send_with(
         &self,
         request: &Request,
         auth: &[AuthHeader],
-    ) -> Result<(StatusCode, Result<Answer, SinkError>), SinkError> {
+    ) -> Result<Reply, SinkError> {
         let place = place(&request.url);
         let mut headers = HeaderMap::new();
         for (name, value) in &request.headers {
@@ -181,7 +192,11 @@ impl HttpClient {
         let retry_after = retry_after(response.headers());
         let body = text(response).await.map_err(failed)?;
         if status.is_success() {
-            return Ok((status, Ok(Answer::Accepted(body))));
+            return Ok(Reply {
+                status,
+                body,
+                meaning: Ok(Answer::Accepted),
+            });
         }
         let said = shown(
             &body,
@@ -203,14 +218,18 @@ impl HttpClient {
             error.retry_after = retry_after;
             Err(error)
         };
-        Ok((status, meaning))
+        Ok(Reply {
+            status,
+            body,
+            meaning,
+        })
     }
 }
 
 /// Whether a status says that this very request will never do. Those that speak of the sender (401,
 /// 403, 407), of the place (404, 405, 410, 421), of the way of sending (415, 426) or of the moment are
 /// answered alike to every event: to give up events for them would empty the journal into nothing.
-fn is_about_the_request(status: StatusCode) -> bool {
+pub(super) fn is_about_the_request(status: StatusCode) -> bool {
     status.is_client_error()
         && !matches!(
             status.as_u16(),
@@ -238,6 +257,14 @@ pub(super) fn connector(url: &Url, timeout: Duration) -> Result<reqwest::Client,
         ))
         .build()
         .map_err(|error| format!("no HTTP client can be made: {}", cause(error)))
+}
+
+/// The value of a parameter that says how long a request may take.
+pub(super) fn request_timeout(value: &str) -> Result<Duration, String> {
+    humantime::parse_duration(value)
+        .ok()
+        .filter(|timeout| !timeout.is_zero() && *timeout <= REQUEST_TIMEOUT)
+        .ok_or_else(|| "the timeout is no duration of at most 15s".to_owned())
 }
 
 /// Where a URL leads, without what may be secret: user name, password, path and parameters.

@@ -4,8 +4,6 @@ use super::{AuthHeader, AuthProvider};
 use crate::sink::SinkError;
 use async_trait::async_trait;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use percent_encoding::percent_decode_str;
-use url::Url;
 
 /// One user name and password that never change (RFC 7617).
 #[derive(Debug)]
@@ -22,9 +20,10 @@ impl Basic {
         }
     }
 
+    #[cfg(feature = "http")]
     /// What `url` holds; none if it holds neither.
-    pub(in crate::sink) fn of(url: &Url) -> Option<Self> {
-        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    pub(in crate::sink) fn of(url: &url::Url) -> Option<Self> {
+        let decoded = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
         let (user, password) = (url.username(), url.password());
         (!user.is_empty() || password.is_some())
             .then(|| Self::new(&decoded(user), &decoded(password.unwrap_or_default())))
