@@ -17,17 +17,11 @@ mod http_sinks {
     mod segment;
 }
 
-conformance::conformance!(
-    http_batched,
-    target_http::HttpTarget<target_http::Batched>
-);
+conformance::conformance!(http_batched, target_http::HttpTarget<target_http::Batched>);
 conformance::conformance!(
     http_structured,
     target_http::HttpTarget<target_http::Structured>
 );
 conformance::conformance!(http_binary, target_http::HttpTarget<target_http::Binary>);
 conformance::conformance!(dapr_pubsub, target_dapr::DaprTarget<target_dapr::PubSub>);
-conformance::conformance!(
-    dapr_binding,
-    target_dapr::DaprTarget<target_dapr::Binding>
-);
+conformance::conformance!(dapr_binding, target_dapr::DaprTarget<target_dapr::Binding>);

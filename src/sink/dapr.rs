@@ -113,7 +113,10 @@ fn open_with(
         None => REQUEST_TIMEOUT,
     };
     let path = address.path()?;
-    if path.iter().any(|segment| matches!(segment.as_str(), "" | "." | "..")) {
+    if path
+        .iter()
+        .any(|segment| matches!(segment.as_str(), "" | "." | ".."))
+    {
         return Err(address.wrong("its path has an empty part, or one of dots"));
     }
     let (component, auth) = match (address.scheme(), path.as_slice()) {
@@ -186,7 +189,10 @@ impl DaprSink {
     /// Asks the sidecar whether it has the component.
     async fn ask(&self) -> Result<Availability, SinkError> {
         let request = Request::bare(Method::GET, self.url(&["v1.0", "metadata"]));
-        let reply = self.client.send_with(&self.to_sidecar(request), &[]).await?;
+        let reply = self
+            .client
+            .send_with(&self.to_sidecar(request), &[])
+            .await?;
         match (reply.status.as_u16(), reply.meaning) {
             (_, Ok(Answer::Accepted)) => {}
             // A sidecar can be told to keep this API to itself; publishing will tell.
@@ -218,7 +224,10 @@ impl DaprSink {
         }
         // Before a sidecar is ready, it has components that it does not name yet.
         let request = Request::bare(Method::GET, self.url(&["v1.0", "healthz", "outbound"]));
-        let reply = self.client.send_with(&self.to_sidecar(request), &[]).await?;
+        let reply = self
+            .client
+            .send_with(&self.to_sidecar(request), &[])
+            .await?;
         if reply.status.is_server_error() {
             return Err(SinkError::new("the sidecar is not ready yet"));
         }
@@ -260,7 +269,10 @@ impl DaprSink {
     }
 
     async fn publish(&self, event: &SinkEvent, topic: &[String]) -> Result<Part, SinkError> {
-        let body = match event.event().and_then(|event| event.to_cloud_event()?.to_json()) {
+        let body = match event
+            .event()
+            .and_then(|event| event.to_cloud_event()?.to_json())
+        {
             Ok(body) => body,
             Err(error) => return Ok(Part::Refused(error.to_string())),
         };
@@ -406,8 +418,16 @@ mod tests {
     #[test]
     fn the_status_behind_a_binding_is_read() {
         for (status, body, wanted) in [
-            (500, "binding eventstore: received status code 401", Some(401)),
-            (500, "binding eventstore: received status code '422'\"}", Some(422)),
+            (
+                500,
+                "binding eventstore: received status code 401",
+                Some(401),
+            ),
+            (
+                500,
+                "binding eventstore: received status code '422'\"}",
+                Some(422),
+            ),
             (500, "received status code 4", None),
             (500, "connection refused", None),
             (200, "received status code 401", None),
@@ -417,7 +437,11 @@ mod tests {
                 body: body.to_owned(),
                 meaning: Ok(Answer::Accepted),
             };
-            assert_eq!(behind(&reply).map(|status| status.as_u16()), wanted, "{body}");
+            assert_eq!(
+                behind(&reply).map(|status| status.as_u16()),
+                wanted,
+                "{body}"
+            );
         }
     }
 

@@ -81,7 +81,11 @@ pub(super) fn open(
             }
             "eventstore.timeout" => timeout = request_timeout(value).map_err(wrong)?,
             // Not shown: it may hold what it should not.
-            _ => return Err(wrong("it has an unknown parameter `eventstore.…`".to_owned())),
+            _ => {
+                return Err(wrong(
+                    "it has an unknown parameter `eventstore.…`".to_owned(),
+                ));
+            }
         }
     }
     let query = passed_on.join("&");

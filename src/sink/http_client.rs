@@ -178,8 +178,7 @@ impl HttpClient {
             value.set_sensitive(true);
             headers.insert(name, value);
         }
-        let failed =
-            |error: reqwest::Error| SinkError::new(format!("{place}: {}", cause(error)));
+        let failed = |error: reqwest::Error| SinkError::new(format!("{place}: {}", cause(error)));
         let response = self
             .client
             .request(request.method.clone(), request.url.clone())
@@ -233,7 +232,22 @@ pub(super) fn is_about_the_request(status: StatusCode) -> bool {
     status.is_client_error()
         && !matches!(
             status.as_u16(),
-            401 | 402 | 403 | 404 | 405 | 407 | 408 | 410 | 415 | 421 | 423 | 424 | 425 | 426 | 428 | 429 | 451
+            401 | 402
+                | 403
+                | 404
+                | 405
+                | 407
+                | 408
+                | 410
+                | 415
+                | 421
+                | 423
+                | 424
+                | 425
+                | 426
+                | 428
+                | 429
+                | 451
         )
 }
 
@@ -370,10 +384,7 @@ mod tests {
         let soon = SystemTime::now() + Duration::from_secs(90);
         let read = pause(&httpdate::fmt_http_date(soon)).unwrap();
         assert!((85..=90).contains(&read.as_secs()), "{read:?}");
-        assert_eq!(
-            pause("Thu, 01 Jan 1970 00:00:00 GMT"),
-            Some(Duration::ZERO)
-        );
+        assert_eq!(pause("Thu, 01 Jan 1970 00:00:00 GMT"), Some(Duration::ZERO));
         assert_eq!(pause("999999999"), Some(LONGEST_RETRY_AFTER));
         assert_eq!(pause("soon"), None);
     }

@@ -4,6 +4,7 @@
 
 #[cfg(any(
     feature = "dapr",
+    feature = "kafka",
     feature = "nats",
     feature = "postgres",
     feature = "redis",

@@ -2,11 +2,7 @@
 //! stands alone. In order, so that an answer always speaks of the beginning of the batch.
 
 use super::{Delivered, Rejection, SinkError, SinkEvent};
-use std::{
-    future::Future,
-    ops::Range,
-    time::Duration,
-};
+use std::{future::Future, ops::Range, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 /// How long the delivery of one batch may take with all its requests; what is not done by then is

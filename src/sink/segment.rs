@@ -103,7 +103,8 @@ fn open_with(
     Ok(Arc::new(SegmentSink {
         name: format!("segment {}", address.authority()),
         user_id: parameters.text("user_id").map(str::to_owned),
-        client: HttpClient::new(&url, timeout, Some(auth)).map_err(|reason| address.wrong(reason))?,
+        client: HttpClient::new(&url, timeout, Some(auth))
+            .map_err(|reason| address.wrong(reason))?,
         url,
     }))
 }
@@ -333,7 +334,10 @@ mod tests {
     fn the_host_is_segments_unless_another_is_named() {
         for (url, wanted) in [
             ("segment://", "segment://api.segment.io"),
-            ("segment://k@?user_id=u", "segment://k@api.segment.io?user_id=u"),
+            (
+                "segment://k@?user_id=u",
+                "segment://k@api.segment.io?user_id=u",
+            ),
             ("segment:///", "segment://api.segment.io/"),
             ("segment://h:1", "segment://h:1"),
         ] {

@@ -75,7 +75,11 @@ async fn one_token_serves_all_who_ask_at_once() {
     let server = token_server(Some(3600), Duration::from_millis(200)).await;
     let provider = credentials(&server);
     let tokens = futures::future::join_all((0..20).map(|_| token(&provider))).await;
-    assert!(tokens.iter().all(|token| *token == format!("Bearer {TOKEN}-1")));
+    assert!(
+        tokens
+            .iter()
+            .all(|token| *token == format!("Bearer {TOKEN}-1"))
+    );
     assert_eq!(server.requests().len(), 1);
 }
 
@@ -158,7 +162,10 @@ async fn a_fetch_that_is_dropped_leaves_the_provider_usable() {
 #[tokio::test]
 async fn what_is_no_token_is_an_error_without_a_secret() {
     for (status, body) in [
-        (400, r#"{"error":"invalid_client","error_description":"hunter2-of-the-client"}"#),
+        (
+            400,
+            r#"{"error":"invalid_client","error_description":"hunter2-of-the-client"}"#,
+        ),
         (401, "hunter2-of-the-client"),
         (400, r#"{"error":"hunter2-of-the-client"}"#),
         (500, ""),
@@ -168,12 +175,19 @@ async fn what_is_no_token_is_an_error_without_a_secret() {
         (200, r#"{"access_token":7}"#),
         (200, r#"{"access_token":"hunter2\n"}"#),
     ] {
-        let server = StandIn::start(move |_| ResponseTemplate::new(status).set_body_string(body)).await;
+        let server =
+            StandIn::start(move |_| ResponseTemplate::new(status).set_body_string(body)).await;
         let error = credentials(&server).headers().await.unwrap_err();
         let text = format!("{error} {error:?}");
-        assert!(text.contains("no access token from http://127.0.0.1"), "{text}");
+        assert!(
+            text.contains("no access token from http://127.0.0.1"),
+            "{text}"
+        );
         assert!(!text.contains("hunter2"), "{text}");
-        assert_eq!(text.contains("invalid_client"), body.contains("invalid_client"));
+        assert_eq!(
+            text.contains("invalid_client"),
+            body.contains("invalid_client")
+        );
     }
 }
 
@@ -197,9 +211,15 @@ async fn a_401_renews_the_token_and_the_batch_arrives() {
     let url = format!("http://{}/in", endpoint.address());
     let sink = sink::open_with_auth(&url, Arc::new(credentials(&server))).unwrap();
     let events = batch(1, 5);
-    assert_eq!(sink.deliver(&events).await.unwrap(), Delivered::all(&events));
+    assert_eq!(
+        sink.deliver(&events).await.unwrap(),
+        Delivered::all(&events)
+    );
     assert_eq!(endpoint.requests().len(), 2);
-    assert_eq!(sink.deliver(&events).await.unwrap(), Delivered::all(&events));
+    assert_eq!(
+        sink.deliver(&events).await.unwrap(),
+        Delivered::all(&events)
+    );
     assert_eq!((endpoint.requests().len(), server.requests().len()), (3, 2));
 }
 
@@ -236,7 +256,10 @@ async fn a_provider_of_ones_own_gives_its_headers() {
     let url = format!("http://{}/in", endpoint.address());
     let sink = sink::open_with_auth(&url, Arc::new(ApiKey)).unwrap();
     sink.deliver(&batch(1, 1)).await.unwrap();
-    assert_eq!(header(&endpoint.requests()[0], "x-api-key"), Some("hunter2-key"));
+    assert_eq!(
+        header(&endpoint.requests()[0], "x-api-key"),
+        Some("hunter2-key")
+    );
 }
 
 /// What everything that logs wrote.
@@ -288,13 +311,20 @@ async fn no_secret_is_logged_at_any_level() {
     // The renewal fails while the token still holds.
     provider.headers().await.unwrap();
     let basic = format!("http://user:hunter2-password@{}/in", endpoint.address());
-    sink::open(&basic).unwrap().deliver(&batch(1, 1)).await.unwrap_err();
+    sink::open(&basic)
+        .unwrap()
+        .deliver(&batch(1, 1))
+        .await
+        .unwrap_err();
     let bearer = Arc::new(StaticBearer::new("hunter2-bearer"));
     let other = sink::open_with_auth(&url, bearer).unwrap();
     other.deliver(&batch(1, 1)).await.unwrap_err();
     tracing::info!(?sink, ?provider, ?other, "shown");
     let log = log.to_string();
     // Enough is logged for this to say something.
-    assert!(log.contains("still holds") && log.contains("shown"), "{log}");
+    assert!(
+        log.contains("still holds") && log.contains("shown"),
+        "{log}"
+    );
     assert!(!log.contains("hunter2"), "{log}");
 }

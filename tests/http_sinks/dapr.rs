@@ -61,7 +61,10 @@ async fn a_bindings_request_is_the_references() {
         let (_, data) = body.split_once(r#","data":"#).unwrap();
         event.json = data.strip_suffix('}').unwrap().to_owned();
     }
-    assert_eq!(sink.deliver(&events).await.unwrap(), Delivered::all(&events));
+    assert_eq!(
+        sink.deliver(&events).await.unwrap(),
+        Delivered::all(&events)
+    );
     let requests = sidecar.requests_to("/v1.0/bindings/eventstore");
     for (request, body) in requests.iter().zip(&bodies) {
         assert_eq!(request.method.as_str(), "POST");
@@ -76,10 +79,17 @@ async fn a_bindings_request_is_the_references() {
 async fn the_native_event_is_the_bindings_data() {
     let sidecar = sidecar(components, || ResponseTemplate::new(204)).await;
     let events = batch(1, 1);
-    sink::open(&binding(&sidecar)).unwrap().deliver(&events).await.unwrap();
+    sink::open(&binding(&sidecar))
+        .unwrap()
+        .deliver(&events)
+        .await
+        .unwrap();
     let requests = sidecar.requests_to("/v1.0/bindings/eventstore");
     let body: Value = serde_json::from_slice(&requests[0].body).unwrap();
-    assert_eq!(body["metadata"], json!({ "content-type": "application/json" }));
+    assert_eq!(
+        body["metadata"],
+        json!({ "content-type": "application/json" })
+    );
     let sent = Event::from_json(&body["data"].to_string()).unwrap();
     assert_eq!(sent, events[0].event().unwrap());
 }
@@ -137,7 +147,10 @@ async fn a_missing_component_is_passed_over_and_said_once() {
     let sink = sink::open(&binding(&sidecar)).unwrap();
     let events = batch(1, 5);
     for _ in 0..3 {
-        assert_eq!(sink.deliver(&events).await.unwrap(), Delivered::all(&events));
+        assert_eq!(
+            sink.deliver(&events).await.unwrap(),
+            Delivered::all(&events)
+        );
     }
     assert_eq!(sidecar.requests_to("/v1.0/bindings/eventstore").len(), 0);
     let said = String::from_utf8(said.0.lock().unwrap().clone()).unwrap();
@@ -165,7 +178,10 @@ async fn a_sidecar_that_is_not_ready_is_an_outage() {
     let error = sink.deliver(&events).await.unwrap_err();
     assert!(error.reason.contains("not ready"), "{error}");
     ready.store(1, Ordering::SeqCst);
-    assert_eq!(sink.deliver(&events).await.unwrap(), Delivered::all(&events));
+    assert_eq!(
+        sink.deliver(&events).await.unwrap(),
+        Delivered::all(&events)
+    );
     assert_eq!(sidecar.requests_to("/v1.0/bindings/eventstore").len(), 5);
 }
 
@@ -180,7 +196,10 @@ async fn a_sidecar_that_keeps_its_metadata_to_itself_is_used() {
         let url = format!("dapr://{}/events/orders", sidecar.address());
         let events = batch(1, 2);
         let sink = sink::open(&url).unwrap();
-        assert_eq!(sink.deliver(&events).await.unwrap(), Delivered::all(&events));
+        assert_eq!(
+            sink.deliver(&events).await.unwrap(),
+            Delivered::all(&events)
+        );
         assert_eq!(sidecar.requests_to("/v1.0/publish/events/orders").len(), 2);
     }
 }
@@ -197,7 +216,10 @@ impl AuthProvider for Renewed {
             _ => TOKEN,
         };
         // Lower case, which a binding would not pass on.
-        Ok(vec![AuthHeader::new("authorization", format!("Bearer {token}"))])
+        Ok(vec![AuthHeader::new(
+            "authorization",
+            format!("Bearer {token}"),
+        )])
     }
 
     async fn renew(&self, refused: &[AuthHeader]) {
@@ -227,7 +249,10 @@ async fn a_401_behind_the_binding_renews_the_token() {
     let provider = Arc::new(Renewed::default());
     let sink = sink::open_with_auth(&binding(&sidecar), provider.clone()).unwrap();
     let events = batch(1, 3);
-    assert_eq!(sink.deliver(&events).await.unwrap(), Delivered::all(&events));
+    assert_eq!(
+        sink.deliver(&events).await.unwrap(),
+        Delivered::all(&events)
+    );
     assert_eq!(provider.0.load(Ordering::SeqCst), 1);
     // A token that stays refused is an outage, and not shown.
     let stale = Arc::new(StaticBearer::new("s3cr3t-stale"));
@@ -258,7 +283,11 @@ async fn the_sidecars_token_and_the_receivers_come_from_the_environment() {
     let address = sidecar.address();
     let output = tokio::task::spawn_blocking(move || {
         Command::new(program)
-            .args(["--ignored", "--exact", "http_sinks::dapr::as_a_child_with_tokens"])
+            .args([
+                "--ignored",
+                "--exact",
+                "http_sinks::dapr::as_a_child_with_tokens",
+            ])
             .env("TEST_SIDECAR", address)
             .env("DAPR_API_TOKEN", "of-the-sidecar")
             .env("EVENTSTORE_AUTH_TOKEN", "of-the-receiver")

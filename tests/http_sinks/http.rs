@@ -29,7 +29,10 @@ async fn a_batch_is_one_request_of_cloud_events() {
     let endpoint = always(ResponseTemplate::new(200)).await;
     let events = batch(1, 7);
     let sink = sink::open(&url(&endpoint)).unwrap();
-    assert_eq!(sink.deliver(&events).await.unwrap(), Delivered::all(&events));
+    assert_eq!(
+        sink.deliver(&events).await.unwrap(),
+        Delivered::all(&events)
+    );
     let requests = endpoint.requests();
     assert_eq!(requests.len(), 1);
     assert_eq!(
@@ -53,7 +56,10 @@ async fn one_event_per_request_in_order() {
         let endpoint = always(ResponseTemplate::new(200)).await;
         let events = batch(1, 4);
         let sink = sink::open(&format!("{}?eventstore.mode={mode}", url(&endpoint))).unwrap();
-        assert_eq!(sink.deliver(&events).await.unwrap(), Delivered::all(&events));
+        assert_eq!(
+            sink.deliver(&events).await.unwrap(),
+            Delivered::all(&events)
+        );
         let requests = endpoint.requests();
         assert_eq!(requests.len(), 4);
         for (request, event) in requests.iter().zip(&events) {
@@ -72,7 +78,9 @@ async fn one_event_per_request_in_order() {
 
 #[tokio::test]
 async fn what_passes_is_an_error_and_nothing_is_given_up() {
-    for status in [301, 307, 401, 403, 404, 405, 408, 415, 425, 429, 500, 502, 503, 504] {
+    for status in [
+        301, 307, 401, 403, 404, 405, 408, 415, 425, 429, 500, 502, 503, 504,
+    ] {
         let endpoint = always(ResponseTemplate::new(status)).await;
         let sink = sink::open(&url(&endpoint)).unwrap();
         let error = sink.deliver(&batch(1, 4)).await.unwrap_err();
@@ -122,11 +130,9 @@ async fn a_pause_is_handed_on_in_seconds_and_as_a_date() {
 #[tokio::test]
 async fn what_was_taken_before_a_failure_is_not_sent_again() {
     let asked = AtomicUsize::new(0);
-    let endpoint = StandIn::start(move |_| {
-        match asked.fetch_add(1, Ordering::SeqCst) {
-            2 => ResponseTemplate::new(503),
-            _ => ResponseTemplate::new(200),
-        }
+    let endpoint = StandIn::start(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+        2 => ResponseTemplate::new(503),
+        _ => ResponseTemplate::new(200),
     })
     .await;
     let sink = sink::open(&format!("{}?eventstore.mode=binary", url(&endpoint))).unwrap();
@@ -152,7 +158,11 @@ async fn a_redirect_is_not_followed() {
     let endpoint =
         always(ResponseTemplate::new(307).insert_header("location", &*url(&elsewhere))).await;
     let url = format!("http://u:hunter2@{}/in", endpoint.address());
-    sink::open(&url).unwrap().deliver(&batch(1, 1)).await.unwrap_err();
+    sink::open(&url)
+        .unwrap()
+        .deliver(&batch(1, 1))
+        .await
+        .unwrap_err();
     assert_eq!(elsewhere.requests().len(), 0);
 }
 

@@ -29,7 +29,10 @@ async fn segment() -> StandIn {
 
 fn open(server: &StandIn, parameters: &str) -> Arc<dyn Sink> {
     let address = server.address();
-    sink::open(&format!("segment://{KEY}@{address}?tls=false&timeout=2s{parameters}")).unwrap()
+    sink::open(&format!(
+        "segment://{KEY}@{address}?tls=false&timeout=2s{parameters}"
+    ))
+    .unwrap()
 }
 
 fn of_workflow(position: u64, mut event: Event) -> SinkEvent {
@@ -73,7 +76,10 @@ fn kept(server: &StandIn) -> Vec<String> {
 }
 
 fn ids(events: &[SinkEvent]) -> Vec<String> {
-    events.iter().map(|event| event.event_id.to_string()).collect()
+    events
+        .iter()
+        .map(|event| event.event_id.to_string())
+        .collect()
 }
 
 #[tokio::test]
@@ -89,7 +95,10 @@ async fn names_are_the_references_with_the_true_outcome() {
         (end(WorkflowState::Completed), "workflow_completed"),
         (end(WorkflowState::Failed), "workflow_failed"),
         (end(WorkflowState::Cancelled), "workflow_cancelled"),
-        (end(WorkflowState::ContinuedAsNew), "workflow_continued_as_new"),
+        (
+            end(WorkflowState::ContinuedAsNew),
+            "workflow_continued_as_new",
+        ),
         (end(WorkflowState::Terminated), "workflow_terminated"),
         (end(WorkflowState::TimedOut), "workflow_timed_out"),
         (end(WorkflowState::Unknown), "workflow_ended"),
@@ -101,9 +110,15 @@ async fn names_are_the_references_with_the_true_outcome() {
     ];
     let server = segment().await;
     let sink = open(&server, "");
-    let events: Vec<_> = (1..).zip(&cases).map(|(n, (event, _))| of_workflow(n, event.clone())).collect();
+    let events: Vec<_> = (1..)
+        .zip(&cases)
+        .map(|(n, (event, _))| of_workflow(n, event.clone()))
+        .collect();
     assert!(events.iter().all(|event| sink.takes(event)));
-    assert_eq!(sink.deliver(&events).await.unwrap(), Delivered::all(&events));
+    assert_eq!(
+        sink.deliver(&events).await.unwrap(),
+        Delivered::all(&events)
+    );
     let tracks = tracks(&server);
     assert_eq!(tracks.len(), cases.len());
     for ((track, (_, name)), event) in tracks.iter().zip(&cases).zip(&events) {
@@ -113,7 +128,10 @@ async fn names_are_the_references_with_the_true_outcome() {
         assert_eq!(track["timestamp"], event.created_at);
         assert_eq!(track["anonymousId"], event.workflow_id.as_deref().unwrap());
         let properties = &track["properties"];
-        assert_eq!(properties["description"], format!("Lifecycle event: {name}"));
+        assert_eq!(
+            properties["description"],
+            format!("Lifecycle event: {name}")
+        );
         assert_eq!(properties["workflow_type"], "Order");
     }
     assert_eq!(tracks[2]["properties"]["duration_ms"], "309.91");
@@ -169,7 +187,10 @@ async fn the_request_is_the_references() {
     sink.deliver(&events).await.unwrap();
     let request = &server.requests_to(PATH)[0];
     assert_eq!(header(request, "content-type"), Some("application/json"));
-    assert_eq!(header(request, "authorization"), Some("Basic czNjcjN0LWtleTo="));
+    assert_eq!(
+        header(request, "authorization"),
+        Some("Basic czNjcjN0LWtleTo=")
+    );
     let sent = tracks(&server);
     assert_eq!(sent.len(), 8);
     for (sent, reference) in sent.iter().zip(body["batch"].as_array().unwrap()) {
@@ -210,7 +231,10 @@ async fn only_starts_and_ends_of_workflows_and_activities_are_taken() {
     assert_eq!(others.len(), 6);
     assert!(others.iter().all(|event| !sink.takes(event)));
     // Handed in all the same, they are passed over.
-    assert_eq!(sink.deliver(&others).await.unwrap(), Delivered::all(&others));
+    assert_eq!(
+        sink.deliver(&others).await.unwrap(),
+        Delivered::all(&others)
+    );
     assert_eq!(server.requests().len(), 0);
     // By name, as in the reference's documentation.
     let event = of_workflow(3, Event::new("workflow.started").name("workflow_start"));
@@ -226,8 +250,14 @@ async fn somebody_is_always_named() {
     let nobody = SinkEvent::new(1, &event).unwrap();
     event.metadata.worker_identity = Some("worker-7".into());
     let worker = SinkEvent::new(2, &event).unwrap();
-    open(&server, "").deliver(&[nobody.clone(), worker]).await.unwrap();
-    open(&server, "&user_id=bot").deliver(&[nobody]).await.unwrap();
+    open(&server, "")
+        .deliver(&[nobody.clone(), worker])
+        .await
+        .unwrap();
+    open(&server, "&user_id=bot")
+        .deliver(&[nobody])
+        .await
+        .unwrap();
     let tracks = tracks(&server);
     assert_eq!(tracks[0]["anonymousId"], "unknown");
     assert_eq!(tracks[1]["anonymousId"], "worker-7");
@@ -251,7 +281,10 @@ async fn batches_keep_segments_limits_and_an_event_above_them_is_rejected_alone(
     assert_eq!(delivered.taken, 45);
     assert_eq!(delivered.rejected.len(), 1);
     assert_eq!(delivered.rejected[0].index, 17);
-    assert!(delivered.rejected[0].reason.contains("32768"), "{delivered:?}");
+    assert!(
+        delivered.rejected[0].reason.contains("32768"),
+        "{delivered:?}"
+    );
     let rejected = events.remove(17);
     assert_eq!(kept(&server), ids(&events));
     assert!(!kept(&server).contains(&rejected.event_id.to_string()));
@@ -274,7 +307,10 @@ async fn a_batch_that_comes_again_has_the_same_ids() {
     let events = batch(1, 20);
     for _ in 0..2 {
         let sink = open(&server, "");
-        assert_eq!(sink.deliver(&events).await.unwrap(), Delivered::all(&events));
+        assert_eq!(
+            sink.deliver(&events).await.unwrap(),
+            Delivered::all(&events)
+        );
     }
     assert_eq!(tracks(&server).len(), 40);
     assert_eq!(kept(&server), ids(&events));
@@ -304,7 +340,10 @@ async fn outage_slowness_and_return() {
     sink.deliver(&events[10..20]).await.unwrap();
     sink.deliver(&events[20..]).await.unwrap();
     assert_eq!(kept(&server), ids(&events));
-    for text in [format!("{error:?} {slow:?} {sink:?}"), sink.name().to_owned()] {
+    for text in [
+        format!("{error:?} {slow:?} {sink:?}"),
+        sink.name().to_owned(),
+    ] {
         assert!(!text.contains(KEY) && !text.contains("czNjcjN0"), "{text}");
     }
 }
@@ -320,10 +359,16 @@ async fn answers_mean_what_segment_says() {
         .await
     };
     let events = batch(1, 3);
-    let error = open(&answer(429).await, "").deliver(&events).await.unwrap_err();
+    let error = open(&answer(429).await, "")
+        .deliver(&events)
+        .await
+        .unwrap_err();
     assert_eq!(error.retry_after, Some(Duration::from_secs(11)));
     for status in [401, 500, 503] {
-        open(&answer(status).await, "").deliver(&events).await.unwrap_err();
+        open(&answer(status).await, "")
+            .deliver(&events)
+            .await
+            .unwrap_err();
     }
     let server = answer(400).await;
     let delivered = open(&server, "").deliver(&events).await.unwrap();
@@ -344,7 +389,10 @@ fn wrong_urls() {
     ] {
         let error = sink::open(url).unwrap_err();
         assert!(error.reason.contains(word), "{url}: {error}");
-        assert!(!format!("{error} {error:?}").contains("hunter2"), "{url}: {error}");
+        assert!(
+            !format!("{error} {error:?}").contains("hunter2"),
+            "{url}: {error}"
+        );
     }
     let provider = Arc::new(sink::StaticBearer::new("hunter2"));
     assert!(sink::open_with_auth("segment://", provider.clone()).is_ok());

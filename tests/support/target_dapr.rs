@@ -63,8 +63,7 @@ pub fn components() -> Value {
 
 /// A sidecar's error.
 pub fn error(status: u16, code: &str, message: &str) -> ResponseTemplate {
-    ResponseTemplate::new(status)
-        .set_body_json(json!({ "errorCode": code, "message": message }))
+    ResponseTemplate::new(status).set_body_json(json!({ "errorCode": code, "message": message }))
 }
 
 fn answer(request: &Request, received: &Mutex<Vec<Received>>) -> ResponseTemplate {
@@ -80,7 +79,11 @@ fn answer(request: &Request, received: &Mutex<Vec<Received>>) -> ResponseTemplat
             );
             let event = CloudEvent::from_json(std::str::from_utf8(&request.body).unwrap()).unwrap();
             if event.event_type == "poison" {
-                return error(400, "ERR_PUBSUB_CLOUD_EVENTS_SER", "cannot create cloudevent");
+                return error(
+                    400,
+                    "ERR_PUBSUB_CLOUD_EVENTS_SER",
+                    "cannot create cloudevent",
+                );
             }
             let key = request
                 .url
@@ -103,7 +106,9 @@ fn answer(request: &Request, received: &Mutex<Vec<Received>>) -> ResponseTemplat
                 error(
                     500,
                     "ERR_INVOKE_OUTPUT_BINDING",
-                    &format!("error invoking output binding eventstore: received status code {status}"),
+                    &format!(
+                        "error invoking output binding eventstore: received status code {status}"
+                    ),
                 )
             };
             if body["metadata"]["Authorization"] != format!("Bearer {TOKEN}") {

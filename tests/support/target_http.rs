@@ -50,7 +50,9 @@ pub fn cloud_events(request: &Request) -> Option<Vec<CloudEvent>> {
             let mut event = serde_json::Map::new();
             for (name, value) in &request.headers {
                 let name = name.as_str();
-                let value = percent_decode_str(value.to_str().ok()?).decode_utf8().ok()?;
+                let value = percent_decode_str(value.to_str().ok()?)
+                    .decode_utf8()
+                    .ok()?;
                 if let Some(attribute) = name.strip_prefix("ce-") {
                     event.insert(attribute.to_owned(), Value::from(&*value));
                 }

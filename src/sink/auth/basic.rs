@@ -23,7 +23,11 @@ impl Basic {
     #[cfg(feature = "http")]
     /// What `url` holds; none if it holds neither.
     pub(in crate::sink) fn of(url: &url::Url) -> Option<Self> {
-        let decoded = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let decoded = |text: &str| {
+            percent_encoding::percent_decode_str(text)
+                .decode_utf8_lossy()
+                .into_owned()
+        };
         let (user, password) = (url.username(), url.password());
         (!user.is_empty() || password.is_some())
             .then(|| Self::new(&decoded(user), &decoded(password.unwrap_or_default())))

@@ -69,9 +69,7 @@ fn from_variables(
 mod tests {
     use super::*;
 
-    fn read(
-        variables: &[(&str, &str)],
-    ) -> Result<Option<Arc<dyn AuthProvider>>, SinkUrlError> {
+    fn read(variables: &[(&str, &str)]) -> Result<Option<Arc<dyn AuthProvider>>, SinkUrlError> {
         from_variables("https://events.example.org", |name| {
             variables
                 .iter()
@@ -113,7 +111,10 @@ mod tests {
     fn what_is_missing_or_too_much_is_named_without_its_value() {
         for (variables, named) in [
             (
-                vec![(TOKEN_URL, "https://login.example.org"), (CLIENT_SECRET, "hunter2")],
+                vec![
+                    (TOKEN_URL, "https://login.example.org"),
+                    (CLIENT_SECRET, "hunter2"),
+                ],
                 CLIENT_ID,
             ),
             (vec![(CLIENT_ID, "hunter2")], TOKEN_URL),
@@ -131,7 +132,10 @@ mod tests {
         ] {
             let error = read(&variables).unwrap_err();
             assert!(error.reason.contains(named), "{error}");
-            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+            assert!(
+                !format!("{error} {error:?}").contains("hunter2"),
+                "{error:?}"
+            );
         }
     }
 }
