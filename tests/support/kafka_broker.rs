@@ -5,6 +5,7 @@ use anyhow::{Context as _, bail};
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
+    error::KafkaError,
     message::Headers as _,
 };
 use std::{
@@ -85,10 +86,43 @@ impl Broker {
 
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // A stopped process cannot be ended otherwise, and a crash is what counts.
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    /// Ends it so that it writes what it has: neither broker does for each message.
+    pub fn stop_in_peace(&mut self) {
+        self.signal("TERM");
+        let started = Instant::now();
+        while self.child.as_mut().unwrap().try_wait().unwrap().is_none() {
+            assert!(started.elapsed() < PATIENCE, "{:?} goes on", self.kind);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.child = None;
+    }
+
+    /// Stops all of its threads where they are.
+    pub fn pause(&self) {
+        self.signal("STOP");
+        let tasks = format!("/proc/{}/task", self.child.as_ref().unwrap().id());
+        let started = Instant::now();
+        let stopped = |task: fs::DirEntry| {
+            // The state stands after the name, which is in brackets.
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit(") ").next().unwrap().starts_with('T')
+        };
+        while !fs::read_dir(&tasks)
+            .unwrap()
+            .all(|task| stopped(task.unwrap()))
+        {
+            assert!(started.elapsed() < PATIENCE, "{:?} goes on", self.kind);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn resume(&self) {
+        self.signal("CONT");
     }
 
     pub fn start_again(&mut self) {
@@ -124,8 +158,7 @@ impl Broker {
         }
     }
 
-    /// Sends the process a signal, such as `STOP`.
-    pub fn signal(&self, signal: &str) {
+    fn signal(&self, signal: &str) {
         let id = self.child.as_ref().unwrap().id().to_string();
         let status = Command::new("kill")
             .args([&format!("-{signal}"), &id])
@@ -147,6 +180,7 @@ pub fn read(brokers: &str, topic: &str) -> Vec<Record> {
         .set("bootstrap.servers", brokers)
         .set("group.id", "tests")
         .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
         .create()
         .unwrap();
     let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).unwrap();
@@ -157,18 +191,16 @@ pub fn read(brokers: &str, topic: &str) -> Vec<Record> {
         .collect();
     let mut records = Vec::new();
     for partition in partitions {
-        let (low, high) = consumer
-            .fetch_watermarks(topic, partition, PATIENCE)
-            .unwrap();
-        if low == high {
-            continue;
-        }
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Offset(low))
+        list.add_partition_offset(topic, partition, Offset::Beginning)
             .unwrap();
         consumer.assign(&list).unwrap();
         loop {
-            let message = consumer.poll(PATIENCE).unwrap().unwrap();
+            let message = match consumer.poll(PATIENCE).unwrap() {
+                Ok(message) => message,
+                Err(KafkaError::PartitionEOF(_)) => break,
+                Err(error) => panic!("{error}"),
+            };
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
             records.push(Record {
                 key: message.key().map(text),
@@ -180,9 +212,6 @@ pub fn read(brokers: &str, topic: &str) -> Vec<Record> {
                         .collect()
                 }),
             });
-            if message.offset() + 1 >= high {
-                break;
-            }
         }
     }
     records

@@ -149,12 +149,13 @@ impl Target {
             .set("compression.type", &self.compression)
             // As Java's clients do: the same key, the same partition.
             .set("partitioner", "murmur2_random")
-            // A batch is handed over at once; waiting for more would only delay it.
-            .set("linger.ms", "0")
+            // A batch is handed over at once, and this is enough for it to go out in few sets.
+            .set("linger.ms", "2")
             .set("socket.connection.setup.timeout.ms", "5000")
             // A broker that is back is found within a second.
             .set("reconnect.backoff.max.ms", "1000")
-            .set("allow.auto.create.topics", "true");
+            // Made by the sink, with the partitions that its URL asks for.
+            .set("allow.auto.create.topics", "false");
         let protocol = match (self.tls, &self.user) {
             (false, None) => "plaintext",
             (false, Some(_)) => "sasl_plaintext",

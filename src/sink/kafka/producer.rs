@@ -189,7 +189,7 @@ impl Producer {
         self.producer.client()
     }
 
-    /// Asks the broker, which makes the topic now if it makes topics by itself.
+    /// Asks the broker.
     fn topic_is_there(&self) -> Result<bool, SinkError> {
         let patience = METADATA_TIMEOUT.min(self.target.timeout);
         let metadata = self
