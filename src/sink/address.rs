@@ -13,6 +13,7 @@ pub(super) struct Address {
     allowed: &'static str,
 }
 
+#[allow(dead_code, reason = "each sink uses its part")]
 impl Address {
     /// Reads `url`; `allowed` goes into every error.
     pub(super) fn parse(url: &str, allowed: &'static str) -> Result<Self, SinkUrlError> {
@@ -150,6 +151,7 @@ pub(super) struct Parameters<'a> {
     pairs: Vec<(String, String)>,
 }
 
+#[allow(dead_code, reason = "each sink uses its part")]
 impl Parameters<'_> {
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.pairs

@@ -42,3 +42,14 @@ pub struct SinkUrlError {
     /// What is allowed.
     pub allowed: String,
 }
+
+impl SinkUrlError {
+    /// What is wrong with `url`, of which only what may be shown is kept.
+    pub(crate) fn new(url: &str, reason: impl Into<String>, allowed: impl Into<String>) -> Self {
+        Self {
+            url: super::redacted(url),
+            reason: reason.into(),
+            allowed: allowed.into(),
+        }
+    }
+}

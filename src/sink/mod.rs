@@ -2,30 +2,60 @@
 //! and says what became of them. A sink knows its own protocol and the event's format; it knows
 //! nothing of Temporal, of the journal, or of when it is tried again.
 
-#[cfg(any(feature = "nats", feature = "postgres", feature = "redis"))]
+#[cfg(any(
+    feature = "dapr",
+    feature = "kafka",
+    feature = "nats",
+    feature = "postgres",
+    feature = "redis",
+    feature = "segment"
+))]
 #[cfg_attr(
     not(all(feature = "nats", feature = "postgres", feature = "redis")),
     allow(dead_code, reason = "each sink reads its own pieces of a URL")
 )]
 mod address;
+#[cfg(feature = "http-client")]
+mod auth;
+#[cfg(feature = "dapr")]
+mod dapr;
 mod error;
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "http", feature = "nats"))]
 mod headers;
+#[cfg(feature = "http")]
+mod http;
+#[cfg(feature = "http-client")]
+mod http_client;
+#[cfg(feature = "kafka")]
+mod kafka;
 #[cfg(feature = "nats")]
 mod nats;
+#[cfg(feature = "http-client")]
+mod parts;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "redis")]
 mod recent;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "segment")]
+mod segment;
 mod stdout;
-#[cfg(any(feature = "nats", feature = "postgres", feature = "redis"))]
+#[cfg(any(
+    feature = "http-client",
+    feature = "nats",
+    feature = "postgres",
+    feature = "redis"
+))]
 mod tls;
 mod url;
 
+#[cfg(feature = "http-client")]
+pub use auth::{AuthHeader, AuthProvider, ClientCredentials, StaticBearer};
 pub use error::{SinkError, SinkUrlError};
 pub use url::open;
+#[cfg(feature = "http-client")]
+pub use url::open_with_auth;
 pub(crate) use url::{redacted, schemes};
 
 use crate::event::{Event, EventError, EventId};

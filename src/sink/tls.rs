@@ -31,6 +31,16 @@ pub(super) fn client_config(roots: Option<&Path>) -> Result<ClientConfig, String
             store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
     }
+    trusting(store)
+}
+
+/// A configuration that trusts nobody, for a client that will not speak TLS.
+#[cfg(feature = "http-client")]
+pub(super) fn without_roots() -> Result<ClientConfig, String> {
+    trusting(RootCertStore::empty())
+}
+
+fn trusting(store: RootCertStore) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -4,7 +4,14 @@ use super::{Sink, SinkUrlError};
 use std::sync::Arc;
 
 /// Every scheme that has a sink, with the cargo feature that it needs, if any.
-const SCHEMES: [(&str, Option<&str>); 7] = [
+const SCHEMES: [(&str, Option<&str>); 14] = [
+    ("http", Some("http")),
+    ("https", Some("http")),
+    ("dapr", Some("dapr")),
+    ("dapr+binding", Some("dapr")),
+    ("segment", Some("segment")),
+    ("kafka", Some("kafka")),
+    ("kafka+tls", Some("kafka-tls")),
     ("nats", Some("nats")),
     ("nats+tls", Some("nats")),
     ("postgres", Some("postgres")),
@@ -28,6 +35,16 @@ pub fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
         });
     };
     match scheme {
+        #[cfg(feature = "http")]
+        "http" | "https" => super::http::open(url, None),
+        #[cfg(feature = "dapr")]
+        "dapr" | "dapr+binding" => super::dapr::open(url, None),
+        #[cfg(feature = "segment")]
+        "segment" => super::segment::open(url, None),
+        #[cfg(feature = "kafka")]
+        "kafka" => super::kafka::open(url),
+        #[cfg(feature = "kafka-tls")]
+        "kafka+tls" => super::kafka::open(url),
         #[cfg(feature = "nats")]
         "nats" | "nats+tls" => Ok(Arc::new(super::nats::Nats::open(url)?)),
         #[cfg(feature = "postgres")]
@@ -45,6 +62,35 @@ pub fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
             },
             allowed: schemes(),
         }),
+    }
+}
+
+/// As [`open`], with a provider of your own for a sink that speaks HTTP.
+///
+/// # Errors
+/// [`SinkUrlError`], also for a sink that takes no provider.
+#[cfg(feature = "http-client")]
+pub fn open_with_auth(
+    url: &str,
+    auth: Arc<dyn super::AuthProvider>,
+) -> Result<Arc<dyn Sink>, SinkUrlError> {
+    let url = url.trim();
+    match url.split_once(':').map_or("", |(scheme, _)| scheme) {
+        #[cfg(feature = "http")]
+        "http" | "https" => super::http::open(url, Some(auth)),
+        #[cfg(feature = "dapr")]
+        "dapr" | "dapr+binding" => super::dapr::open(url, Some(auth)),
+        #[cfg(feature = "segment")]
+        "segment" => super::segment::open(url, Some(auth)),
+        _ => {
+            // That the URL is wrong, or the feature is off, matters more.
+            open(url)?;
+            Err(SinkUrlError::new(
+                url,
+                "this sink takes no auth provider",
+                "`https:`, `http:`, `dapr:`, `dapr+binding:` or `segment:`",
+            ))
+        }
     }
 }
 

@@ -305,11 +305,16 @@ impl EventStoreOptions {
                     options.repair_on_replay =
                         Some(parse(&value, "`true` or `false`").map_err(|a| invalid(&a))?);
                 }
+                // Read by the sinks themselves, so that a secret stays where it is used.
+                name if SINK_NAMES.contains(&name) => {}
                 _ => {
                     return Err(BuildError::InvalidOption {
                         name,
                         value: "a value that is not shown".to_owned(),
-                        allowed: format!("no such variable; known are {}", NAMES.join(", ")),
+                        allowed: format!(
+                            "no such variable; known are {}",
+                            [&NAMES[..], &SINK_NAMES[..]].concat().join(", ")
+                        ),
                     });
                 }
             }
@@ -365,6 +370,16 @@ const NAMES: [&str; 14] = [
     "EVENTSTORE_LIFECYCLE",
     "EVENTSTORE_ERROR_MESSAGES",
     "EVENTSTORE_REPAIR_ON_REPLAY",
+];
+
+/// What the sinks read: how they prove who they are.
+const SINK_NAMES: [&str; 6] = [
+    "EVENTSTORE_AUTH_TOKEN",
+    "EVENTSTORE_AUTH_TOKEN_URL",
+    "EVENTSTORE_AUTH_CLIENT_ID",
+    "EVENTSTORE_AUTH_CLIENT_SECRET",
+    "EVENTSTORE_AUTH_SCOPE",
+    "EVENTSTORE_SEGMENT_WRITE_KEY",
 ];
 
 fn parse<T: FromStr>(value: &str, allowed: &str) -> Result<T, String> {
@@ -447,6 +462,13 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("EVENTSTORE_PASSWORD") && text.contains("EVENTSTORE_URL"));
         assert!(!text.contains("hunter2"));
+    }
+
+    #[test]
+    fn the_variables_of_sinks_are_known() {
+        for name in SINK_NAMES {
+            read(&[(name, "hunter2")]).unwrap();
+        }
     }
 
     #[test]

@@ -1,0 +1,114 @@
+//! How sinks that speak HTTP prove who they are: a provider gives headers, and is told when a
+//! receiver refused them. Knows nothing of events or of what is sent.
+
+#[cfg(any(feature = "http", feature = "segment"))]
+mod basic;
+mod client_credentials;
+#[cfg(any(feature = "dapr", feature = "http"))]
+mod variables;
+
+#[cfg(any(feature = "http", feature = "segment"))]
+pub(super) use basic::Basic;
+pub use client_credentials::ClientCredentials;
+#[cfg(any(feature = "dapr", feature = "http"))]
+pub(super) use variables::from_environment;
+
+use super::SinkError;
+use async_trait::async_trait;
+use secrecy::{ExposeSecret as _, SecretString};
+use std::fmt;
+
+/// A header that proves who sends. Its value is not shown by `Debug`.
+#[derive(Clone)]
+pub struct AuthHeader {
+    name: String,
+    value: SecretString,
+}
+
+impl AuthHeader {
+    /// A header of that name and value.
+    pub fn new(name: impl Into<String>, value: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            value: SecretString::from(value.into()),
+        }
+    }
+
+    /// `Authorization: Bearer TOKEN`.
+    pub fn bearer(token: &str) -> Self {
+        Self::new("Authorization", format!("Bearer {token}"))
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The value: a secret, not to be logged.
+    pub fn secret_value(&self) -> &str {
+        self.value.expose_secret()
+    }
+}
+
+impl fmt::Debug for AuthHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthHeader")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whoever gives the headers that a request is sent with.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use temporal_eventstore::sink::{AuthHeader, AuthProvider, SinkError};
+///
+/// #[derive(Debug)]
+/// struct ApiKey;
+///
+/// #[async_trait]
+/// impl AuthProvider for ApiKey {
+///     async fn headers(&self) -> Result<Vec<AuthHeader>, SinkError> {
+///         Ok(vec![AuthHeader::new("x-api-key", "from your vault")])
+///     }
+/// }
+/// ```
+#[async_trait]
+pub trait AuthProvider: Send + Sync + fmt::Debug + 'static {
+    /// The headers of the next request. Called for each request, so an answer that takes long to
+    /// come by is kept.
+    ///
+    /// # Errors
+    /// [`SinkError`] when there are none to be had now: the batch is delivered again later. Its text
+    /// is logged, so it holds no secret.
+    async fn headers(&self) -> Result<Vec<AuthHeader>, SinkError>;
+
+    /// A receiver answered 401 to `refused`, which [`headers`](Self::headers) gave: they are asked
+    /// for once more, and had better be new ones. Several requests may report the same headers.
+    async fn renew(&self, refused: &[AuthHeader]) {
+        let _ = refused;
+    }
+}
+
+/// One bearer token that never changes.
+#[derive(Clone, Debug)]
+pub struct StaticBearer {
+    header: AuthHeader,
+}
+
+impl StaticBearer {
+    /// Sends this token.
+    pub fn new(token: impl AsRef<str>) -> Self {
+        Self {
+            header: AuthHeader::bearer(token.as_ref()),
+        }
+    }
+}
+
+#[async_trait]
+impl AuthProvider for StaticBearer {
+    async fn headers(&self) -> Result<Vec<AuthHeader>, SinkError> {
+        Ok(vec![self.header.clone()])
+    }
+}

@@ -1,0 +1,191 @@
+//! The CloudEvents 1.0 HTTP binding: a batch in one request, or one event per request, structured or
+//! binary. Documented in `docs/sinks/http.md`.
+
+use super::{
+    Delivered, Sink, SinkError, SinkEvent, SinkUrlError,
+    auth::{self, AuthProvider, Basic},
+    headers::cloud_event_headers,
+    http_client::{Answer, HttpClient, REQUEST_TIMEOUT, Request, place, request_timeout},
+    parts::{self, Part, Receiver},
+};
+use crate::event::{CloudEvent, EventError};
+use async_trait::async_trait;
+use reqwest::Method;
+use std::{fmt, sync::Arc};
+use url::Url;
+
+/// What is allowed, for error messages.
+const ALLOWED: &str = "`https://[USER:PASSWORD@]HOST[:PORT]/PATH` or `http://…`; its parameters are \
+     passed on, except `eventstore.mode` (`batched`, `structured` or `binary`) and \
+     `eventstore.timeout` (up to `15s`)";
+/// Parameters that are ours; every other one is the receiver's.
+const OWN: &str = "eventstore.";
+
+/// How events are put into requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Batched,
+    Structured,
+    Binary,
+}
+
+/// Delivers to an HTTP endpoint.
+struct HttpSink {
+    name: String,
+    url: Url,
+    mode: Mode,
+    client: HttpClient,
+}
+
+// Without the URL: its path and parameters can hold a key.
+impl fmt::Debug for HttpSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpSink")
+            .field("name", &self.name)
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The sink of an `http:` or `https:` URL; without a provider given, the URL's user name and
+/// password or the environment's.
+pub(super) fn open(
+    text: &str,
+    given: Option<Arc<dyn AuthProvider>>,
+) -> Result<Arc<dyn Sink>, SinkUrlError> {
+    let wrong = |reason: String| SinkUrlError::new(text, reason, ALLOWED);
+    let mut url = Url::parse(text).map_err(|error| wrong(error.to_string()))?;
+    if url.fragment().is_some() {
+        return Err(wrong(
+            "it has a part after `#`, which means nothing here".to_owned(),
+        ));
+    }
+    let mut mode = Mode::Batched;
+    let mut timeout = REQUEST_TIMEOUT;
+    let mut passed_on = Vec::new();
+    // Pair by pair as it is written: a signature over the parameters survives.
+    for pair in url.query().into_iter().flat_map(|query| query.split('&')) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if !name.starts_with(OWN) {
+            passed_on.push(pair);
+            continue;
+        }
+        match name {
+            "eventstore.mode" => {
+                mode = match value {
+                    "batched" => Mode::Batched,
+                    "structured" => Mode::Structured,
+                    "binary" => Mode::Binary,
+                    _ => return Err(wrong("`eventstore.mode` names no mode".to_owned())),
+                };
+            }
+            "eventstore.timeout" => timeout = request_timeout(value).map_err(wrong)?,
+            // Not shown: it may hold what it should not.
+            _ => {
+                return Err(wrong(
+                    "it has an unknown parameter `eventstore.…`".to_owned(),
+                ));
+            }
+        }
+    }
+    let query = passed_on.join("&");
+    let basic = Basic::of(&url);
+    url.set_query((!query.is_empty()).then_some(query.as_str()));
+    // Both fail only for URLs that cannot have a user name, and then there is none.
+    url.set_username("").ok();
+    url.set_password(None).ok();
+    let auth = match (given, basic) {
+        (Some(_), Some(_)) => {
+            return Err(wrong(
+                "it holds a user name or password beside an auth provider".to_owned(),
+            ));
+        }
+        (Some(given), None) => Some(given),
+        (None, Some(basic)) => Some(Arc::new(basic) as Arc<dyn AuthProvider>),
+        (None, None) => auth::from_environment(text)?,
+    };
+    Ok(Arc::new(HttpSink {
+        name: place(&url),
+        client: HttpClient::new(&url, timeout, auth).map_err(wrong)?,
+        url,
+        mode,
+    }))
+}
+
+impl HttpSink {
+    fn request(&self, part: &[SinkEvent]) -> Result<Option<Request>, EventError> {
+        Ok(match self.mode {
+            Mode::Batched => {
+                let mut events = Vec::with_capacity(part.len());
+                for event in part {
+                    events.push(cloud_event(event)?.to_json()?);
+                }
+                Some(Request::post(
+                    self.url.clone(),
+                    "application/cloudevents-batch+json",
+                    format!("[{}]", events.join(",")),
+                ))
+            }
+            Mode::Structured => match part {
+                [event] => Some(Request::post(
+                    self.url.clone(),
+                    "application/cloudevents+json",
+                    cloud_event(event)?.to_json()?,
+                )),
+                _ => None,
+            },
+            Mode::Binary => match part {
+                [event] => Some(Request {
+                    headers: cloud_event_headers(event)?,
+                    body: event.json.clone(),
+                    ..Request::bare(Method::POST, self.url.clone())
+                }),
+                _ => None,
+            },
+        })
+    }
+}
+
+fn cloud_event(event: &SinkEvent) -> Result<CloudEvent, EventError> {
+    event.event()?.to_cloud_event()
+}
+
+impl Receiver for HttpSink {
+    fn most(&self) -> usize {
+        match self.mode {
+            Mode::Batched => usize::MAX,
+            Mode::Structured | Mode::Binary => 1,
+        }
+    }
+
+    async fn send(&self, part: &[SinkEvent]) -> Result<Part, SinkError> {
+        let request = match self.request(part) {
+            Ok(Some(request)) => request,
+            Ok(None) => return Ok(Part::Refused("one event per request".to_owned())),
+            Err(error) => return Ok(Part::Refused(error.to_string())),
+        };
+        Ok(match self.client.send(&request).await? {
+            Answer::Accepted => Part::Taken,
+            Answer::Refused(reason) => Part::Refused(reason),
+        })
+    }
+}
+
+#[async_trait]
+impl Sink for HttpSink {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
+        parts::deliver(self, batch).await
+    }
+
+    /// Asks with HEAD, which changes nothing. An endpoint that only knows POST refuses it, and is
+    /// there; one that refuses the credentials is of no use.
+    async fn check(&self) -> Result<(), SinkError> {
+        self.client
+            .reach(&Request::bare(Method::HEAD, self.url.clone()))
+            .await
+    }
+}

@@ -1,0 +1,294 @@
+//! The producer: how it is made, what it sends, and what its reports mean.
+
+use super::address::Target;
+use crate::{
+    event::{CloudEvent, EventError},
+    sink::{SinkError, SinkEvent},
+};
+use rdkafka::{
+    ClientContext,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::Client,
+    config::RDKafkaLogLevel,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+    producer::{
+        DeliveryFuture, FutureProducer, FutureRecord, Producer as _,
+        future_producer::FutureProducerContext,
+    },
+};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{runtime::Handle, task::spawn_blocking};
+
+/// How long a broker may take to say what it knows of the topic.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a message did not arrive.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It may next time.
+    Now(SinkError),
+    /// It never will.
+    Never(String),
+    /// The broker refused a set of messages that it was in, as too large.
+    SetTooLarge(String),
+}
+
+/// A producer for one topic.
+pub(super) struct Producer {
+    producer: FutureProducer<Context>,
+    target: Arc<Target>,
+    said: LastError,
+}
+
+/// What the client said last: a report says only that a message timed out, and not, for instance,
+/// that the password is wrong.
+type LastError = Arc<Mutex<Option<String>>>;
+
+#[derive(Clone)]
+struct Context {
+    said: LastError,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(?level, facility, "{message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, "{reason}");
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+    }
+}
+
+impl Producer {
+    /// Makes a producer and looks for the topic, which is made if it is not there and the broker
+    /// lets it.
+    pub(super) async fn connect(target: Arc<Target>) -> Result<Self, SinkError> {
+        // The client's calls wait where they are called; making and ending it, too.
+        blocking(move || {
+            let said = LastError::default();
+            let context = Context { said: said.clone() };
+            let producer: FutureProducer<Context> = target
+                .config()
+                .create_with_context(context.clone())
+                .map_err(|error| SinkError::new(format!("no Kafka client: {error}")))?;
+            let made = Self {
+                producer,
+                target,
+                said,
+            };
+            if !made.topic_is_there()? {
+                made.make_topic(context)?;
+            }
+            Ok(made)
+        })
+        .await
+    }
+
+    /// Whether the broker can be reached and has the topic.
+    pub(super) async fn check(self: &Arc<Self>) -> Result<(), SinkError> {
+        let this = self.clone();
+        blocking(move || {
+            if this.topic_is_there()? {
+                Ok(())
+            } else {
+                Err(SinkError::new(format!(
+                    "there is no topic {}",
+                    this.target.topic
+                )))
+            }
+        })
+        .await
+    }
+
+    /// Whether it still sends: after some errors a producer never does again.
+    pub(super) fn is_usable(&self) -> bool {
+        self.client().fatal_error().is_none()
+    }
+
+    /// Sends events in order, and gives what became of each, in the same order.
+    pub(super) async fn send(&self, events: &[SinkEvent]) -> Vec<Result<(), Failure>> {
+        self.forget();
+        let mut waiting = Vec::with_capacity(events.len());
+        // What follows a message that was not even queued is not queued either: it would overtake.
+        let mut stopped = false;
+        for event in events {
+            let queued = if stopped {
+                Err(Failure::Now(SinkError::new(
+                    "an event before it was not sent",
+                )))
+            } else {
+                self.queue(event)
+            };
+            stopped |= matches!(queued, Err(Failure::Now(_)));
+            waiting.push(queued);
+        }
+        let mut results = Vec::with_capacity(waiting.len());
+        for queued in waiting {
+            results.push(match queued {
+                Ok(report) => match report.await {
+                    Ok(Ok(_)) => Ok(()),
+                    Ok(Err((error, _))) => Err(self.failure(&error)),
+                    Err(_) => Err(Failure::Now(SinkError::new("the Kafka client ended"))),
+                },
+                Err(failure) => Err(failure),
+            });
+        }
+        results
+    }
+
+    fn queue(&self, event: &SinkEvent) -> Result<DeliveryFuture, Failure> {
+        let headers = headers(event).map_err(|error| Failure::Never(error.to_string()))?;
+        let mut record = FutureRecord::to(&self.target.topic)
+            .payload(&event.json)
+            .headers(headers);
+        if let Some(key) = event.key() {
+            record = record.key(key);
+        }
+        self.producer.send_result(record).map_err(|(error, _)| {
+            match error.rdkafka_error_code() {
+                // Told by the client, of this message alone.
+                Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
+                    Failure::Never(format!("{} bytes: {error}", event.json.len()))
+                }
+                _ => self.failure(&error),
+            }
+        })
+    }
+
+    fn failure(&self, error: &KafkaError) -> Failure {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => {
+                Failure::SetTooLarge(format!("the broker refuses it: {error}"))
+            }
+            // Of one record; a broker answers alike if asked again.
+            Some(RDKafkaErrorCode::InvalidRecord) => {
+                Failure::SetTooLarge(format!("the broker refuses it: {error}"))
+            }
+            _ => Failure::Now(self.error("", error)),
+        }
+    }
+
+    fn error(&self, what: &str, error: &KafkaError) -> SinkError {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*said {
+            Some(said) => SinkError::new(format!("{what}{error} ({said})")),
+            None => SinkError::new(format!("{what}{error}")),
+        }
+    }
+
+    fn forget(&self) {
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn client(&self) -> &Client<FutureProducerContext<Context>> {
+        self.producer.client()
+    }
+
+    /// Asks the broker.
+    fn topic_is_there(&self) -> Result<bool, SinkError> {
+        let patience = METADATA_TIMEOUT.min(self.target.timeout);
+        let metadata = self
+            .client()
+            .fetch_metadata(Some(&self.target.topic), patience)
+            .map_err(|error| self.error("no answer from the broker: ", &error))?;
+        let topic = metadata
+            .topics()
+            .iter()
+            .find(|topic| topic.name() == self.target.topic);
+        match topic.map(|topic| topic.error().map(RDKafkaErrorCode::from)) {
+            Some(None) => Ok(true),
+            // It is being made.
+            Some(Some(RDKafkaErrorCode::LeaderNotAvailable)) => Ok(true),
+            Some(Some(
+                RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic,
+            ))
+            | None => Ok(false),
+            Some(Some(code)) => Err(SinkError::new(format!(
+                "the topic {}: {code}",
+                self.target.topic
+            ))),
+        }
+    }
+
+    fn make_topic(&self, context: Context) -> Result<(), SinkError> {
+        let failed = |error: &dyn std::fmt::Display| {
+            SinkError::new(format!(
+                "there is no topic {}, and it cannot be made: {error}",
+                self.target.topic
+            ))
+        };
+        let admin: AdminClient<Context> = self
+            .target
+            .config()
+            .create_with_context(context)
+            .map_err(|error| failed(&error))?;
+        let topic = NewTopic::new(
+            &self.target.topic,
+            self.target.partitions,
+            TopicReplication::Fixed(self.target.replication),
+        );
+        let options = AdminOptions::new()
+            .request_timeout(Some(METADATA_TIMEOUT))
+            .operation_timeout(Some(METADATA_TIMEOUT));
+        let made = Handle::current().block_on(admin.create_topics([&topic], &options));
+        for result in made.map_err(|error| failed(&error))? {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((_, code)) => return Err(failed(&code)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The CloudEvents attributes as the Kafka binding has them: `ce_` and the name, in UTF-8.
+fn headers(event: &SinkEvent) -> Result<OwnedHeaders, EventError> {
+    let CloudEvent {
+        specversion,
+        id,
+        source,
+        event_type,
+        subject,
+        time,
+        datacontenttype,
+        sequence,
+        partitionkey,
+        traceparent,
+        ..
+    } = event.event()?.to_cloud_event()?;
+    let attributes = [
+        ("content-type", Some(datacontenttype)),
+        ("ce_specversion", Some(specversion)),
+        ("ce_id", Some(id)),
+        ("ce_source", Some(source)),
+        ("ce_type", Some(event_type)),
+        ("ce_subject", subject),
+        ("ce_time", time),
+        ("ce_sequence", sequence),
+        ("ce_partitionkey", partitionkey),
+        ("ce_traceparent", traceparent),
+    ];
+    let mut headers = OwnedHeaders::new_with_capacity(attributes.len());
+    for (key, value) in &attributes {
+        if let Some(value) = value {
+            headers = headers.insert(Header {
+                key,
+                value: Some(value),
+            });
+        }
+    }
+    Ok(headers)
+}
+
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, SinkError> + Send + 'static,
+) -> Result<T, SinkError> {
+    spawn_blocking(call)
+        .await
+        .unwrap_or_else(|_| Err(SinkError::new("the Kafka client ended")))
+}

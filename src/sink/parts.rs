@@ -1,0 +1,91 @@
+//! Delivering a batch in parts: a part that is refused is halved until the event that is to blame
+//! stands alone. In order, so that an answer always speaks of the beginning of the batch.
+
+use super::{Delivered, Rejection, SinkError, SinkEvent};
+use std::{future::Future, ops::Range, time::Duration};
+use tokio::time::{Instant, timeout_at};
+
+/// How long the delivery of one batch may take with all its requests; what is not done by then is
+/// handed out again.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(18);
+
+/// What became of one part.
+#[derive(Debug)]
+pub(super) enum Part {
+    /// All of it is with the receiver.
+    Taken,
+    /// The receiver will never take it as it is, and why.
+    Refused(String),
+}
+
+/// Whoever takes parts of a batch.
+pub(super) trait Receiver: Sync {
+    /// How many events one part holds at most.
+    fn most(&self) -> usize;
+
+    /// Sends one part, which is never empty.
+    fn send(&self, part: &[SinkEvent]) -> impl Future<Output = Result<Part, SinkError>> + Send;
+}
+
+/// Delivers a batch to a receiver, in order.
+pub(super) async fn deliver(
+    receiver: &impl Receiver,
+    batch: &[SinkEvent],
+) -> Result<Delivered, SinkError> {
+    let deadline = Instant::now() + DELIVERY_TIMEOUT;
+    let mut taken = 0;
+    let mut rejected = Vec::new();
+    // What is still to be sent, the next part last.
+    let mut waiting = parts(batch.len(), receiver.most());
+    while let Some(range) = waiting.pop() {
+        let Some(part) = batch.get(range.clone()) else {
+            break;
+        };
+        let answer = match timeout_at(deadline, receiver.send(part)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(SinkError::new(format!(
+                "the batch took longer than {DELIVERY_TIMEOUT:?}"
+            ))),
+        };
+        match answer {
+            Ok(Part::Taken) => taken = range.end,
+            Ok(Part::Refused(reason)) if range.len() <= 1 => {
+                rejected.push(Rejection {
+                    index: range.start,
+                    reason,
+                });
+                taken = range.end;
+            }
+            Ok(Part::Refused(_)) => {
+                let middle = range.start + range.len() / 2;
+                waiting.push(middle..range.end);
+                waiting.push(range.start..middle);
+            }
+            // What is done is done; the failure shows again with what is left.
+            Err(_) if taken > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Delivered::up_to(taken, rejected))
+}
+
+fn parts(length: usize, most: usize) -> Vec<Range<usize>> {
+    let most = most.max(1);
+    (0..length)
+        .step_by(most)
+        .rev()
+        .map(|start| start..(start + most).min(length))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_the_batch_and_the_first_comes_last() {
+        assert_eq!(parts(5, 2), [4..5, 2..4, 0..2]);
+        assert_eq!(parts(2, 0), [1..2, 0..1]);
+        assert!(parts(0, 3).is_empty());
+    }
+}

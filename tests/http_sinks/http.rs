@@ -1,0 +1,220 @@
+//! What the HTTP sink does with each answer of an endpoint.
+
+use crate::{
+    conformance::batch,
+    stand_in::{StandIn, header},
+    target_http::cloud_events,
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+use temporal_eventstore::sink::{self, Delivered};
+use wiremock::ResponseTemplate;
+
+/// An endpoint that answers alike to everything.
+async fn always(answer: ResponseTemplate) -> StandIn {
+    StandIn::start(move |_| answer.clone()).await
+}
+
+fn url(endpoint: &StandIn) -> String {
+    format!("http://{}/in", endpoint.address())
+}
+
+#[tokio::test]
+async fn a_batch_is_one_request_of_cloud_events() {
+    let endpoint = always(ResponseTemplate::new(200)).await;
+    let events = batch(1, 7);
+    let sink = sink::open(&url(&endpoint)).unwrap();
+    assert_eq!(
+        sink.deliver(&events).await.unwrap(),
+        Delivered::all(&events)
+    );
+    let requests = endpoint.requests();
+    assert_eq!(requests.len(), 1);
+    assert_eq!(
+        header(&requests[0], "content-type"),
+        Some("application/cloudevents-batch+json")
+    );
+    let sent = cloud_events(&requests[0]).unwrap();
+    for (sent, event) in sent.into_iter().zip(&events) {
+        assert_eq!(sent.specversion, "1.0");
+        assert_eq!(sent.id, event.event_id.to_string());
+        assert_eq!(sent.into_event(), event.event().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn one_event_per_request_in_order() {
+    for (mode, content_type) in [
+        ("structured", "application/cloudevents+json"),
+        ("binary", "application/json"),
+    ] {
+        let endpoint = always(ResponseTemplate::new(200)).await;
+        let events = batch(1, 4);
+        let sink = sink::open(&format!("{}?eventstore.mode={mode}", url(&endpoint))).unwrap();
+        assert_eq!(
+            sink.deliver(&events).await.unwrap(),
+            Delivered::all(&events)
+        );
+        let requests = endpoint.requests();
+        assert_eq!(requests.len(), 4);
+        for (request, event) in requests.iter().zip(&events) {
+            assert_eq!(header(request, "content-type"), Some(content_type));
+            assert_eq!(request.url.query(), None);
+            let sent = cloud_events(request).unwrap().remove(0);
+            assert_eq!(sent.into_event(), event.event().unwrap());
+            if mode == "binary" {
+                assert_eq!(request.body, event.json.as_bytes());
+                let id = event.event_id.to_string();
+                assert_eq!(header(request, "ce-id"), Some(&*id));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_passes_is_an_error_and_nothing_is_given_up() {
+    for status in [
+        301, 307, 401, 403, 404, 405, 408, 415, 425, 429, 500, 502, 503, 504,
+    ] {
+        let endpoint = always(ResponseTemplate::new(status)).await;
+        let sink = sink::open(&url(&endpoint)).unwrap();
+        let error = sink.deliver(&batch(1, 4)).await.unwrap_err();
+        assert!(error.reason.contains(&status.to_string()), "{error}");
+        assert_eq!(error.retry_after, None);
+        assert_eq!(endpoint.requests().len(), 1, "{status} is not asked again");
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_pass_rejects_each_event_with_the_reason() {
+    for status in [400, 409, 413, 422, 431] {
+        let endpoint =
+            always(ResponseTemplate::new(status).set_body_string("no\n way".repeat(100))).await;
+        let sink = sink::open(&url(&endpoint)).unwrap();
+        let delivered = sink.deliver(&batch(1, 3)).await.unwrap();
+        assert_eq!((delivered.taken, delivered.rejected.len()), (3, 3));
+        for (index, rejection) in delivered.rejected.iter().enumerate() {
+            assert_eq!(rejection.index, index);
+            let reason = &rejection.reason;
+            assert!(reason.contains(&status.to_string()), "{reason}");
+            assert!(reason.contains("no way") && reason.len() < 300, "{reason}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pause_is_handed_on_in_seconds_and_as_a_date() {
+    for (value, seconds) in [
+        ("17".to_owned(), 17..=17),
+        (
+            httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(60)),
+            50..=60,
+        ),
+    ] {
+        for status in [429, 503] {
+            let answer = ResponseTemplate::new(status).insert_header("retry-after", &*value);
+            let endpoint = always(answer).await;
+            let sink = sink::open(&url(&endpoint)).unwrap();
+            let error = sink.deliver(&batch(1, 2)).await.unwrap_err();
+            let pause = error.retry_after.unwrap().as_secs();
+            assert!(seconds.contains(&pause), "{value}: {pause}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_taken_before_a_failure_is_not_sent_again() {
+    let asked = AtomicUsize::new(0);
+    let endpoint = StandIn::start(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+        2 => ResponseTemplate::new(503),
+        _ => ResponseTemplate::new(200),
+    })
+    .await;
+    let sink = sink::open(&format!("{}?eventstore.mode=binary", url(&endpoint))).unwrap();
+    let events = batch(1, 4);
+    let delivered = sink.deliver(&events).await.unwrap();
+    assert_eq!(delivered, Delivered::up_to(2, vec![]));
+    let rest = &events[delivered.taken..];
+    assert_eq!(sink.deliver(rest).await.unwrap(), Delivered::all(rest));
+    let ids: Vec<_> = endpoint
+        .requests()
+        .iter()
+        .map(|request| header(request, "ce-id").unwrap().to_owned())
+        .collect();
+    let wanted: Vec<_> = [0, 1, 2, 2, 3]
+        .map(|index: usize| events[index].event_id.to_string())
+        .into();
+    assert_eq!(ids, wanted);
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    let elsewhere = always(ResponseTemplate::new(200)).await;
+    let endpoint =
+        always(ResponseTemplate::new(307).insert_header("location", &*url(&elsewhere))).await;
+    let url = format!("http://u:hunter2@{}/in", endpoint.address());
+    sink::open(&url)
+        .unwrap()
+        .deliver(&batch(1, 1))
+        .await
+        .unwrap_err();
+    assert_eq!(elsewhere.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn a_slow_endpoint_costs_no_more_than_the_bound() {
+    let endpoint = always(ResponseTemplate::new(200).set_delay(Duration::from_secs(60))).await;
+    let sink = sink::open(&url(&endpoint)).unwrap();
+    let started = Instant::now();
+    let error = sink.deliver(&batch(1, 1)).await.unwrap_err();
+    let took = started.elapsed();
+    assert!(error.reason.contains("timed out"), "{error}");
+    // The default, which no URL can raise.
+    assert!((14..=19).contains(&took.as_secs()), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_batch_of_slow_requests_stays_within_the_bound() {
+    let endpoint = always(ResponseTemplate::new(200).set_delay(Duration::from_secs(4))).await;
+    let sink = sink::open(&format!("{}?eventstore.mode=binary", url(&endpoint))).unwrap();
+    let started = Instant::now();
+    let delivered = sink.deliver(&batch(1, 20)).await.unwrap();
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert_eq!(delivered, Delivered::up_to(4, vec![]));
+}
+
+#[tokio::test]
+async fn check_tells_an_endpoint_from_an_outage() {
+    for (status, reached) in [(200, true), (404, true), (405, true), (501, true)]
+        .into_iter()
+        .chain([(401, false), (403, false), (500, false), (503, false)])
+    {
+        let endpoint = always(ResponseTemplate::new(status)).await;
+        let sink = sink::open(&url(&endpoint)).unwrap();
+        assert_eq!(sink.check().await.is_ok(), reached, "{status}");
+        assert_eq!(endpoint.requests()[0].method.as_str(), "HEAD");
+    }
+}
+
+#[tokio::test]
+async fn the_certificate_of_a_stranger_is_an_error() {
+    // An endpoint that does not even speak TLS: the handshake fails, in time and without a panic.
+    let endpoint = always(ResponseTemplate::new(200)).await;
+    let sink = sink::open(&format!("https://{}/in", endpoint.address())).unwrap();
+    let error = sink.deliver(&batch(1, 1)).await.unwrap_err();
+    assert!(error.reason.contains("https://127.0.0.1"), "{error}");
+}
+
+#[test]
+fn a_provider_beside_a_password_is_an_error() {
+    let provider = Arc::new(sink::StaticBearer::new("hunter2"));
+    let error = sink::open_with_auth("https://u:hunter2@h/", provider).unwrap_err();
+    assert!(error.reason.contains("provider"), "{error}");
+    assert!(!format!("{error:?}").contains("hunter2"));
+}
