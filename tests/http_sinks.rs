@@ -3,6 +3,8 @@
 
 #[path = "support/conformance.rs"]
 mod conformance;
+#[path = "support/proxy.rs"]
+mod proxy;
 #[path = "support/stand_in.rs"]
 mod stand_in;
 #[path = "support/target_dapr.rs"]

@@ -5,6 +5,8 @@
 mod conformance;
 #[path = "support/kafka_broker.rs"]
 mod kafka_broker;
+#[path = "support/proxy.rs"]
+mod proxy;
 #[path = "support/target_kafka.rs"]
 mod target_kafka;
 

@@ -235,7 +235,7 @@ async fn ends_that_no_worker_sees_are_found() {
     assert!(found_by_reconciler(end));
 }
 
-/// One activity that works longer than it may, twice.
+/// One activity that works longer than it may, three times.
 #[workflow]
 #[derive(Default)]
 struct Patient;
@@ -248,7 +248,7 @@ impl Patient {
             .retry_policy(
                 temporalio_common::RetryPolicy::builder()
                     .initial_interval(Duration::from_millis(50))
-                    .maximum_attempts(2)
+                    .maximum_attempts(3)
                     .build(),
             )
             .build();
@@ -285,9 +285,11 @@ async fn attempts_that_timed_out_get_their_end() {
         lifecycle(&rows, "patient"),
         [
             "workflow_start running",
-            "activity_end Orders::work 1 timed_out",
-            "activity_start Orders::work 2",
+            // Of the attempts before the last but one, the server keeps only that they were.
+            "activity_end Orders::work 1 unknown",
             "activity_end Orders::work 2 timed_out",
+            "activity_start Orders::work 3",
+            "activity_end Orders::work 3 timed_out",
             "workflow_end completed",
         ]
     );
@@ -541,6 +543,27 @@ async fn filter_task_queue_and_lifecycle_bound_what_is_added() {
         .unwrap();
     assert_eq!((orders.runs, orders.workflow_ends), (6, 6));
     assert_eq!(orders.added(), 12, "{orders:?}");
+    // Names as the server takes them.
+    for queue in ["o'rders", "or\"ders", "or\\ders", "or%ders"] {
+        let id = format!("quoted-{queue}");
+        client
+            .start_workflow(
+                workflows::Wait::run,
+                (),
+                WorkflowStartOptions::new(queue, &id).build(),
+            )
+            .await
+            .unwrap();
+        terminate(&client, &id).await;
+    }
+    closed(&ground, &client, 31).await;
+    for queue in ["o'rders", "or\"ders", "or\\ders", "or%ders"] {
+        let found = with("WorkflowType = 'Wait'", queue)
+            .run_once()
+            .await
+            .unwrap();
+        assert_eq!(found.runs, 1, "{queue}");
+    }
     // What is wrong with a filter, the server says.
     let error = with("WorkflowTypo ~ 1", "orders")
         .run_once()
@@ -571,15 +594,24 @@ async fn it_asks_no_more_often_than_agreed() {
         .requests_per_second(5)
         .window(Duration::from_secs(7 * 24 * 60 * 60))
         .build();
+    // Nor does a rate that is no rate harm.
+    let unbounded = ReconcilerOptions::builder()
+        .requests_per_second(u32::MAX)
+        .build();
+    let far = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 50);
+    Reconciler::new(&events, &client, unbounded)
+        .backfill(SystemTime::now()..far)
+        .await
+        .unwrap();
     let began = Instant::now();
     let found = Reconciler::new(&events, &client, options)
         .run_once()
         .await
         .unwrap();
     assert_eq!(found.runs, 5);
-    // One list and five histories: six requests, five pauses of 200 ms.
+    // Two lists and five histories: seven requests, six pauses of 200 ms.
     assert!(
-        began.elapsed() >= Duration::from_millis(950),
+        began.elapsed() >= Duration::from_millis(1150),
         "{:?}",
         began.elapsed()
     );
@@ -673,6 +705,223 @@ async fn as_a_workflow_on_a_schedule() {
     })
     .await;
     events.shutdown(TIMEOUT).await.unwrap();
+}
+
+/// Two activities with the same id, one after the other.
+#[workflow]
+#[derive(Default)]
+struct SameId;
+
+#[workflow_methods]
+impl SameId {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, _input: ()) -> WorkflowResult<()> {
+        for _ in 0..2 {
+            let options = ActivityOptions::with_start_to_close_timeout(Duration::from_secs(10))
+                .activity_id("again".to_owned())
+                .build();
+            ctx.execute_activity(workflows::Orders::noop, (), options)
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_activity_id_that_is_used_again_is_another_activity() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    let options = WorkerOptions::new("orders")
+        .register_activities(workflows::Orders)
+        .register_workflow::<SameId>()
+        .unwrap()
+        .build();
+    with_worker(&client, options, async {
+        outcome(&client, SameId::run, (), "same").await.unwrap();
+    })
+    .await;
+    closed(&ground, &client, 1).await;
+    // The reconciler comes to the same ids, also for the second one.
+    let found = Reconciler::new(&events, &client, at_once())
+        .run_once()
+        .await
+        .unwrap();
+    assert_eq!((found.runs, found.added()), (1, 0), "{found:?}");
+    events.shutdown(TIMEOUT).await.unwrap();
+    let rows = whole(&ground, &client).await;
+    let ends = rows.iter().filter(|row| row.event_name == "activity_end");
+    assert_eq!(ends.count(), 2);
+}
+
+#[tokio::test]
+async fn what_is_held_without_an_end_is_released_with_its_run() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    with_example_worker(&client, async {
+        outcome(&client, workflows::Noop::run, (), "noop")
+            .await
+            .unwrap();
+    })
+    .await;
+    closed(&ground, &client, 1).await;
+    ground.store().await.shutdown(TIMEOUT).await.unwrap();
+    // As a worker leaves it that emits no workflow events and dies before it knows of the acceptance.
+    let run_id = current_run(&client, "noop").await;
+    let event_id = "01a20750-58f5-75c7-af38-d0761a33cd63";
+    let event = serde_json::json!({
+        "metadata": { "event_id": event_id, "workflow_id": "noop", "workflow_run_id": run_id },
+        "event_type": "order.paid", "event_name": "OrderPaid", "data": {}
+    });
+    rusqlite::Connection::open(ground.file())
+        .unwrap()
+        .execute(
+            "INSERT INTO held (namespace, held_workflow, held_run, hold_id, position, event_id, \
+             event_type, event_name, workflow_id, workflow_run_id, created_at, event) \
+             VALUES ('default', 'noop', ?1, ?2, 0, ?2, 'order.paid', 'OrderPaid', 'noop', ?1, '', ?3)",
+            rusqlite::params![run_id, event_id, event.to_string()],
+        )
+        .unwrap();
+    let events = ground.store().await;
+    let found = Reconciler::new(&events, &client, at_once())
+        .run_once()
+        .await
+        .unwrap();
+    assert_eq!(found.settled, 1);
+    events.shutdown(TIMEOUT).await.unwrap();
+    let rows = ground.events();
+    assert!(rows.iter().any(|row| row.event_id == event_id));
+}
+
+#[tokio::test]
+async fn a_checkpoint_of_a_clock_that_was_ahead_blinds_nobody() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let events = ground.store().await;
+    let reconciler = Reconciler::new(&events, &client, at_once());
+    with_example_worker(&client, async {
+        outcome(&client, workflows::Noop::run, (), "first")
+            .await
+            .unwrap();
+    })
+    .await;
+    closed(&ground, &client, 1).await;
+    assert_eq!(reconciler.run_once().await.unwrap().runs, 1);
+    events.shutdown(TIMEOUT).await.unwrap();
+    let file = rusqlite::Connection::open(ground.file()).unwrap();
+    let newest: i64 = file
+        .query_row("SELECT seq FROM cursors", [], |row| row.get(0))
+        .unwrap();
+    // The checkpoint is the server's time of the last run that closed, and no later.
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap();
+    assert!(newest < i64::try_from(now.as_micros()).unwrap());
+    let a_day = 24 * 60 * 60 * 1_000_000_i64;
+    file.execute("UPDATE cursors SET seq = seq + ?1", [a_day])
+        .unwrap();
+    drop(file);
+    with_example_worker(&client, async {
+        outcome(&client, workflows::Noop::run, (), "second")
+            .await
+            .unwrap();
+    })
+    .await;
+    closed(&ground, &client, 2).await;
+    let events = ground.store().await;
+    let found = Reconciler::new(&events, &client, at_once())
+        .run_once()
+        .await
+        .unwrap();
+    assert_eq!(found.workflow_ends, 1, "{found:?}");
+    events.shutdown(TIMEOUT).await.unwrap();
+    whole(&ground, &client).await;
+}
+
+#[tokio::test]
+async fn a_pass_that_fails_leaves_the_checkpoint_where_it_was() {
+    let mut ground = Ground::with_lasting_server().await;
+    let client = ground.client().await;
+    with_example_worker(&client, load(&client)).await;
+    closed(&ground, &client, 27).await;
+    let events = ground.store().await;
+    // Slow enough to be in the middle when the server goes.
+    let options = ReconcilerOptions::builder()
+        .grace(Duration::ZERO)
+        .requests_per_second(4)
+        .build();
+    let reconciler = Reconciler::new(&events, &client, options);
+    let pass = tokio::spawn({
+        let reconciler = reconciler.clone();
+        async move { reconciler.run_once().await }
+    });
+    until("it is in the middle", || {
+        (4..20).contains(&ground.events().len())
+    })
+    .await;
+    pass.abort();
+    ground.restart_server(Duration::ZERO).await;
+    let cursors: i64 = rusqlite::Connection::open(ground.file())
+        .unwrap()
+        .query_row("SELECT COUNT(*) FROM cursors", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(cursors, 0);
+    let client = ground.client().await;
+    Reconciler::new(&events, &client, at_once())
+        .run_once()
+        .await
+        .unwrap();
+    events.shutdown(TIMEOUT).await.unwrap();
+    whole(&ground, &client).await;
+}
+
+#[tokio::test]
+async fn what_the_retention_removed_comes_back_only_on_demand() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let began = SystemTime::now();
+    with_example_worker(&client, async {
+        outcome(&client, workflows::Noop::run, (), "noop")
+            .await
+            .unwrap();
+    })
+    .await;
+    closed(&ground, &client, 1).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let events = EventStore::builder()
+        .url(ground.store_url())
+        .retention(Duration::from_secs(1))
+        .build()
+        .await
+        .unwrap();
+    let reconciler = Reconciler::new(&events, &client, at_once());
+    let found = reconciler.run_once().await.unwrap();
+    assert_eq!((found.runs, found.added()), (1, 0), "{found:?}");
+    // A backfill is asked for, also on a handle that has looked at the run before.
+    let found = reconciler.backfill(began..SystemTime::now()).await.unwrap();
+    assert_eq!((found.runs, found.added()), (1, 4), "{found:?}");
+    events.shutdown(TIMEOUT).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_small_queue_is_not_overrun() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    with_example_worker(&client, load(&client)).await;
+    closed(&ground, &client, 27).await;
+    let events = EventStore::builder()
+        .url(ground.store_url())
+        .queue_size(10)
+        .build()
+        .await
+        .unwrap();
+    Reconciler::new(&events, &client, at_once())
+        .run_once()
+        .await
+        .unwrap();
+    assert_eq!(events.stats().refused, 0);
+    events.shutdown(TIMEOUT).await.unwrap();
+    whole(&ground, &client).await;
 }
 
 /// The store of a worker that repairs on replay.

@@ -28,6 +28,8 @@ pub(super) struct FileLog {
     options: JournalOptions,
     state: FileState,
     backlog: Backlog,
+    // Why the open file cannot be at its path, while it is not.
+    detached: Option<String>,
     last_tick: Instant,
 }
 
@@ -66,6 +68,7 @@ impl FileLog {
             options,
             state,
             backlog,
+            detached: None,
             last_tick: Instant::now(),
         };
         log.measure(counters);
@@ -86,12 +89,23 @@ impl FileLog {
                     counters.count(applied);
                     counters.depth.fetch_add(applied.inserted, Relaxed);
                     counters.reach(log.newest());
-                    return Ok(());
+                    // Written to a file that has no name any more: it goes with this process.
+                    return match &self.detached {
+                        None => Ok(()),
+                        Some(reason) => Err(JournalError::Degraded {
+                            reason: reason.clone(),
+                        }),
+                    };
                 }
                 // Whoever has the lock will let go; those who wait bound their own patience.
                 Err(Trouble::Busy) => std::thread::sleep(BUSY_PAUSE),
                 Err(trouble) => {
-                    self.break_off(trouble, counters);
+                    // A file that is not at its path must not be let go: this is the only way to it.
+                    if !log.is_at(&self.path) {
+                        self.follow_the_path(counters);
+                    } else {
+                        self.break_off(trouble, counters);
+                    }
                     return self.keep(changes, counters);
                 }
             }
@@ -114,14 +128,14 @@ impl FileLog {
     fn degraded(&self) -> JournalError {
         JournalError::Degraded {
             reason: match &self.state {
-                FileState::Open(_) => String::new(),
+                FileState::Open(_) => self.detached.clone().unwrap_or_default(),
                 FileState::Broken { reason, .. } => reason.clone(),
             },
         }
     }
 
     pub(super) fn durable(&self) -> Result<(), JournalError> {
-        if self.backlog.is_empty() {
+        if self.backlog.is_empty() && self.detached.is_none() {
             Ok(())
         } else {
             Err(self.degraded())
@@ -187,6 +201,7 @@ impl FileLog {
             }
             FileState::Broken { .. } => {}
             FileState::Open(log) if !log.is_at(&self.path) => self.follow_the_path(counters),
+            FileState::Open(_) if !self.backlog.is_empty() => self.write_backlog(counters),
             FileState::Open(log) => match log.make_room() {
                 Ok(Removed { kept, lost }) => {
                     counters.depth.fetch_sub(kept + lost, Relaxed);
@@ -208,6 +223,15 @@ impl FileLog {
         }
     }
 
+    /// Writes what memory kept while the open file could not be written.
+    fn write_backlog(&mut self, counters: &Counters) {
+        let changes = self.backlog.take();
+        if !changes.is_empty() {
+            // What fails is kept again, and said.
+            self.apply(changes, counters).ok();
+        }
+    }
+
     /// The file was deleted, renamed or replaced while it is open: what is in it can only be reached
     /// from here, and would be gone with this process.
     fn follow_the_path(&mut self, counters: &Counters) {
@@ -221,14 +245,17 @@ impl FileLog {
                     "the journal's file was deleted or replaced while it was in use; everything \
                      that was in it has been copied to the file that is there now"
                 );
+                self.detached = None;
                 counters.degrade(None);
                 self.measure(counters);
+                self.write_backlog(counters);
             }
             Err(failure) => {
                 let reason = match failure {
                     OpenFailure::Damaged(reason, _) => reason,
                     OpenFailure::Refused(error) => error.to_string(),
                 };
+                self.detached = Some(reason.clone());
                 if counters.degrade(Some(reason.clone())) {
                     tracing::error!(
                         path = %self.path.display(),
@@ -307,11 +334,14 @@ impl FileLog {
 
     /// Writes what can be written and gives the file back.
     pub(super) fn close(&mut self, counters: &Counters) -> Result<(), JournalError> {
-        if !self.backlog.is_empty() {
-            self.repair(counters);
-        }
         if matches!(&self.state, FileState::Open(log) if !log.is_at(&self.path)) {
             self.follow_the_path(counters);
+        }
+        if !self.backlog.is_empty() {
+            match &self.state {
+                FileState::Open(_) => self.write_backlog(counters),
+                FileState::Broken { .. } => self.repair(counters),
+            }
         }
         let closed = FileState::Broken {
             reason: "closed".to_owned(),

@@ -9,6 +9,7 @@ use rusqlite::{
     Connection, ErrorCode, OptionalExtension as _, Transaction, TransactionBehavior, params,
 };
 use std::{
+    cell::Cell,
     collections::HashMap,
     fs::{File, OpenOptions, TryLockError},
     path::{Path, PathBuf},
@@ -79,6 +80,8 @@ pub(super) struct SqliteLog {
     // What each sink has in hand: after the first position, up to the second.
     handed_out: HashMap<String, (u64, u64)>,
     identity: Option<FileIdentity>,
+    // The files that SQLite keeps beside it: they may stay where they are when it goes.
+    beside: Cell<[Option<FileIdentity>; 2]>,
     // The wall clock when the log was opened, and how long ago that is by a clock that never jumps:
     // together the time by which events age.
     opened: (SystemTime, Instant),
@@ -122,10 +125,21 @@ fn identity_of(path: &Path) -> Option<FileIdentity> {
     std::fs::metadata(path).ok().as_ref().map(identity)
 }
 
+/// The WAL and its index; <https://www.sqlite.org/walformat.html>.
+const BESIDE: [&str; 2] = ["-wal", "-shm"];
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn identities_beside(path: &Path) -> [Option<FileIdentity>; 2] {
+    BESIDE.map(|suffix| identity_of(&beside(path, suffix)))
+}
+
 fn lock_path(path: &Path) -> PathBuf {
-    let mut lock_path = path.as_os_str().to_owned();
-    lock_path.push(".lock");
-    lock_path.into()
+    beside(path, ".lock")
 }
 
 fn private_file(path: &Path) -> std::io::Result<File> {
@@ -189,6 +203,7 @@ impl SqliteLog {
                 is_store: options.is_store,
                 handed_out: HashMap::new(),
                 identity: identity_of(path),
+                beside: Cell::new(identities_beside(path)),
                 opened: (SystemTime::now(), Instant::now()),
             }),
             Err(ConnectFailure::Refused(error)) => Err(OpenFailure::Refused(error)),
@@ -250,7 +265,11 @@ impl SqliteLog {
 
     /// Whether `path` still names this log's file.
     pub(super) fn is_at(&self, path: &Path) -> bool {
-        self.identity == identity_of(path)
+        let is_at = self.identity == identity_of(path);
+        if is_at {
+            self.beside.set(identities_beside(path));
+        }
+        is_at
     }
 
     /// Copies everything into the file that is at `path` now, or into a new one, and goes on there.
@@ -272,15 +291,27 @@ impl SqliteLog {
             self.lock = lock(path).map_err(OpenFailure::Refused)?;
         }
         let refused = |error: rusqlite::Error| OpenFailure::Refused(unusable(path, &error));
+        let Some(name) = path.to_str() else {
+            return Err(OpenFailure::Refused(unusable(
+                path,
+                &"its name is no UTF-8",
+            )));
+        };
+        // This log's own side files would be taken for those of the new file. Their contents stay
+        // reachable through the open connection; side files that somebody brought along stay.
+        for (suffix, ours) in BESIDE.into_iter().zip(self.beside.get()) {
+            let side = beside(path, suffix);
+            if ours.is_some() && identity_of(&side) == ours {
+                std::fs::remove_file(&side)
+                    .map_err(|error| OpenFailure::Refused(unusable(&side, &error)))?;
+            }
+        }
         drop(connect(path, synchronous).map_err(|failure| match failure {
             ConnectFailure::Refused(error) => OpenFailure::Refused(error),
             ConnectFailure::Sqlite(error) => refused(error),
         })?);
         self.connection
-            .execute(
-                "ATTACH DATABASE ?1 AS fresh",
-                [path.to_string_lossy().as_ref()],
-            )
+            .execute("ATTACH DATABASE ?1 AS fresh", [name])
             .map_err(refused)?;
         let copied = copy_to_attached(&mut self.connection);
         self.connection
@@ -292,6 +323,7 @@ impl SqliteLog {
             ConnectFailure::Sqlite(error) => refused(error),
         })?;
         self.identity = identity_of(path);
+        self.beside.set(identities_beside(path));
         Ok(())
     }
 
@@ -582,23 +614,20 @@ const COLUMNS: &str = "event_id, event_type, event_name, workflow_type, workflow
      workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, stored_at, \
      event";
 
+/// Copies everything into the attached file. This log's positions stay, so that cursors mean the same
+/// to whoever has them in hand; what the other file held comes behind.
 fn copy_to_attached(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    // Positions stay, so that cursors mean the same; in a file that has events of its own they cannot.
-    let positions = if transaction.query_row(
-        "SELECT NOT EXISTS (SELECT 1 FROM fresh.events)",
-        [],
-        |row| row.get(0),
-    )? {
-        "seq, "
-    } else {
-        ""
-    };
     transaction.execute_batch(&format!(
-        "INSERT OR IGNORE INTO fresh.events ({positions}{COLUMNS}) \
-         SELECT {positions}{COLUMNS} FROM main.events ORDER BY seq; \
+        "CREATE TEMP TABLE others AS SELECT * FROM fresh.events ORDER BY seq; \
+         DELETE FROM fresh.events; \
+         INSERT INTO fresh.events (seq, {COLUMNS}) \
+         SELECT seq, {COLUMNS} FROM main.events ORDER BY seq; \
+         INSERT OR IGNORE INTO fresh.events ({COLUMNS}) \
+         SELECT {COLUMNS} FROM temp.others ORDER BY seq; \
+         DROP TABLE temp.others; \
          INSERT OR IGNORE INTO fresh.held SELECT * FROM main.held; \
-         INSERT OR IGNORE INTO fresh.cursors SELECT * FROM main.cursors; \
+         INSERT OR REPLACE INTO fresh.cursors SELECT * FROM main.cursors; \
          INSERT OR IGNORE INTO fresh.dead_letters SELECT * FROM main.dead_letters"
     ))?;
     transaction.commit()

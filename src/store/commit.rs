@@ -11,7 +11,7 @@ use crate::{
 };
 use std::{
     sync::{Arc, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use tracing::{debug, warn};
 
@@ -22,6 +22,19 @@ impl EventStore {
 
     pub(crate) fn lifecycle(&self) -> LifecycleSelection {
         self.shared.lifecycle
+    }
+
+    /// How many events may wait for the journal.
+    pub(crate) fn queue_size(&self) -> usize {
+        self.shared.queue_size
+    }
+
+    /// Whether what happened then is older than the store keeps events.
+    pub(crate) fn is_past_retention(&self, happened_at: Option<SystemTime>) -> bool {
+        match (self.shared.retention, happened_at) {
+            (Some(age), Some(at)) => at.elapsed().is_ok_and(|since| since >= age),
+            _ => false,
+        }
     }
 
     pub(crate) fn repairs_on_replay(&self) -> bool {

@@ -72,6 +72,8 @@ struct Shared {
     delivery: Option<Delivery>,
     // Without a file as the journal, only what the sinks have is durable.
     is_lasting: bool,
+    queue_size: usize,
+    retention: Option<Duration>,
     commit_timeout: Duration,
     lifecycle: LifecycleSelection,
     error_messages: bool,
@@ -90,6 +92,7 @@ struct Parts {
     leftovers: Vec<journal::HeldRun>,
     delivery: Option<Delivery>,
     is_lasting: bool,
+    retention: Option<Duration>,
 }
 
 /// Which code is publishing; travels with the context stack.
@@ -138,6 +141,10 @@ impl EventStore {
             return Ok(Self::new(options, None));
         };
         let is_lasting = journal_options.target != journal::Target::Memory;
+        let retention = match journal_options.retention {
+            journal::Retention::Keep => None,
+            journal::Retention::For(age) => Some(age),
+        };
         let batch = BatchOptions {
             size: journal_options.batch_size,
             linger: journal_options.linger,
@@ -162,6 +169,7 @@ impl EventStore {
                 leftovers,
                 delivery,
                 is_lasting,
+                retention,
             }),
         ))
     }
@@ -172,13 +180,14 @@ impl EventStore {
     }
 
     fn new(options: EventStoreOptions, parts: Option<Parts>) -> Self {
-        let (journal, leftovers, delivery, is_lasting) = match parts {
-            None => (None, Vec::new(), None, false),
+        let (journal, leftovers, delivery, is_lasting, retention) = match parts {
+            None => (None, Vec::new(), None, false, None),
             Some(parts) => (
                 Some(parts.journal),
                 parts.leftovers,
                 parts.delivery,
                 parts.is_lasting,
+                parts.retention,
             ),
         };
         Self {
@@ -193,6 +202,8 @@ impl EventStore {
                 journal,
                 delivery,
                 is_lasting,
+                queue_size: options.queue_size.unwrap_or(DEFAULT_QUEUE_SIZE),
+                retention,
                 commit_timeout: options.commit_timeout.unwrap_or(DEFAULT_COMMIT_TIMEOUT),
                 lifecycle: options.lifecycle.unwrap_or_default(),
                 error_messages: options.error_messages.unwrap_or(true),

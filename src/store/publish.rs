@@ -70,6 +70,11 @@ impl Draft {
         &self.event.event_name
     }
 
+    /// When it happened, where that is known already.
+    pub(crate) fn happened_at(&self) -> Option<SystemTime> {
+        self.event.metadata.created_at.map(SystemTime::from)
+    }
+
     /// Whether it is about a workflow run, and not about an activity.
     pub(crate) fn is_of_run(&self) -> bool {
         matches!(self.identity, Identity::Run { .. })
@@ -175,25 +180,27 @@ fn attempt_event_id(context: &Context, kind: &str, ordinal: u64) -> Option<Event
         .workflow_run_id
         .as_deref()
         .or(activity.activity_run_id.as_deref());
-    // An activity id may be used again once its execution is over; its time tells them apart.
-    let scheduled = match run_id {
-        Some(_) => None,
-        None => activity.scheduled_time.map(|time| {
-            let scheduled = DateTime::<Utc>::from(time);
-            scheduled.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true)
-        }),
-    };
-    // The id of a local activity is its position among the run's activities: when its workflow task is
+    // An activity id may be used again once its activity is over, also within a run; the time at which
+    // it was scheduled, which the server keeps and tells each attempt, tells them apart.
+    let scheduled = activity.scheduled_time.map(|time| {
+        let scheduled = DateTime::<Utc>::from(time);
+        scheduled.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true)
+    });
+    let scheduled = scheduled.unwrap_or_default();
+    // A local activity that is executed again with its workflow task has another time, and must keep its
+    // id. Without one of the user's, that is its position among the run's activities: when the task is
     // executed again with other inputs, another activity may have it.
-    let local = activity
-        .is_local
-        .then(|| format!("{}/{}", activity.activity_type, activity.activity_id));
+    let name = if activity.is_local {
+        format!("{}/{}", activity.activity_type, activity.activity_id)
+    } else {
+        format!("{}@{scheduled}", activity.activity_id)
+    };
     Some(EventId::derive(&EventKey {
         namespace: &activity.namespace,
         workflow_id: activity.workflow_id.as_deref().unwrap_or_default(),
-        run_id: run_id.or(scheduled.as_deref()).unwrap_or_default(),
+        run_id: run_id.unwrap_or_default(),
         kind,
-        activity_id: local.as_deref().unwrap_or(&activity.activity_id),
+        activity_id: &name,
         attempt: activity.attempt,
         ordinal,
     }))

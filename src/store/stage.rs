@@ -47,7 +47,8 @@ pub(crate) struct RunIdentity {
 pub(crate) struct Staged {
     /// True whatever becomes of the task: the run has started.
     pub(crate) lifecycle: Vec<Draft>,
-    /// What workflow code published; true only if the task is accepted.
+    /// What workflow code published and what its local activities did; true only if the task is
+    /// accepted.
     pub(crate) user: Vec<Draft>,
 }
 
@@ -174,6 +175,12 @@ impl RunStage {
             Mode::UntilTaken => self.state().staged.lifecycle.push(draft()),
             Mode::AtOnce => drop(store.append(draft())),
         }
+    }
+
+    /// Stages an event that is true only if the workflow task is accepted.
+    #[cfg_attr(not(feature = "plugin"), allow(dead_code))]
+    pub(crate) fn with_task(&self, draft: Draft) {
+        self.state().staged.user.push(draft);
     }
 
     /// Takes what is staged.

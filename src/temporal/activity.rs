@@ -2,7 +2,7 @@
 //! stack around activity code. Never delays the start, and waits for the end to be durable before
 //! the result goes back to the worker. Knows nothing of workflows' commit protocol.
 
-use super::{failure, payload};
+use super::{failure, payload, run::Run};
 use crate::{
     context::{ActivityFrame, Context, WorkerFrame},
     crash_point::crash_point,
@@ -23,10 +23,12 @@ use temporalio_sdk::{
     interceptors::{ExecuteActivityInput, ExecuteActivityOutput, ExecuteActivityResult, Next},
 };
 
-/// Runs one activity attempt between its two events.
+/// Runs one activity attempt between its two events. A local activity belongs to a workflow task, and
+/// has happened only if that is accepted: its events are staged with those of its `run`.
 pub(super) fn execute<'a>(
     store: EventStore,
     worker: &WorkerFrame,
+    run: Option<Arc<Run>>,
     input: ExecuteActivityInput,
     next: Next<'a, ExecuteActivityInput, ExecuteActivityOutput<'a>>,
 ) -> ExecuteActivityOutput<'a> {
@@ -55,8 +57,11 @@ pub(super) fn execute<'a>(
                 lifecycle::activity_start(),
                 LifecycleEvent::ActivityStart,
             );
-            // Not awaited: an activity does not wait for its start to be stored.
-            drop(store.append(start));
+            match &run {
+                Some(run) => run.stage().with_task(start),
+                // Not awaited: an activity does not wait for its start to be stored.
+                None => drop(store.append(start)),
+            }
         }
         let started = Instant::now();
         // `next` runs inside of the scope too: interceptors below may look at the stack at once.
@@ -75,7 +80,11 @@ pub(super) fn execute<'a>(
                 lifecycle::activity_end(status, duration_ms, error.as_ref()),
                 LifecycleEvent::ActivityEnd,
             );
-            store.commit(vec![end], None).await;
+            match &run {
+                // It is durable before the task's completion is sent, as all that the task did.
+                Some(run) => run.stage().with_task(end),
+                None => store.commit(vec![end], None).await,
+            }
             crash_point("activity-after-commit");
         }
         match outcome {

@@ -59,7 +59,8 @@ impl Commit {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, run_id: &str) -> Option<Arc<Run>> {
+    /// The run in memory, if this worker has it.
+    pub(super) fn run(&self, run_id: &str) -> Option<Arc<Run>> {
         match self.runs().get(run_id) {
             Some(Slot::Running(run)) => Some(run.clone()),
             _ => None,

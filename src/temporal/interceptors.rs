@@ -147,6 +147,6 @@ impl ActivityInboundInterceptor for ActivityEvents {
         if !self.store.is_enabled() {
             return next.run(input);
         }
-        activity::execute(self.store.clone(), &frame(), input, next)
+        activity::execute(self.store.clone(), &frame(), None, input, next)
     }
 }

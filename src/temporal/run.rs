@@ -71,7 +71,8 @@ impl Run {
                 run_id: view.run_id().to_owned(),
             },
             mode,
-            store.repairs_on_replay(),
+            // What a reset run replays at first was executed by another run, and stored for that one.
+            store.repairs_on_replay() && !is_reset(view),
         ));
         let headers = &view.raw().headers;
         let mut frames = Context::new()

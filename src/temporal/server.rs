@@ -4,7 +4,7 @@
 use std::{
     fmt,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use temporalio_client::{
     Connection, ConnectionOptions,
@@ -45,6 +45,7 @@ pub(super) struct ClosedRun {
     pub(super) workflow_id: String,
     pub(super) run_id: String,
     pub(super) state: WorkflowState,
+    pub(super) closed_at: Option<SystemTime>,
 }
 
 /// Some of the runs that a query finds.
@@ -244,11 +245,15 @@ impl Server {
                 .into_inner();
             let runs = response.executions.into_iter().filter_map(|run| {
                 let state = closed_state(run.status())?;
+                let closed_at = run
+                    .close_time
+                    .and_then(|time| SystemTime::try_from(time).ok());
                 let execution = run.execution?;
                 Some(ClosedRun {
                     workflow_id: execution.workflow_id,
                     run_id: execution.run_id,
                     state,
+                    closed_at,
                 })
             });
             Ok(ClosedRuns {
@@ -265,6 +270,7 @@ impl Server {
         namespace: &str,
         workflow_id: &str,
         run_id: &str,
+        page_size: u32,
         next_page_token: Vec<u8>,
     ) -> Result<HistoryPage, RequestError> {
         let ask = async {
@@ -275,6 +281,7 @@ impl Server {
                     workflow_id: workflow_id.to_owned(),
                     run_id: run_id.to_owned(),
                 }),
+                maximum_page_size: i32::try_from(page_size).unwrap_or(i32::MAX),
                 next_page_token,
                 ..GetWorkflowExecutionHistoryRequest::default()
             };

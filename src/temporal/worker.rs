@@ -319,6 +319,11 @@ impl ActivityInboundInterceptor for ActivityHooks {
         if self.0.is_silent() {
             return next.run(input);
         }
-        activity::execute(self.0.store.clone(), self.0.frame(), input, next)
+        let info = input.activity_info();
+        let run = match info.workflow_run_id.as_deref() {
+            Some(run_id) if info.is_local => self.0.commit.run(run_id),
+            _ => None,
+        };
+        activity::execute(self.0.store.clone(), self.0.frame(), run, input, next)
     }
 }

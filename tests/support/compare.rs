@@ -136,11 +136,18 @@ impl Ended {
 /// What the history of a run knows of its activities.
 #[derive(Default)]
 struct Activities {
-    /// Attempts that are finished, by activity id (for a local one with its type in front) and number.
-    finished: BTreeMap<(String, u32), Ended>,
+    /// Attempts that are finished, by activity id (for a local one with its type in front) and number;
+    /// an id may be used again once its activity is over.
+    finished: BTreeMap<(String, u32), Vec<Ended>>,
     /// Activities that were scheduled, and of whose attempts the server keeps nothing: they go on, were
     /// given up with their run, or ended before a reset, in another run.
     unknown: BTreeSet<String>,
+}
+
+impl Activities {
+    fn finish(&mut self, id: String, attempt: u32, ended: Ended) {
+        self.finished.entry((id, attempt)).or_default().push(ended);
+    }
 }
 
 fn activities(run: &RunHistory) -> Activities {
@@ -200,7 +207,7 @@ fn activities(run: &RunHistory) -> Activities {
                     Some(_) => Ended::Reported("failed"),
                 };
                 let id = local_id(&local.activity_type, &local.activity_id);
-                activities.finished.insert((id, local.attempt), ended);
+                activities.finish(id, local.attempt, ended);
                 continue;
             }
             _ => continue,
@@ -221,9 +228,9 @@ fn activities(run: &RunHistory) -> Activities {
                 (true, true) => Ended::TimedOut,
                 (true, false) => Ended::Retried,
             };
-            activities.finished.insert((id.clone(), attempt), ended);
+            activities.finish(id.clone(), attempt, ended);
         }
-        activities.finished.insert((id, last), ended);
+        activities.finish(id, last, ended);
     }
     activities.unknown.extend(scheduled.into_values());
     activities
@@ -349,18 +356,30 @@ fn compare_activities(
     }
     for ((id, attempt), ended) in &expected.finished {
         let what = format!("activity_end of {name} activity {id} attempt {attempt}");
-        match seen.remove(&(id.clone(), *attempt)).as_deref() {
-            None | Some([]) if *ended == Ended::TimedOut && source == Source::Workers => {}
-            None | Some([]) => differences.missing.push(what),
-            Some([end]) => {
-                let told = end.data("status").as_str().unwrap_or_default();
-                if !ended.agrees_with(told) {
-                    differences
-                        .wrong_outcome
-                        .push(format!("{what}: {told}, the server has {ended:?}"));
-                }
+        let mut told: Vec<&str> = seen
+            .remove(&(id.clone(), *attempt))
+            .unwrap_or_default()
+            .iter()
+            .map(|row| row.data("status").as_str().unwrap_or_default())
+            .collect();
+        let mut contradicted = Vec::new();
+        for ended in ended {
+            match told.iter().position(|told| ended.agrees_with(told)) {
+                Some(index) => drop(told.remove(index)),
+                None if *ended == Ended::TimedOut && source == Source::Workers => {}
+                None => contradicted.push(*ended),
             }
-            Some(more) => differences.duplicate.push(format!("{} {what}", more.len())),
+        }
+        for ended in contradicted {
+            match told.pop() {
+                None => differences.missing.push(what.clone()),
+                Some(told) => differences
+                    .wrong_outcome
+                    .push(format!("{what}: {told}, the server has {ended:?}")),
+            }
+        }
+        for told in told {
+            differences.duplicate.push(format!("{what}: {told}"));
         }
     }
     // In a closed run every attempt that finished is in history; in an open one it may be to come.

@@ -55,8 +55,8 @@ impl KafkaSink {
         let mut rejected = Vec::new();
         let mut index = 0;
         let results = self.producer().await?.send(batch).await;
-        let mut results = results.into_iter();
-        while let Some(result) = results.next() {
+        let results = results.into_iter();
+        for result in results {
             match result {
                 Ok(()) => {}
                 Err(Failure::Never(reason)) => rejected.push(Rejection { index, reason }),

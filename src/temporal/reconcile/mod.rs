@@ -16,9 +16,9 @@ use super::{
     server::{ClosedRun, RequestError, Server},
 };
 use crate::{
-    event::{EventId, EventKey, LifecycleEvent},
+    event::{EventId, EventKey, LifecycleEvent, WorkflowState},
     journal::{HeldRun, JournalError},
-    store::{EventStore, PublishError, publish::Draft},
+    store::{EventStore, PublishError, Receipt, publish::Draft},
 };
 use backon::{ExponentialBuilder, Retryable as _};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -37,6 +37,8 @@ use tracing::{debug, info, warn};
 
 /// Visibility shows a closed run late: so much before the checkpoint is looked at again.
 const OVERLAP: Duration = Duration::from_secs(120);
+/// The end of the year 9999, since 1970: what RFC 3339 can say.
+const END_OF_TIME: Duration = Duration::from_secs(253_402_300_799);
 /// How many run ids are remembered, so that looking again costs no second history.
 const REMEMBERED: usize = 10_000;
 /// How many events wait for the journal at once.
@@ -71,6 +73,15 @@ const REQUEST_RETRIES: usize = 5;
 #[derive(Clone)]
 pub struct Reconciler {
     shared: Arc<Shared>,
+}
+
+/// What is looked at, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    /// What closed lately: not again what was looked at, and not what the store no longer keeps.
+    Routine,
+    /// What somebody asked for, all of it.
+    Backfill,
 }
 
 struct Shared {
@@ -119,17 +130,34 @@ impl Reconciler {
     /// found until then is in the store.
     pub async fn run_once(&self) -> Result<Reconciled, ReconcileError> {
         let shared = &self.shared;
-        let now = SystemTime::now();
-        let until = now.checked_sub(shared.options.grace).unwrap_or(now);
+        let until = before(SystemTime::now(), shared.options.grace);
         let name = self.checkpoint_name();
-        let from = match shared.store.cursor(name.clone()).await? {
-            Some(micros) => before(UNIX_EPOCH + Duration::from_micros(micros), OVERLAP),
+        let checkpoint = shared.store.cursor(name.clone()).await?;
+        let checkpoint = checkpoint.map(|micros| UNIX_EPOCH + Duration::from_micros(micros));
+        let from = match checkpoint {
+            Some(checkpoint) if checkpoint <= until => before(checkpoint, OVERLAP),
+            Some(checkpoint) => {
+                warn!(
+                    checkpoint = rfc3339(checkpoint),
+                    "this machine's clock is behind the server's, or was set back: the reconciler looks \
+                     back as at its first time"
+                );
+                before(until, shared.options.lookback)
+            }
             None => before(until, shared.options.lookback),
         };
         let mut all = Reconciled::default();
+        // The checkpoint is a time that the server gave. This machine's clock may be ahead of it, and runs
+        // yet to close would be passed over.
+        let Some(newest) = self.newest(from..until).await? else {
+            return Ok(all);
+        };
         for window in windows(from..until, shared.options.window) {
-            let end = window.end;
-            all += self.reconcile(window).await?;
+            if window.start > newest {
+                break;
+            }
+            let end = window.end.min(newest);
+            all += self.reconcile(window, Pass::Routine).await?;
             let micros = end
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_micros());
@@ -152,7 +180,7 @@ impl Reconciler {
         if closed.is_empty() {
             return Err(ReconcileError::EmptyRange);
         }
-        self.reconcile(closed).await
+        self.reconcile(closed, Pass::Backfill).await
     }
 
     /// Runs [`run_once`](Self::run_once) every so often until `stop` resolves. Errors are logged and
@@ -185,16 +213,46 @@ impl Reconciler {
         format!("reconciler {} {query}", self.shared.namespace)
     }
 
-    async fn reconcile(&self, closed: Range<SystemTime>) -> Result<Reconciled, ReconcileError> {
-        let shared = &self.shared;
-        let mut query = format!(
+    /// The visibility query for runs that closed in a time range.
+    fn query(&self, closed: &Range<SystemTime>) -> String {
+        let query = format!(
             "CloseTime >= '{}' AND CloseTime < '{}'",
             rfc3339(closed.start),
             rfc3339(closed.end)
         );
-        if let Some(filter) = shared.options.query() {
-            query = format!("{query} AND {filter}");
+        match self.shared.options.query() {
+            Some(filter) => format!("{query} AND {filter}"),
+            None => query,
         }
+    }
+
+    /// When the last of the runs closed that closed in a time range.
+    async fn newest(
+        &self,
+        closed: Range<SystemTime>,
+    ) -> Result<Option<SystemTime>, ReconcileError> {
+        let shared = &self.shared;
+        let query = self.query(&closed);
+        // The newest come first.
+        let page = self
+            .request(|| {
+                shared
+                    .server
+                    .closed_runs(&shared.namespace, &query, 1, Vec::new())
+            })
+            .await
+            .map_err(server_error)?;
+        Ok(page.runs.iter().filter_map(|run| run.closed_at).max())
+    }
+
+    /// Looks at the runs that closed in a time range.
+    async fn reconcile(
+        &self,
+        closed: Range<SystemTime>,
+        pass: Pass,
+    ) -> Result<Reconciled, ReconcileError> {
+        let shared = &self.shared;
+        let query = self.query(&closed);
         let mut found = Reconciled::default();
         let mut page_token = Vec::new();
         loop {
@@ -212,12 +270,12 @@ impl Reconciler {
             // What is held is settled first: it says more than history does.
             let held = shared.store.held().await?;
             for run in page.runs {
-                if self.is_done(&run.run_id) {
+                if pass == Pass::Routine && self.is_done(&run.run_id) {
                     continue;
                 }
                 found.runs += 1;
                 found.settled += self.settle(&held, &run);
-                self.reconcile_run(&run, &mut found).await?;
+                self.reconcile_run(&run, pass, &mut found).await?;
                 self.remember(run.run_id);
             }
             page_token = page.next_page_token;
@@ -238,7 +296,8 @@ impl Reconciler {
             return 0;
         };
         let told = super::resolve::held_state(&held.records);
-        if told == run.state {
+        // Without an end, what is held is what workflow code published in a task that ended the run.
+        if told == run.state || told == WorkflowState::Unknown {
             shared.store.release(held.key.clone());
         } else {
             shared.store.discard(held.key.clone());
@@ -249,6 +308,7 @@ impl Reconciler {
     async fn reconcile_run(
         &self,
         run: &ClosedRun,
+        pass: Pass,
         found: &mut Reconciled,
     ) -> Result<(), ReconcileError> {
         let shared = &self.shared;
@@ -270,6 +330,7 @@ impl Reconciler {
                         &shared.namespace,
                         &run.workflow_id,
                         &run.run_id,
+                        shared.options.page_size,
                         page_token.clone(),
                     )
                 })
@@ -282,7 +343,7 @@ impl Reconciler {
             for event in page.events {
                 reader.read(event, &mut drafts);
                 if drafts.len() >= APPENDED_AT_ONCE {
-                    self.add(std::mem::take(&mut drafts), found).await?;
+                    self.add(std::mem::take(&mut drafts), pass, found).await?;
                 }
             }
             page_token = page.next_page_token;
@@ -290,7 +351,7 @@ impl Reconciler {
                 break;
             }
         }
-        self.add(drafts, found).await
+        self.add(drafts, pass, found).await
     }
 
     async fn has_start_and_end(&self, run: &ClosedRun) -> Result<bool, ReconcileError> {
@@ -311,24 +372,42 @@ impl Reconciler {
     }
 
     /// Adds those events that the store lacks.
-    async fn add(&self, drafts: Vec<Draft>, found: &mut Reconciled) -> Result<(), ReconcileError> {
+    async fn add(
+        &self,
+        drafts: Vec<Draft>,
+        pass: Pass,
+        found: &mut Reconciled,
+    ) -> Result<(), ReconcileError> {
         if drafts.is_empty() {
             return Ok(());
         }
         let store = &self.shared.store;
         let ids = drafts.iter().filter_map(Draft::derived_id).collect();
         let missing: HashSet<EventId> = store.missing(ids).await?.into_iter().collect();
-        let mut receipts = Vec::new();
-        for draft in drafts {
-            let Some(id) = draft.derived_id() else {
-                continue;
-            };
+        let mut missing: Vec<Draft> = drafts
+            .into_iter()
             // With activities switched off, a history is only read for its ends.
-            if missing.contains(&id) && (self.shared.options.activities || draft.is_of_run()) {
+            .filter(|draft| self.shared.options.activities || draft.is_of_run())
+            // What is older than the store keeps is absent because it was there long enough.
+            .filter(|draft| pass == Pass::Backfill || !store.is_past_retention(draft.happened_at()))
+            .filter(|draft| draft.derived_id().is_some_and(|id| missing.contains(&id)))
+            .collect();
+        // A part of the queue at a time: others publish, too.
+        let at_once = (store.queue_size() / 4).clamp(1, APPENDED_AT_ONCE);
+        while !missing.is_empty() {
+            let rest = missing.split_off(missing.len().min(at_once));
+            let part = std::mem::replace(&mut missing, rest);
+            let mut receipts = Vec::with_capacity(part.len());
+            for draft in part {
                 found.count(draft.event_name());
                 receipts.push(store.append(draft));
             }
+            self.all_stored(receipts).await?;
         }
+        Ok(())
+    }
+
+    async fn all_stored(&self, receipts: Vec<Receipt>) -> Result<(), ReconcileError> {
         for receipt in receipts {
             match receipt.await {
                 // A filter's wish, or an event that breaks a rule: neither will ever be otherwise.
@@ -408,6 +487,7 @@ fn before(time: SystemTime, by: Duration) -> SystemTime {
 }
 
 fn rfc3339(time: SystemTime) -> String {
+    let time = time.min(UNIX_EPOCH + END_OF_TIME);
     DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Nanos, true)
 }
 

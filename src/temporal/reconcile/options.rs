@@ -38,7 +38,7 @@ pub struct ReconcilerOptions {
     /// How much time is looked at between two checkpoints; one hour by default.
     #[builder(default = Duration::from_secs(60 * 60))]
     pub window: Duration,
-    /// How many runs are listed at once; 100 by default.
+    /// How many runs are listed, and how many events of a history read, at once; 100 by default.
     #[builder(default = 100)]
     pub page_size: u32,
     /// How many requests the server gets in a second at most; 20 by default. 0 counts as 1.
@@ -58,7 +58,7 @@ impl ReconcilerOptions {
         let task_queue = self
             .task_queue
             .as_deref()
-            .map(|queue| format!("TaskQueue = '{}'", queue.replace('\'', "''")));
+            .map(|queue| format!("TaskQueue = '{}'", quoted(queue)));
         let filter = self.filter.as_deref().map(|filter| format!("({filter})"));
         match (task_queue, filter) {
             (Some(task_queue), Some(filter)) => Some(format!("{task_queue} AND {filter}")),
@@ -67,8 +67,16 @@ impl ReconcilerOptions {
     }
 
     pub(super) fn pause_between_requests(&self) -> Duration {
-        Duration::from_secs(1) / self.requests_per_second.max(1)
+        // A pause of nothing is no interval.
+        (Duration::from_secs(1) / self.requests_per_second.max(1)).max(Duration::from_micros(1))
     }
+}
+
+/// A text within the quotes of a visibility query.
+fn quoted(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('\'', "''")
+        .replace('"', "\\\"")
 }
 
 /// What a reconciler found.
