@@ -544,7 +544,7 @@ async fn filter_task_queue_and_lifecycle_bound_what_is_added() {
     assert_eq!((orders.runs, orders.workflow_ends), (6, 6));
     assert_eq!(orders.added(), 12, "{orders:?}");
     // Names as the server takes them.
-    for queue in ["o'rders", "or\"ders", "or\\ders", "or%ders"] {
+    for queue in ["o'rders", "or\\ders", "or%ders"] {
         let id = format!("quoted-{queue}");
         client
             .start_workflow(
@@ -556,14 +556,19 @@ async fn filter_task_queue_and_lifecycle_bound_what_is_added() {
             .unwrap();
         terminate(&client, &id).await;
     }
-    closed(&ground, &client, 31).await;
-    for queue in ["o'rders", "or\"ders", "or\\ders", "or%ders"] {
+    closed(&ground, &client, 30).await;
+    for queue in ["o'rders", "or\\ders", "or%ders"] {
         let found = with("WorkflowType = 'Wait'", queue)
             .run_once()
             .await
             .unwrap();
         assert_eq!(found.runs, 1, "{queue}");
     }
+    let error = with("WorkflowType = 'Wait'", "or\"ders")
+        .run_once()
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ReconcileError::TaskQueue { .. }), "{error}");
     // What is wrong with a filter, the server says.
     let error = with("WorkflowTypo ~ 1", "orders")
         .run_once()
@@ -842,6 +847,9 @@ async fn a_checkpoint_of_a_clock_that_was_ahead_blinds_nobody() {
 async fn a_pass_that_fails_leaves_the_checkpoint_where_it_was() {
     let mut ground = Ground::with_lasting_server().await;
     let client = ground.client().await;
+    let began = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap();
     with_example_worker(&client, load(&client)).await;
     closed(&ground, &client, 27).await;
     let events = ground.store().await;
@@ -861,11 +869,12 @@ async fn a_pass_that_fails_leaves_the_checkpoint_where_it_was() {
     .await;
     pass.abort();
     ground.restart_server(Duration::ZERO).await;
-    let cursors: i64 = rusqlite::Connection::open(ground.file())
+    // Before the first run closed: over hours in which nothing closed it may have moved.
+    let checkpoint: Option<i64> = rusqlite::Connection::open(ground.file())
         .unwrap()
-        .query_row("SELECT COUNT(*) FROM cursors", [], |row| row.get(0))
+        .query_row("SELECT MAX(seq) FROM cursors", [], |row| row.get(0))
         .unwrap();
-    assert_eq!(cursors, 0);
+    assert!(checkpoint.unwrap_or_default() < i64::try_from(began.as_micros()).unwrap());
     let client = ground.client().await;
     Reconciler::new(&events, &client, at_once())
         .run_once()

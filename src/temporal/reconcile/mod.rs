@@ -130,6 +130,7 @@ impl Reconciler {
     /// found until then is in the store.
     pub async fn run_once(&self) -> Result<Reconciled, ReconcileError> {
         let shared = &self.shared;
+        shared.options.check()?;
         let until = before(SystemTime::now(), shared.options.grace);
         let name = self.checkpoint_name();
         let checkpoint = shared.store.cursor(name.clone()).await?;
@@ -177,6 +178,7 @@ impl Reconciler {
     /// As [`run_once`](Self::run_once); [`ReconcileError::EmptyRange`] when the range ends before it
     /// begins.
     pub async fn backfill(&self, closed: Range<SystemTime>) -> Result<Reconciled, ReconcileError> {
+        self.shared.options.check()?;
         if closed.is_empty() {
             return Err(ReconcileError::EmptyRange);
         }

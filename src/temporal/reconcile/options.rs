@@ -66,6 +66,16 @@ impl ReconcilerOptions {
         }
     }
 
+    /// Whether the server can be asked for it.
+    pub(super) fn check(&self) -> Result<(), ReconcileError> {
+        match &self.task_queue {
+            Some(task_queue) if task_queue.contains('"') => Err(ReconcileError::TaskQueue {
+                task_queue: task_queue.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn pause_between_requests(&self) -> Duration {
         // A pause of nothing is no interval.
         (Duration::from_secs(1) / self.requests_per_second.max(1)).max(Duration::from_micros(1))
@@ -74,9 +84,7 @@ impl ReconcilerOptions {
 
 /// A text within the quotes of a visibility query.
 fn quoted(text: &str) -> String {
-    text.replace('\\', "\\\\")
-        .replace('\'', "''")
-        .replace('"', "\\\"")
+    text.replace('\\', "\\\\").replace('\'', "''")
 }
 
 /// What a reconciler found.
@@ -138,6 +146,15 @@ pub enum ReconcileError {
     /// An event could not be stored.
     #[error("the reconciler could not store an event: {0}")]
     Store(#[source] PublishError),
+    /// The server's visibility finds no task queue with a double quote in its name, however it is asked.
+    #[error(
+        "the reconciler cannot ask for the task queue {task_queue:?}: the server's visibility queries \
+         find no name with a double quote; use a filter instead"
+    )]
+    TaskQueue {
+        /// The task queue.
+        task_queue: String,
+    },
     /// The time range of a backfill ends before it begins.
     #[error("the time range is empty: it must end after it begins")]
     EmptyRange,
