@@ -69,7 +69,7 @@ impl ReconcilerOptions {
     /// Whether the server can be asked for it.
     pub(super) fn check(&self) -> Result<(), ReconcileError> {
         match &self.task_queue {
-            Some(task_queue) if task_queue.contains('"') || task_queue.contains("\\'") => {
+            Some(task_queue) if task_queue.contains(['"', '\\']) => {
                 Err(ReconcileError::TaskQueue {
                     task_queue: task_queue.clone(),
                 })
@@ -148,11 +148,11 @@ pub enum ReconcileError {
     /// An event could not be stored.
     #[error("the reconciler could not store an event: {0}")]
     Store(#[source] PublishError),
-    /// The server's visibility finds no task queue with a double quote, or a backslash before a single
-    /// one, in its name, however it is asked.
+    /// The server's visibility finds no task queue with a double quote or a backslash in its name,
+    /// however it is asked.
     #[error(
         "the reconciler cannot ask for the task queue {task_queue:?}: the server's visibility queries \
-         find no name with such quotes; use a filter instead"
+         find no name with a double quote or a backslash; use a filter instead"
     )]
     TaskQueue {
         /// The task queue.
