@@ -19,6 +19,7 @@ mod kafka_broker;
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod proxy;
 #[path = "support/servers.rs"]
+mod servers;
 #[path = "support/stand_in.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod stand_in;
