@@ -22,10 +22,23 @@ install_missing() {
     cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
     cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
     cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
-    # A library that shows a program another clock, for the tests of clocks that jump.
-    if [ ! -e /usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1 ] &&
-        [ ! -e /usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1 ] && command -v apt-get >/dev/null; then
-        as_root apt-get update -qq && as_root apt-get install -y -qq --no-install-recommends libfaketime
+    # What the tests start, and what they are built with, from Debian's packages. NATS, the Kafka brokers
+    # and the Temporal CLI come as Python wheels, which the tests fetch themselves.
+    local packages=()
+    command -v redis-server >/dev/null 2>&1 || packages+=(redis-server)
+    compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || packages+=(postgresql)
+    # Another clock for a program, for the tests of clocks that jump.
+    compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || packages+=(libfaketime)
+    # Kafka over TLS.
+    [ -e /usr/include/openssl/ssl.h ] || packages+=(libssl-dev)
+    command -v pkg-config >/dev/null 2>&1 || packages+=(pkg-config)
+    if [ ${#packages[@]} -gt 0 ]; then
+        if command -v apt-get >/dev/null 2>&1; then
+            as_root apt-get update -qq
+            as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"
+        else
+            echo "please install what these packages of Debian hold: ${packages[*]}" >&2
+        fi
     fi
     # The Temporal CLI, where none is installed: the tests would fetch it themselves, one waiting for
     # the other.
@@ -46,7 +59,8 @@ install_missing() {
 # Each feature alone, none, and all, without a warning.
 check_features() {
     local features
-    for features in "" plugin sqlite testing failpoints nats postgres redis "plugin sqlite" "plugin sqlite testing"; do
+    for features in "" plugin sqlite testing failpoints postgres nats redis http dapr segment kafka \
+        kafka-tls "plugin sqlite" "plugin sqlite testing"; do
         RUSTFLAGS="${RUSTFLAGS:-} -D warnings" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/features" \
             cargo check --quiet --lib --no-default-features --features "$features"
     done
