@@ -37,7 +37,8 @@ install_missing() {
 # Each feature alone, none, and all, without a warning.
 check_features() {
     local features
-    for features in "" plugin sqlite testing "plugin sqlite" "plugin sqlite testing"; do
+    for features in "" plugin sqlite testing "plugin sqlite" "plugin sqlite testing" \
+        http dapr segment kafka kafka-tls; do
         RUSTFLAGS="${RUSTFLAGS:-} -D warnings" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/features" \
             cargo check --quiet --lib --no-default-features --features "$features"
     done

@@ -196,7 +196,7 @@ impl DaprSink {
         match (reply.status.as_u16(), reply.meaning) {
             (_, Ok(Answer::Accepted)) => {}
             // A sidecar can be told to keep this API to itself; publishing will tell.
-            (403 | 404 | 405, _) => return Ok(Availability::Present),
+            (403..=405, _) => return Ok(Availability::Present),
             (_, Ok(Answer::Refused(reason))) => return Err(SinkError::new(reason)),
             (_, Err(error)) => return Err(error),
         }
