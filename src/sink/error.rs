@@ -44,6 +44,7 @@ pub struct SinkUrlError {
 }
 
 impl SinkUrlError {
+    #[cfg(feature = "http-client")]
     /// What is wrong with `url`, of which only what may be shown is kept.
     pub(crate) fn new(url: &str, reason: impl Into<String>, allowed: impl Into<String>) -> Self {
         Self {

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// What is allowed, for error messages.
 const ALLOWED: &str = "`kafka://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]/TOPIC`, or `kafka+tls://…` \
      with the cargo feature `kafka-tls`; with the parameters `mechanism` (`PLAIN`; with `kafka-tls` \
-     also `SCRAM-SHA-256`, `SCRAM-SHA-512`), `ca` (a file of certificates), `compression` (`none`, \
+     also `SCRAM-SHA-256`, `SCRAM-SHA-512`), `tls_ca` (a file of certificates), `compression` (`none`, \
      `gzip`, `lz4`, `snappy`), `partitions`, `replication`, `max_bytes` and `timeout` (`1s` to `15s`)";
 const DEFAULT_PORT: u16 = 9092;
 /// How long a message is tried, unless the URL says less.
@@ -61,7 +61,7 @@ impl Target {
         }
         let parameters = address.parameters(&[
             "mechanism",
-            "ca",
+            "tls_ca",
             "compression",
             "partitions",
             "replication",
@@ -69,9 +69,9 @@ impl Target {
             "timeout",
         ])?;
         let tls = scheme == "kafka+tls";
-        let ca = parameters.text("ca").map(str::to_owned);
+        let ca = parameters.text("tls_ca").map(str::to_owned);
         if ca.is_some() && !tls {
-            return Err(address.wrong("`ca` is of use with `kafka+tls:` only"));
+            return Err(address.wrong("`tls_ca` is of use with `kafka+tls:` only"));
         }
         let mechanism = match parameters.text("mechanism") {
             None | Some("PLAIN") => "PLAIN",
@@ -212,7 +212,7 @@ mod tests {
             ("kafka://u:hunter2@h/t?timeout=1m", "timeout"),
             ("kafka://u:hunter2@h/t?partitions=0", "partitions"),
             ("kafka://u:hunter2@h/t?max_bytes=1", "max_bytes"),
-            ("kafka://u:hunter2@h/t?ca=/x", "kafka+tls"),
+            ("kafka://u:hunter2@h/t?tls_ca=/x", "kafka+tls"),
             ("kafka://u:hunter2@h/t?acks=1", "unknown parameter"),
         ] {
             let Err(error) = Target::parse(url) else {

@@ -55,13 +55,12 @@ impl KafkaSink {
         let mut rejected = Vec::new();
         let mut index = 0;
         let results = self.producer().await?.send(batch).await;
-        let results = results.into_iter();
         for result in results {
             match result {
                 Ok(()) => {}
                 Err(Failure::Never(reason)) => rejected.push(Rejection { index, reason }),
                 // The broker refused a set of messages, not each of them.
-                Err(Failure::SetTooLarge(_)) => {
+                Err(Failure::SetRefused(_)) => {
                     return self.deliver_each(batch, index, rejected).await;
                 }
                 Err(Failure::Now(_)) if index > 0 => break,
@@ -72,8 +71,8 @@ impl KafkaSink {
         Ok(Delivered::up_to(index, rejected))
     }
 
-    /// Delivers what comes from `index` on one by one, so that only what is too large by itself is
-    /// refused.
+    /// Delivers what comes from `index` on one by one, so that only what is refused by itself is
+    /// rejected.
     async fn deliver_each(
         &self,
         batch: &[SinkEvent],
@@ -87,7 +86,7 @@ impl KafkaSink {
             };
             match result {
                 Some(Ok(())) => {}
-                Some(Err(Failure::Never(reason) | Failure::SetTooLarge(reason))) => {
+                Some(Err(Failure::Never(reason) | Failure::SetRefused(reason))) => {
                     rejected.push(Rejection { index, reason });
                 }
                 Some(Err(Failure::Now(error))) if index == 0 => return Err(error),

@@ -33,8 +33,8 @@ pub(super) enum Failure {
     Now(SinkError),
     /// It never will.
     Never(String),
-    /// The broker refused a set of messages that it was in, as too large.
-    SetTooLarge(String),
+    /// The broker refused the set of messages that it was in, for its size or for one of them.
+    SetRefused(String),
 }
 
 /// A producer for one topic.
@@ -162,13 +162,11 @@ impl Producer {
 
     fn failure(&self, error: &KafkaError) -> Failure {
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => {
-                Failure::SetTooLarge(format!("the broker refuses it: {error}"))
-            }
-            // Of one record; a broker answers alike if asked again.
-            Some(RDKafkaErrorCode::InvalidRecord) => {
-                Failure::SetTooLarge(format!("the broker refuses it: {error}"))
-            }
+            Some(
+                RDKafkaErrorCode::MessageSizeTooLarge
+                | RDKafkaErrorCode::InvalidMessageSize
+                | RDKafkaErrorCode::InvalidRecord,
+            ) => Failure::SetRefused(format!("the broker refuses it: {error}")),
             _ => Failure::Now(self.error("", error)),
         }
     }
