@@ -1,5 +1,6 @@
 //! What a sink costs beside the bare client library: the same batches of 512 events through
-//! `Sink::deliver`, and through the best loop that the library allows, in turn on one server.
+//! `Sink::deliver`, from the journal through delivery (reading, cursor and all), and through the best
+//! loop that the library allows, in turn on one server.
 //!
 //! ```text
 //! cargo bench --bench sinks --features postgres,nats,redis
@@ -14,9 +15,13 @@ mod servers;
 use async_nats::{ConnectOptions, jetstream};
 use clap::Parser;
 use servers::{DATABASE, PASSWORD, PASSWORD_IN_URL, Server, USER};
-use std::{future::Future, time::Instant};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use temporal_eventstore::{
-    Event, EventId,
+    Event, EventId, EventStore,
     sink::{self, Sink, SinkEvent},
 };
 use tokio_postgres::NoTls;
@@ -54,31 +59,32 @@ async fn main() -> anyhow::Result<()> {
     let address = format!("{USER}:{PASSWORD_IN_URL}@127.0.0.1:{}", server.port());
     let sink = sink::open(&format!("postgres://{address}/{DATABASE}"))?;
     let bare = BarePostgres::connect(&server).await?;
-    compare("postgres", &arguments, &*sink, bare).await?;
+    compare("postgres", &arguments, sink, bare).await?;
     drop(server);
 
     let server = Server::nats();
     let address = format!("{USER}:{PASSWORD_IN_URL}@127.0.0.1:{}", server.port());
     let sink = sink::open(&format!("nats://{address}/events"))?;
     let bare = BareNats::connect(&server).await?;
-    compare("nats", &arguments, &*sink, bare).await?;
+    compare("nats", &arguments, sink, bare).await?;
     drop(server);
 
     let server = Server::redis();
     let address = format!(":{PASSWORD_IN_URL}@127.0.0.1:{}", server.port());
     let sink = sink::open(&format!("redis://{address}/events"))?;
     let bare = BareRedis::connect(&server).await?;
-    compare("redis", &arguments, &*sink, bare).await?;
+    compare("redis", &arguments, sink, bare).await?;
     Ok(())
 }
 
 async fn compare(
     name: &str,
     arguments: &Arguments,
-    sink: &dyn Sink,
+    sink: Arc<dyn Sink>,
     mut bare: impl Bare,
 ) -> anyhow::Result<()> {
     let mut of_sink = Vec::new();
+    let mut of_delivery = Vec::new();
     let mut of_bare = Vec::new();
     // One round of each that does not count: schemas are created, caches warm up.
     for round in 0..=arguments.rounds {
@@ -92,19 +98,58 @@ async fn compare(
             bare.deliver(batch).await
         })
         .await?;
+        let with_delivery = through_delivery(arguments.batches, &sink).await?;
         if round > 0 {
+            of_delivery.push(with_delivery);
             of_sink.push(with_sink);
             of_bare.push(with_bare);
         }
     }
-    let ratios = of_sink.iter().zip(&of_bare).map(|(sink, bare)| sink / bare);
+    let ratio = |of: &[f64]| {
+        median(
+            of.iter()
+                .zip(&of_bare)
+                .map(|(of, bare)| of / bare)
+                .collect(),
+        )
+    };
     println!(
-        "{name:<10} sink {:>9.0}  bare {:>9.0}  ratio {:.2}",
-        median(of_sink.clone()),
+        "{name:<10} bare {:>9.0}  sink {:>9.0} ({:.2})  through delivery {:>9.0} ({:.2})",
         median(of_bare.clone()),
-        median(ratios.collect())
+        median(of_sink.clone()),
+        ratio(&of_sink),
+        median(of_delivery.clone()),
+        ratio(&of_delivery),
     );
     Ok(())
+}
+
+/// Events per second from a journal that is full of them.
+async fn through_delivery(batches: usize, sink: &Arc<dyn Sink>) -> anyhow::Result<f64> {
+    let directory = tempfile::tempdir()?;
+    let journal = directory.path().join("journal.db");
+    let count = batches * BATCH;
+    let events = EventStore::builder()
+        .journal(journal.clone())
+        .queue_size(count + 1)
+        .build()
+        .await?;
+    for event in (0..batches).flat_map(|_| batch()) {
+        events.publish(event.event()?);
+    }
+    events.shutdown(Duration::from_secs(60)).await?;
+    let started = Instant::now();
+    let events = EventStore::builder()
+        .journal(journal)
+        .batch_size(BATCH)
+        .sinks(vec![sink.clone()])
+        .build()
+        .await?;
+    events.flush(Duration::from_secs(60)).await?;
+    let took = started.elapsed();
+    anyhow::ensure!(events.stats().sinks[0].delivered == count as u64);
+    events.shutdown(Duration::from_secs(5)).await?;
+    Ok(f64::from(u32::try_from(count)?) / took.as_secs_f64())
 }
 
 /// Events per second.
