@@ -16,7 +16,7 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 use temporalio_client::{
     Client, ClientOptions, ConnectionOptions, UntypedWorkflow, WorkflowGetResultOptions,
-    WorkflowStartOptions,
+    WorkflowStartOptions, errors::WorkflowGetResultError,
 };
 use temporalio_common::data_converters::{PayloadConverter, RawValue};
 
@@ -64,6 +64,8 @@ enum Outcome {
     Completed(Duration),
     Failed(Duration),
     NotStarted(String),
+    /// Nobody answered any more; the workflow may still run.
+    Unknown(String),
 }
 
 async fn one(client: &Client, arguments: &Arguments, number: usize) -> Outcome {
@@ -88,7 +90,13 @@ async fn one(client: &Client, arguments: &Arguments, number: usize) -> Outcome {
         Ok(_) if !arguments.wait => Outcome::Started(started.elapsed()),
         Ok(handle) => match handle.get_result(WorkflowGetResultOptions::default()).await {
             Ok(_) => Outcome::Completed(started.elapsed()),
-            Err(_) => Outcome::Failed(started.elapsed()),
+            Err(
+                WorkflowGetResultError::Failed(_)
+                | WorkflowGetResultError::Cancelled { .. }
+                | WorkflowGetResultError::Terminated { .. }
+                | WorkflowGetResultError::TimedOut,
+            ) => Outcome::Failed(started.elapsed()),
+            Err(error) => Outcome::Unknown(error.to_string()),
         },
     }
 }
@@ -122,7 +130,7 @@ async fn main() -> anyhow::Result<()> {
     let seconds = began.elapsed().as_secs_f64();
 
     let mut latencies = Vec::new();
-    let (mut started, mut completed, mut failed) = (0, 0, 0);
+    let (mut started, mut completed, mut failed, mut unknown) = (0, 0, 0, 0);
     for outcome in outcomes {
         match outcome {
             Outcome::Started(latency) => {
@@ -138,6 +146,11 @@ async fn main() -> anyhow::Result<()> {
                 started += 1;
                 failed += 1;
                 latencies.push(latency);
+            }
+            Outcome::Unknown(error) => {
+                started += 1;
+                unknown += 1;
+                eprintln!("how a workflow ended is unknown: {error}");
             }
             Outcome::NotStarted(error) => eprintln!("a workflow was not started: {error}"),
         }
@@ -165,6 +178,10 @@ async fn main() -> anyhow::Result<()> {
         "{} of {} workflows were not started",
         arguments.count - started,
         arguments.count
+    );
+    anyhow::ensure!(
+        unknown == 0,
+        "how {unknown} of {started} workflows ended is unknown"
     );
     Ok(())
 }
