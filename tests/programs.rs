@@ -4,7 +4,8 @@ mod support;
 
 use serde_json::Value;
 use std::{
-    process::{Command, Stdio},
+    os::unix::process::CommandExt as _,
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 use support::{
@@ -107,6 +108,63 @@ async fn a_worker_with_a_wrong_store_says_so_and_does_not_start() {
         assert!(text.contains(told), "{text}");
         assert!(!text.contains("hunter2"), "{text}");
     }
+}
+
+/// `ready` is a promise: a supervisor may stop the worker the moment after.
+#[tokio::test]
+async fn a_worker_that_is_stopped_right_after_ready_exits_0() {
+    let ground = Ground::new().await;
+    for _ in 0..8 {
+        let worker = start_worker(worker(&ground).arg("--bare"));
+        let status = worker.terminate();
+        assert!(status.success(), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_in_a_namespace_that_is_not_there_is_never_ready() {
+    let ground = Ground::new().await;
+    let output = worker(&ground)
+        .args(["--bare", "--namespace", "nowhere"])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("`nowhere`"), "{text}");
+}
+
+#[tokio::test]
+async fn a_workflow_whose_server_is_gone_is_not_counted_as_failed() {
+    let ground = Ground::new().await;
+    // No worker: it is still waiting when the server ends.
+    let starter = starter(&ground, &["--workflow", "Noop", "--wait"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let client = ground.client().await;
+    // The list of executions lags behind; the history of the run itself does not.
+    let mut started = false;
+    for _ in 0..100 {
+        started = support::handle(&client, "order-0")
+            .describe(Default::default())
+            .await
+            .is_ok();
+        if started {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(started, "the starter never started its workflow");
+    drop(ground);
+    let output = starter.wait_with_output().unwrap();
+    assert!(!output.status.success());
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(line["started"], 1, "{line}");
+    assert_eq!(line["failed"], 0, "{line}");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("unknown"), "{text}");
 }
 
 #[tokio::test]
@@ -256,9 +314,52 @@ async fn after_kill_9_the_next_worker_completes_the_store() {
     assert!(differences.is_empty(), "{differences}");
 }
 
-#[test]
-fn the_quickstart_shows_a_timeline_and_leaves_nothing_behind() {
-    let output = example("quickstart").output().unwrap();
+/// The quickstart in a process group of its own, so that whatever it starts can be found.
+fn quickstart() -> Command {
+    let mut command = example("quickstart");
+    command.process_group(0);
+    command
+}
+
+/// Nothing of a group may still run; a test that finds something ends it before it fails.
+fn assert_nothing_left_of_group(group: u32) {
+    let left = left_of_group(group);
+    if !left.is_empty() {
+        Command::new("kill")
+            .args(["-KILL", "--", &format!("-{group}")])
+            .status()
+            .unwrap();
+    }
+    assert_eq!(left, Vec::<String>::new());
+}
+
+/// The processes of a group that still run, by their command lines.
+fn left_of_group(group: u32) -> Vec<String> {
+    let output = Command::new("ps")
+        .args(["-A", "-o", "pgid=,stat=,args="])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "`ps` of procps is needed");
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter(|line| {
+            let mut words = line.split_whitespace();
+            words.next() == Some(&group.to_string())
+                && words.next().is_some_and(|stat| !stat.starts_with('Z'))
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+#[tokio::test]
+async fn the_quickstart_shows_a_timeline_and_leaves_nothing_behind() {
+    let child = quickstart()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let group = child.id();
+    let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success(),
@@ -276,4 +377,30 @@ fn the_quickstart_shows_a_timeline_and_leaves_nothing_behind() {
     ] {
         assert!(text.contains(expected), "{expected} is missing in\n{text}");
     }
+    assert_nothing_left_of_group(group);
+}
+
+/// SIGTERM, not only Ctrl-C, which a terminal sends to the server as well.
+#[tokio::test]
+async fn a_quickstart_that_is_interrupted_ends_its_server() {
+    let mut child: Child = quickstart()
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let group = child.id();
+    until("the quickstart has started a server", || {
+        left_of_group(group)
+            .iter()
+            .any(|line| line.contains("start-dev"))
+    })
+    .await;
+    let killed = Command::new("kill")
+        .args(["-TERM", &group.to_string()])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+    let status = child.wait().unwrap();
+    assert_nothing_left_of_group(group);
+    assert_eq!(status.code(), Some(1), "{status}");
 }

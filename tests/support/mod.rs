@@ -286,12 +286,13 @@ pub async fn with_worker<T>(
     let runtime = Runtime::from_current_tokio(Default::default()).unwrap();
     let mut worker = Worker::new(&runtime, client.clone(), options).unwrap();
     let stop = worker.shutdown_handle();
-    let (run, result) = tokio::join!(worker.run(), async {
+    // A worker that fails ends the test at once: nobody would do what it waits for.
+    let ((), result) = tokio::try_join!(worker.run(), async {
         let result = test.await;
         stop();
-        result
-    });
-    run.unwrap();
+        Ok(result)
+    })
+    .unwrap();
     result
 }
 
