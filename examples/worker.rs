@@ -4,8 +4,10 @@
 //! EVENTSTORE_URL=sqlite:events.db cargo run --example worker
 //! ```
 //!
-//! Prints `ready` when it polls. Ctrl-C or SIGTERM: it finishes what it has, flushes and exits.
+//! Prints `ready` when all that it needs is there and it begins to poll. Ctrl-C or SIGTERM: it finishes what it has, flushes and exits.
 
+#[path = "support/signals.rs"]
+mod signals;
 #[path = "support/workflows.rs"]
 mod workflows;
 
@@ -13,7 +15,8 @@ use anyhow::Context as _;
 use clap::Parser;
 use std::time::Duration;
 use temporal_eventstore::{EventStore, ReconcilerOptions};
-use temporalio_client::{Client, ClientOptions, ConnectionOptions};
+use temporalio_client::{Client, ClientOptions, ConnectionOptions, tonic::IntoRequest as _};
+use temporalio_common::protos::temporal::api::workflowservice::v1::DescribeNamespaceRequest;
 use temporalio_sdk::{Runtime, Worker};
 use tracing_subscriber::EnvFilter;
 
@@ -52,6 +55,8 @@ async fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .init();
     let arguments = Arguments::parse();
+    // Before `ready` is said: from then on a signal must find its listener.
+    let shutdown_requested = signals::shutdown_requested()?;
     // What this crate's tests want to go wrong, and where.
     #[cfg(feature = "failpoints")]
     let _scenario = fail::FailScenario::setup();
@@ -76,42 +81,37 @@ async fn main() -> anyhow::Result<()> {
     )
     .await
     .with_context(|| format!("no Temporal server answers at {}", arguments.address))?;
+    check_namespace(&client, &arguments.namespace).await?;
 
     let options = workflows::worker_options(&arguments.task_queue, arguments.max_cached_workflows)?;
     let runtime = Runtime::from_current_tokio(Default::default())?;
     let mut worker = Worker::new(&runtime, client, options)?;
     let stop = worker.shutdown_handle();
-    // Before `ready` is said: from then on a signal must find its listener.
-    let requested = shutdown_requested()?;
     tokio::spawn(async move {
-        requested.await;
+        shutdown_requested.await;
         stop();
     });
 
     println!("ready");
-    worker.run().await?;
-    events.shutdown(Duration::from_secs(10)).await?;
+    let run = worker.run().await;
+    // Also after a worker that failed: what it published is flushed.
+    let flushed = events.shutdown(Duration::from_secs(10)).await;
+    run?;
+    flushed?;
     Ok(())
 }
 
-/// Resolves on Ctrl-C or SIGTERM; listens from now on.
-#[cfg(unix)]
-fn shutdown_requested() -> std::io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    })
-}
-
-/// Resolves on Ctrl-C.
-#[cfg(not(unix))]
-fn shutdown_requested() -> std::io::Result<impl Future<Output = ()>> {
-    Ok(async {
-        tokio::signal::ctrl_c().await.ok();
-    })
+/// The worker would find out too, but only after `ready`.
+async fn check_namespace(client: &Client, namespace: &str) -> anyhow::Result<()> {
+    let request = DescribeNamespaceRequest {
+        namespace: namespace.to_owned(),
+        ..DescribeNamespaceRequest::default()
+    };
+    client
+        .connection()
+        .workflow_service()
+        .describe_namespace(request.into_request())
+        .await
+        .with_context(|| format!("the namespace `{namespace}` is not there"))?;
+    Ok(())
 }

@@ -404,3 +404,40 @@ async fn a_quickstart_that_is_interrupted_ends_its_server() {
     assert_nothing_left_of_group(group);
     assert_eq!(status.code(), Some(1), "{status}");
 }
+
+#[tokio::test]
+async fn the_reconcile_program_finds_what_a_bare_worker_did() {
+    let ground = Ground::new().await;
+    let worker = start_worker(worker(&ground).arg("--bare"));
+    started(&ground, &["--workflow", "Noop", "--count", "3", "--wait"]);
+    assert!(worker.terminate().success());
+    // Runs that closed just now are left to their workers for a while; a time range is meant as it is.
+    let reconcile = || {
+        let output = example("reconcile")
+            .env("TEMPORAL_ADDRESS", ground.server.address())
+            .env("EVENTSTORE_URL", ground.store_url())
+            .args(["--task-queue", "orders", "--since", "1h"])
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let client = ground.client().await;
+    let mut found = reconcile();
+    for _ in 0..50 {
+        // Visibility follows a moment later.
+        if rows(&ground.file()).len() == 12 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        found = reconcile();
+    }
+    assert_eq!(found["runs"], 3);
+    let differences = compare(&histories(&ground, &client).await, &rows(&ground.file()));
+    assert!(differences.is_empty(), "{differences}");
+    assert_eq!(reconcile()["workflow_ends"], 0, "nothing twice");
+}

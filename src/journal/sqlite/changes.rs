@@ -1,0 +1,192 @@
+//! Each change to the log as SQL, within a transaction that its caller owns.
+
+use super::{
+    super::record::{Applied, Record, Refused, RunKey},
+    Trouble,
+};
+use rusqlite::{Transaction, params};
+use uuid::Uuid;
+
+pub(super) fn insert(
+    transaction: &Transaction<'_>,
+    records: &[Record],
+    stored_at: i64,
+    applied: &mut Applied,
+) -> Result<(), Trouble> {
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO events (event_id, event_type, event_name, workflow_type, workflow_id, \
+         workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, \
+         stored_at, event) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
+         ON CONFLICT (event_id) DO NOTHING",
+    )?;
+    for record in records {
+        let mut buffer = Uuid::encode_buffer();
+        let inserted = statement.execute(params![
+            &*record.event_id.hyphenated().encode_lower(&mut buffer),
+            record.event_type,
+            record.event_name,
+            record.workflow_type,
+            record.workflow_id,
+            record.workflow_run_id,
+            record.workflow_state,
+            record.activity_type,
+            record.activity_id,
+            record.attempt,
+            record.created_at,
+            stored_at,
+            record.json,
+        ])?;
+        if inserted == 1 {
+            applied.inserted += 1;
+        } else {
+            applied.duplicates += 1;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn hold(
+    transaction: &Transaction<'_>,
+    key: &RunKey,
+    records: &[Record],
+    applied: &mut Applied,
+) -> Result<(), Trouble> {
+    let replaced = transaction
+        .prepare_cached(
+            "DELETE FROM held WHERE namespace = ?1 AND held_workflow = ?2 AND held_run = ?3",
+        )?
+        .execute(params![key.namespace, key.workflow_id, key.run_id])?;
+    if replaced > 0 {
+        applied.held -= 1;
+    }
+    if !records.is_empty() {
+        applied.held += 1;
+    }
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO held (namespace, held_workflow, held_run, hold_id, position, event_id, \
+         event_type, event_name, workflow_type, workflow_id, workflow_run_id, workflow_state, \
+         activity_type, activity_id, attempt, created_at, event) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+    )?;
+    for (position, record) in (0_i64..).zip(records) {
+        statement.execute(params![
+            key.namespace,
+            key.workflow_id,
+            key.run_id,
+            key.hold_id.to_string(),
+            position,
+            record.event_id.to_string(),
+            record.event_type,
+            record.event_name,
+            record.workflow_type,
+            record.workflow_id,
+            record.workflow_run_id,
+            record.workflow_state,
+            record.activity_type,
+            record.activity_id,
+            record.attempt,
+            record.created_at,
+            record.json,
+        ])?;
+    }
+    Ok(())
+}
+
+pub(super) fn move_cursor(
+    transaction: &Transaction<'_>,
+    name: &str,
+    position: u64,
+) -> Result<(), Trouble> {
+    transaction
+        .prepare_cached(
+            "INSERT INTO cursors (name, seq) VALUES (?1, ?2) \
+             ON CONFLICT (name) DO UPDATE SET seq = excluded.seq",
+        )?
+        .execute(params![name, i64::try_from(position).unwrap_or(i64::MAX)])?;
+    Ok(())
+}
+
+pub(super) fn refuse(
+    transaction: &Transaction<'_>,
+    refused: &[Refused],
+    refused_at: i64,
+) -> Result<(), Trouble> {
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO dead_letters (sink, seq, event_id, reason, refused_at, event) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (sink, seq) DO UPDATE SET \
+         reason = excluded.reason, refused_at = excluded.refused_at",
+    )?;
+    for refused in refused {
+        statement.execute(params![
+            refused.sink,
+            i64::try_from(refused.seq).unwrap_or(i64::MAX),
+            refused.event_id.to_string(),
+            refused.reason,
+            refused_at,
+            refused.json,
+        ])?;
+    }
+    Ok(())
+}
+
+pub(super) fn bury(
+    transaction: &Transaction<'_>,
+    sink: &str,
+    event_id: &Uuid,
+) -> Result<(), Trouble> {
+    transaction
+        .prepare_cached("DELETE FROM dead_letters WHERE sink = ?1 AND event_id = ?2")?
+        .execute(params![sink, event_id.to_string()])?;
+    Ok(())
+}
+
+/// The condition that picks what is held under one key.
+const UNDER_KEY: &str = "namespace = ?1 AND held_workflow = ?2 AND held_run = ?3 AND hold_id = ?4";
+
+pub(super) fn release(
+    transaction: &Transaction<'_>,
+    key: &RunKey,
+    stored_at: i64,
+    applied: &mut Applied,
+) -> Result<(), Trouble> {
+    let inserted = transaction
+        .prepare_cached(&format!(
+            "INSERT INTO events (event_id, event_type, event_name, workflow_type, workflow_id, \
+             workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, \
+             stored_at, event) SELECT event_id, event_type, event_name, workflow_type, workflow_id, \
+             workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, \
+             ?5, event FROM held WHERE {UNDER_KEY} ORDER BY position \
+             ON CONFLICT (event_id) DO NOTHING"
+        ))?
+        .execute(params![
+            key.namespace,
+            key.workflow_id,
+            key.run_id,
+            key.hold_id.to_string(),
+            stored_at,
+        ])? as u64;
+    let held = forget(transaction, key, applied)?;
+    applied.inserted += inserted;
+    applied.duplicates += held.saturating_sub(inserted);
+    Ok(())
+}
+
+pub(super) fn forget(
+    transaction: &Transaction<'_>,
+    key: &RunKey,
+    applied: &mut Applied,
+) -> Result<u64, Trouble> {
+    let forgotten = transaction
+        .prepare_cached(&format!("DELETE FROM held WHERE {UNDER_KEY}"))?
+        .execute(params![
+            key.namespace,
+            key.workflow_id,
+            key.run_id,
+            key.hold_id.to_string()
+        ])? as u64;
+    if forgotten > 0 {
+        applied.held -= 1;
+    }
+    Ok(forgotten)
+}

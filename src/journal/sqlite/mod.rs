@@ -1,0 +1,431 @@
+//! The log in a SQLite file. Knows SQL and the file; decides nothing about what is written when.
+
+mod changes;
+mod place;
+mod rescue;
+mod room;
+
+pub(super) use place::Lock;
+pub(super) use room::Removed;
+
+use super::{
+    JournalError, JournalOptions, Retention, Synchronous,
+    record::{Applied, Change, HeldRun, Record, Refused, RunKey, Stored},
+};
+use crate::crash_point::crash_point;
+use changes::{bury, forget, hold, insert, move_cursor, refuse, release};
+use place::{FileIdentity, identities_beside, identity_of, lock};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, TransactionBehavior, params};
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    path::Path,
+    time::{Duration, Instant, SystemTime},
+};
+use uuid::Uuid;
+
+/// "TEVS" as the file's SQLite `application_id`, so that no other database is taken for a journal.
+const APPLICATION_ID: i32 = 0x5445_5653;
+/// The newest schema that this code knows.
+const SCHEMA_VERSION: u32 = 1;
+/// How long SQLite itself waits for a lock; longer waits are the writer's business.
+const BUSY_TIMEOUT: Duration = Duration::from_millis(100);
+/// Pages in the WAL after which SQLite writes them back. Four times its default: pages that change
+/// with each transaction are then written back less often.
+const CHECKPOINT_PAGES: u32 = 4000;
+/// How many bytes of events are read at once, and one event more.
+const MAX_READ_BYTES: usize = 8 * 1024 * 1024;
+
+/// Why the file cannot be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// Somebody else has it locked for a moment.
+    Busy,
+    /// No room, no access, or a failing disk: may pass.
+    Passing(String),
+    /// The file is damaged.
+    Damaged(String),
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                Self::Damaged(error.to_string())
+            }
+            _ => Self::Passing(error.to_string()),
+        }
+    }
+}
+
+/// A file that is found damaged when it is opened, or one that is not to be used.
+pub(super) enum OpenFailure {
+    Damaged(String, Lock),
+    Refused(JournalError),
+}
+
+/// The open log.
+pub(super) struct SqliteLog {
+    connection: Connection,
+    lock: Lock,
+    max_bytes: Option<u64>,
+    retention: Retention,
+    sinks: Vec<String>,
+    is_store: bool,
+    // What each sink has in hand: after the first position, up to the second.
+    handed_out: HashMap<String, (u64, u64)>,
+    identity: Option<FileIdentity>,
+    // The files that SQLite keeps beside it: they may stay where they are when it goes.
+    beside: Cell<[Option<FileIdentity>; 2]>,
+    // The wall clock when the log was opened, and how long ago that is by a clock that never jumps:
+    // together the time by which events age.
+    opened: (SystemTime, Instant),
+}
+
+impl SqliteLog {
+    pub(super) fn open(path: &Path, options: &JournalOptions) -> Result<Self, OpenFailure> {
+        let held = lock(path).map_err(OpenFailure::Refused)?;
+        match connect(path, options.synchronous) {
+            Ok(connection) => Ok(Self {
+                connection,
+                lock: held,
+                max_bytes: options.max_bytes,
+                retention: options.retention,
+                sinks: options.sinks.clone(),
+                is_store: options.is_store,
+                handed_out: HashMap::new(),
+                identity: identity_of(path),
+                beside: Cell::new(identities_beside(path)),
+                opened: (SystemTime::now(), Instant::now()),
+            }),
+            Err(ConnectFailure::Refused(error)) => Err(OpenFailure::Refused(error)),
+            Err(ConnectFailure::Sqlite(error)) => match Trouble::from(error) {
+                Trouble::Damaged(reason) => Err(OpenFailure::Damaged(reason, held)),
+                Trouble::Busy => Err(OpenFailure::Refused(JournalError::Open {
+                    path: path.to_owned(),
+                    reason: "another program holds a lock on it; end that program".to_owned(),
+                    source: None,
+                })),
+                Trouble::Passing(reason) => Err(OpenFailure::Refused(JournalError::Open {
+                    path: path.to_owned(),
+                    reason,
+                    source: None,
+                })),
+            },
+        }
+    }
+
+    /// Applies changes in one transaction: all of them, or none.
+    pub(super) fn apply(&mut self, changes: &[Change]) -> Result<Applied, Trouble> {
+        let mut applied = Applied::default();
+        let stored_at = seconds(self.now());
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for change in changes {
+            match change {
+                Change::Insert(records) => {
+                    insert(&transaction, records, stored_at, &mut applied)?;
+                }
+                Change::Hold(key, records) => hold(&transaction, key, records, &mut applied)?,
+                Change::Release(key) => release(&transaction, key, stored_at, &mut applied)?,
+                Change::Replace(key, records) => {
+                    if forget(&transaction, key, &mut applied)? > 0 {
+                        insert(&transaction, records, stored_at, &mut applied)?;
+                    }
+                }
+                Change::Discard(key) => {
+                    forget(&transaction, key, &mut applied)?;
+                }
+                Change::MoveCursor(name, position) => move_cursor(&transaction, name, *position)?,
+                Change::Refuse(refused) => refuse(&transaction, refused, stored_at)?,
+                Change::Bury(sink, event_id) => bury(&transaction, sink, event_id)?,
+            }
+        }
+        crash_point("inside-group-commit");
+        transaction.commit()?;
+        crash_point("after-group-commit");
+        Ok(applied)
+    }
+
+    /// The time by which events age: a clock that is set forward while the store is open removes
+    /// nothing.
+    fn now(&self) -> SystemTime {
+        let (wall, monotonic) = self.opened;
+        wall + monotonic.elapsed()
+    }
+
+    /// Notes that a sink has the events after one position up to another in hand.
+    pub(super) fn hand_out(&mut self, reader: String, after: u64, last: u64) {
+        self.handed_out.insert(reader, (after, last));
+    }
+
+    /// The position of the newest event; 0 when there is none.
+    pub(super) fn newest(&self) -> u64 {
+        self.connection
+            .prepare_cached("SELECT MAX(seq) FROM events")
+            .and_then(|mut statement| statement.query_row([], |row| row.get::<_, Option<u64>>(0)))
+            .ok()
+            .flatten()
+            .unwrap_or_default()
+    }
+
+    /// What sinks refused for good.
+    pub(super) fn refused(
+        &self,
+        sink: Option<&str>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Refused>, Trouble> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT sink, seq, event_id, reason, event FROM dead_letters \
+             WHERE (?1 IS NULL OR sink = ?1) AND seq > ?2 ORDER BY seq, sink LIMIT ?3",
+        )?;
+        let mut rows = statement.query(params![
+            sink,
+            i64::try_from(after).unwrap_or(i64::MAX),
+            i64::try_from(limit).unwrap_or(i64::MAX)
+        ])?;
+        let mut refused = Vec::new();
+        while let Some(row) = rows.next()? {
+            refused.push(Refused {
+                sink: row.get(0)?,
+                seq: row.get(1)?,
+                event_id: uuid_at(row, 2)?,
+                reason: row.get(3)?,
+                json: row.get(4)?,
+            });
+        }
+        Ok(refused)
+    }
+
+    /// The bytes of the file that hold data.
+    pub(super) fn live_bytes(&self) -> Result<u64, Trouble> {
+        let pages: u64 = self
+            .connection
+            .query_row("PRAGMA page_count", [], |row| row.get(0))?;
+        let free: u64 = self
+            .connection
+            .query_row("PRAGMA freelist_count", [], |row| row.get(0))?;
+        let size: u64 = self
+            .connection
+            .query_row("PRAGMA page_size", [], |row| row.get(0))?;
+        Ok(pages.saturating_sub(free) * size)
+    }
+
+    /// How many events and how many held runs there are.
+    pub(super) fn counts(&self) -> Result<(u64, u64), Trouble> {
+        Ok(self.connection.query_row(
+            "SELECT (SELECT COUNT(*) FROM events), \
+             (SELECT COUNT(DISTINCT hold_id) FROM held)",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?)
+    }
+
+    pub(super) fn held(&self) -> Result<Vec<HeldRun>, Trouble> {
+        let mut statement = self.connection.prepare(
+            "SELECT namespace, held_workflow, held_run, hold_id, event FROM held \
+             ORDER BY namespace, held_workflow, held_run, position",
+        )?;
+        let mut rows = statement.query([])?;
+        let mut runs: Vec<HeldRun> = Vec::new();
+        while let Some(row) = rows.next()? {
+            let hold_id: String = row.get(3)?;
+            let key = RunKey {
+                namespace: row.get(0)?,
+                workflow_id: row.get(1)?,
+                run_id: row.get(2)?,
+                hold_id: Uuid::parse_str(&hold_id)
+                    .map_err(|error| Trouble::Damaged(error.to_string()))?,
+            };
+            let json = row.get(4)?;
+            match runs.last_mut() {
+                Some(run) if run.key == key => run.records.push(json),
+                _ => runs.push(HeldRun {
+                    key,
+                    records: vec![json],
+                }),
+            }
+        }
+        Ok(runs)
+    }
+
+    pub(super) fn missing(&self, mut ids: Vec<Uuid>) -> Result<Vec<Uuid>, Trouble> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT 1 FROM events WHERE event_id = ?1")?;
+        let mut trouble = None;
+        ids.retain(|id| match statement.exists([id.to_string()]) {
+            Ok(found) => !found,
+            Err(error) => {
+                trouble = Some(error);
+                true
+            }
+        });
+        match trouble {
+            Some(error) => Err(error.into()),
+            None => Ok(ids),
+        }
+    }
+
+    pub(super) fn cursor(&self, name: &str) -> Result<Option<u64>, Trouble> {
+        Ok(self
+            .connection
+            .prepare_cached("SELECT seq FROM cursors WHERE name = ?1")?
+            .query_row([name], |row| row.get(0))
+            .optional()?)
+    }
+
+    pub(super) fn read(&self, after: u64, limit: usize) -> Result<Vec<Stored>, Trouble> {
+        let mut statement = self.connection.prepare_cached(&format!(
+            "SELECT seq, {COLUMNS} FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2"
+        ))?;
+        let mut rows = statement.query(params![
+            i64::try_from(after).unwrap_or(i64::MAX),
+            i64::try_from(limit).unwrap_or(i64::MAX)
+        ])?;
+        let mut stored = Vec::new();
+        let mut bytes = 0;
+        while let Some(row) = rows.next()? {
+            let event_type: String = row.get(2)?;
+            let json: String = row.get(13)?;
+            bytes += json.len();
+            stored.push(Stored {
+                seq: row.get(0)?,
+                record: Record {
+                    event_id: uuid_at(row, 1)?,
+                    lifecycle: event_type == "application_events",
+                    event_type,
+                    event_name: row.get(3)?,
+                    workflow_type: row.get(4)?,
+                    workflow_id: row.get(5)?,
+                    workflow_run_id: row.get(6)?,
+                    workflow_state: row.get(7)?,
+                    activity_type: row.get(8)?,
+                    activity_id: row.get(9)?,
+                    attempt: row.get(10)?,
+                    created_at: row.get(11)?,
+                    json,
+                },
+            });
+            if bytes > MAX_READ_BYTES {
+                break;
+            }
+        }
+        Ok(stored)
+    }
+
+    /// Writes the WAL back into the file, as far as no reader stands in the way.
+    pub(super) fn checkpoint(&self) {
+        let result: rusqlite::Result<i64> =
+            self.connection
+                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+        if let Err(error) = result {
+            tracing::debug!(%error, "the journal's WAL stays for the next start");
+        }
+    }
+
+    /// For tests: at most this many pages, as on a full disk.
+    #[cfg(test)]
+    pub(super) fn limit_pages(&self, pages: u32) {
+        self.connection
+            .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| {
+                row.get::<_, i64>(0)
+            })
+            .unwrap();
+    }
+}
+
+fn unusable(path: &Path, error: &impl ToString) -> JournalError {
+    JournalError::Open {
+        path: path.to_owned(),
+        reason: error.to_string(),
+        source: None,
+    }
+}
+
+/// The columns of an event, but its position.
+const COLUMNS: &str = "event_id, event_type, event_name, workflow_type, workflow_id, \
+     workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, stored_at, \
+     event";
+
+fn seconds(time: SystemTime) -> i64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| {
+            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        })
+}
+
+enum ConnectFailure {
+    Sqlite(rusqlite::Error),
+    Refused(JournalError),
+}
+
+impl From<rusqlite::Error> for ConnectFailure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+fn connect(path: &Path, synchronous: Synchronous) -> Result<Connection, ConnectFailure> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    let application_id: i32 =
+        connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    let tables: i64 =
+        connection.query_row("SELECT COUNT(*) FROM sqlite_master", [], |row| row.get(0))?;
+    if application_id != APPLICATION_ID && (application_id != 0 || tables > 0) {
+        return Err(ConnectFailure::Refused(JournalError::NotAJournal {
+            path: path.to_owned(),
+        }));
+    }
+    if tables == 0 {
+        // Only possible before the first table is made.
+        connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL")?;
+    }
+    connection.query_row("PRAGMA journal_mode = WAL", [], |row| {
+        row.get::<_, String>(0)
+    })?;
+    connection.execute_batch(match synchronous {
+        Synchronous::Normal => "PRAGMA synchronous = NORMAL",
+        Synchronous::Full => "PRAGMA synchronous = FULL",
+    })?;
+    connection.execute_batch(&format!(
+        "PRAGMA application_id = {APPLICATION_ID}; PRAGMA journal_size_limit = 67108864; \
+         PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}"
+    ))?;
+    let found: Option<String> = if tables == 0 {
+        None
+    } else {
+        connection
+            .query_row(
+                "SELECT value FROM meta WHERE key = 'schema_version'",
+                [],
+                |row| row.get(0),
+            )
+            .optional()?
+    };
+    let found = found.and_then(|text| text.parse::<u32>().ok());
+    if let Some(found) = found.filter(|found| *found > SCHEMA_VERSION) {
+        return Err(ConnectFailure::Refused(JournalError::NewerSchema {
+            path: path.to_owned(),
+            found,
+            supported: SCHEMA_VERSION,
+        }));
+    }
+    // All of it or nothing, also when the power goes.
+    connection.execute_batch(concat!(
+        "BEGIN IMMEDIATE;\n",
+        include_str!("../schema.sql"),
+        "\nCOMMIT;"
+    ))?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(connection)
+}
+
+fn uuid_at(row: &rusqlite::Row<'_>, index: usize) -> Result<Uuid, Trouble> {
+    let text: String = row.get(index)?;
+    Uuid::parse_str(&text).map_err(|error| Trouble::Damaged(error.to_string()))
+}

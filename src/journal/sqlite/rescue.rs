@@ -1,0 +1,98 @@
+//! A file that was deleted, renamed or replaced while it is open: whether it was, and how everything in
+//! it gets to where it should be.
+
+use super::{
+    COLUMNS, ConnectFailure, OpenFailure, SqliteLog, connect,
+    place::{
+        BESIDE, beside, identities_beside, identity, identity_of, lock, lock_path, private_file,
+    },
+    unusable,
+};
+use crate::journal::Synchronous;
+use rusqlite::Connection;
+use std::path::Path;
+
+impl SqliteLog {
+    /// Whether `path` still names this log's file.
+    pub(in crate::journal) fn is_at(&self, path: &Path) -> bool {
+        let is_at = self.identity == identity_of(path);
+        if is_at {
+            self.beside.set(identities_beside(path));
+        }
+        is_at
+    }
+
+    /// Copies everything into the file that is at `path` now, or into a new one, and goes on there.
+    /// The log's own file was deleted or replaced, and is only reachable through this connection.
+    pub(in crate::journal) fn move_to(
+        &mut self,
+        path: &Path,
+        synchronous: Synchronous,
+    ) -> Result<(), OpenFailure> {
+        // The lock goes with its file.
+        let is_ours = self
+            .lock
+            .file
+            .metadata()
+            .is_ok_and(|ours| identity_of(&lock_path(path)) == Some(identity(&ours)));
+        if is_ours {
+            private_file(path).map_err(|error| OpenFailure::Refused(unusable(path, &error)))?;
+        } else {
+            self.lock = lock(path).map_err(OpenFailure::Refused)?;
+        }
+        let refused = |error: rusqlite::Error| OpenFailure::Refused(unusable(path, &error));
+        let Some(name) = path.to_str() else {
+            return Err(OpenFailure::Refused(unusable(
+                path,
+                &"its name is no UTF-8",
+            )));
+        };
+        // This log's own side files would be taken for those of the new file. Their contents stay
+        // reachable through the open connection; side files that somebody brought along stay.
+        for (suffix, ours) in BESIDE.into_iter().zip(self.beside.get()) {
+            let side = beside(path, suffix);
+            if ours.is_some() && identity_of(&side) == ours {
+                std::fs::remove_file(&side)
+                    .map_err(|error| OpenFailure::Refused(unusable(&side, &error)))?;
+            }
+        }
+        drop(connect(path, synchronous).map_err(|failure| match failure {
+            ConnectFailure::Refused(error) => OpenFailure::Refused(error),
+            ConnectFailure::Sqlite(error) => refused(error),
+        })?);
+        self.connection
+            .execute("ATTACH DATABASE ?1 AS fresh", [name])
+            .map_err(refused)?;
+        let copied = copy_to_attached(&mut self.connection);
+        self.connection
+            .execute("DETACH DATABASE fresh", [])
+            .map_err(refused)?;
+        copied.map_err(refused)?;
+        self.connection = connect(path, synchronous).map_err(|failure| match failure {
+            ConnectFailure::Refused(error) => OpenFailure::Refused(error),
+            ConnectFailure::Sqlite(error) => refused(error),
+        })?;
+        self.identity = identity_of(path);
+        self.beside.set(identities_beside(path));
+        Ok(())
+    }
+}
+
+/// Copies everything into the attached file. This log's positions stay, so that cursors mean the same
+/// to whoever has them in hand; what the other file held comes behind.
+fn copy_to_attached(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(&format!(
+        "CREATE TEMP TABLE others AS SELECT * FROM fresh.events ORDER BY seq; \
+         DELETE FROM fresh.events; \
+         INSERT INTO fresh.events (seq, {COLUMNS}) \
+         SELECT seq, {COLUMNS} FROM main.events ORDER BY seq; \
+         INSERT OR IGNORE INTO fresh.events ({COLUMNS}) \
+         SELECT {COLUMNS} FROM temp.others ORDER BY seq; \
+         DROP TABLE temp.others; \
+         INSERT OR IGNORE INTO fresh.held SELECT * FROM main.held; \
+         INSERT OR REPLACE INTO fresh.cursors SELECT * FROM main.cursors; \
+         INSERT OR IGNORE INTO fresh.dead_letters SELECT * FROM main.dead_letters"
+    ))?;
+    transaction.commit()
+}
