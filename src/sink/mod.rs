@@ -56,7 +56,7 @@ pub use error::{SinkError, SinkUrlError};
 pub use url::open;
 #[cfg(feature = "http-client")]
 pub use url::open_with_auth;
-pub(crate) use url::{redacted, schemes};
+pub(crate) use url::{knows, redacted, schemes};
 
 use crate::event::{Event, EventError, EventId};
 use async_trait::async_trait;

@@ -94,6 +94,11 @@ pub fn open_with_auth(
     }
 }
 
+/// Whether some sink, in this build or another one, has that scheme.
+pub(crate) fn knows(scheme: &str) -> bool {
+    SCHEMES.iter().any(|(known, _)| *known == scheme)
+}
+
 /// The schemes, for error messages.
 pub(crate) fn schemes() -> String {
     let schemes: Vec<_> = SCHEMES

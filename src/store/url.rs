@@ -155,7 +155,8 @@ fn log_of(url: &str) -> Result<Option<Log>, BuildError> {
         }
         "memory" if rest.is_empty() => Ok(Some(Log::Memory)),
         "memory" => Err(invalid(url, "`memory:` takes nothing after the colon")),
-        _ => Ok(None),
+        scheme if sink::knows(scheme) => Ok(None),
+        _ => Err(invalid(url, "the scheme is not known")),
     }
 }
 
