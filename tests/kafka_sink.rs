@@ -234,6 +234,23 @@ fn opening_needs_no_runtime_and_dropping_neither() {
     drop(sink);
 }
 
+#[cfg(feature = "kafka-tls")]
+#[tokio::test]
+async fn tls_and_scram_are_built_in() {
+    let url = "kafka+tls://u:hunter2@127.0.0.1:1/orders?mechanism=SCRAM-SHA-512&timeout=1s";
+    let error = sink::open(url)
+        .unwrap()
+        .deliver(&batch(1, 1))
+        .await
+        .unwrap_err();
+    // As far as the connection, and not stopped by a client that has no such mechanism.
+    assert!(
+        error.reason.contains("no answer from the broker"),
+        "{error}"
+    );
+    assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+}
+
 #[cfg(not(feature = "kafka-tls"))]
 #[test]
 fn tls_names_the_feature_that_it_needs() {

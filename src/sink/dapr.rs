@@ -157,7 +157,8 @@ fn open_with(
     };
     Ok(Arc::new(DaprSink {
         name,
-        client: HttpClient::new(&sidecar, timeout, auth).map_err(|reason| address.wrong(reason))?,
+        client: HttpClient::new(&sidecar, timeout, None, auth)
+            .map_err(|reason| address.wrong(reason))?,
         sidecar,
         component,
         api_token,

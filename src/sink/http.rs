@@ -10,14 +10,15 @@ use super::{
 };
 use crate::event::{CloudEvent, EventError};
 use async_trait::async_trait;
+use percent_encoding::percent_decode_str;
 use reqwest::Method;
-use std::{fmt, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 use url::Url;
 
 /// What is allowed, for error messages.
 const ALLOWED: &str = "`https://[USER:PASSWORD@]HOST[:PORT]/PATH` or `http://…`; its parameters are \
-     passed on, except `eventstore.mode` (`batched`, `structured` or `binary`) and \
-     `eventstore.timeout` (up to `15s`)";
+     passed on, except `eventstore.mode` (`batched`, `structured` or `binary`), \
+     `eventstore.timeout` (up to `15s`) and `eventstore.tls_ca` (a file of certificates)";
 /// Parameters that are ours; every other one is the receiver's.
 const OWN: &str = "eventstore.";
 
@@ -62,6 +63,7 @@ pub(super) fn open(
     }
     let mut mode = Mode::Batched;
     let mut timeout = REQUEST_TIMEOUT;
+    let mut roots = None;
     let mut passed_on = Vec::new();
     // Pair by pair as it is written: a signature over the parameters survives.
     for pair in url.query().into_iter().flat_map(|query| query.split('&')) {
@@ -78,6 +80,15 @@ pub(super) fn open(
                     "binary" => Mode::Binary,
                     _ => return Err(wrong("`eventstore.mode` names no mode".to_owned())),
                 };
+            }
+            "eventstore.tls_ca" if url.scheme() != "https" => {
+                return Err(wrong(
+                    "`eventstore.tls_ca` is of use with `https:` only".to_owned(),
+                ));
+            }
+            "eventstore.tls_ca" => {
+                let path = percent_decode_str(value).decode_utf8_lossy().into_owned();
+                roots = Some(PathBuf::from(path));
             }
             "eventstore.timeout" => timeout = request_timeout(value).map_err(wrong)?,
             // Not shown: it may hold what it should not.
@@ -106,7 +117,7 @@ pub(super) fn open(
     };
     Ok(Arc::new(HttpSink {
         name: place(&url),
-        client: HttpClient::new(&url, timeout, auth).map_err(wrong)?,
+        client: HttpClient::new(&url, timeout, roots.as_deref(), auth).map_err(wrong)?,
         url,
         mode,
     }))

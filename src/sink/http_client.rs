@@ -13,6 +13,7 @@ use reqwest::{
 use std::{
     error::Error as _,
     fmt,
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -96,14 +97,16 @@ impl fmt::Debug for HttpClient {
 }
 
 impl HttpClient {
-    /// A client for requests to `url`, each of at most `timeout`. Connects to nothing.
+    /// A client for requests to `url`, each of at most `timeout`, that trusts the certificates in the
+    /// file `roots`, or those of this machine. Connects to nothing.
     pub(super) fn new(
         url: &Url,
         timeout: Duration,
+        roots: Option<&Path>,
         auth: Option<Arc<dyn AuthProvider>>,
     ) -> Result<Self, String> {
         Ok(Self {
-            client: connector(url, timeout)?,
+            client: connector(url, timeout, roots)?,
             auth,
         })
     }
@@ -251,12 +254,16 @@ pub(super) fn is_about_the_request(status: StatusCode) -> bool {
         )
 }
 
-/// A reqwest client that trusts what this machine trusts, follows no redirect (which could carry a
+/// A reqwest client that trusts the certificates in the file `roots`, or those of this machine, follows no redirect (which could carry a
 /// secret elsewhere, and turns POST into GET), and is bounded in time.
-pub(super) fn connector(url: &Url, timeout: Duration) -> Result<reqwest::Client, String> {
+pub(super) fn connector(
+    url: &Url,
+    timeout: Duration,
+    roots: Option<&Path>,
+) -> Result<reqwest::Client, String> {
     // Plain HTTP does not wait for the machine's certificates to be read.
     let config = match url.scheme() {
-        "https" => tls::client_config(None)?,
+        "https" => tls::client_config(roots)?,
         _ => tls::without_roots()?,
     };
     reqwest::Client::builder()

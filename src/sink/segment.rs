@@ -103,7 +103,7 @@ fn open_with(
     Ok(Arc::new(SegmentSink {
         name: format!("segment {}", address.authority()),
         user_id: parameters.text("user_id").map(str::to_owned),
-        client: HttpClient::new(&url, timeout, Some(auth))
+        client: HttpClient::new(&url, timeout, None, Some(auth))
             .map_err(|reason| address.wrong(reason))?,
         url,
     }))

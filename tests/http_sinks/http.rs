@@ -13,6 +13,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use temporal_eventstore::sink::{self, Delivered};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{self, ServerConfig, pki_types::PrivateKeyDer},
+};
 use wiremock::ResponseTemplate;
 
 /// An endpoint that answers alike to everything.
@@ -202,13 +210,68 @@ async fn check_tells_an_endpoint_from_an_outage() {
     }
 }
 
+/// An endpoint that speaks TLS with a certificate for `localhost`, answers 200, and counts. Gives its
+/// port and its certificate as PEM.
+async fn with_tls(served: Arc<AtomicUsize>) -> (u16, String) {
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::Pkcs8(own.signing_key.serialize_der().into());
+    // Named, since a test's process may have two.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // A client that does not trust the certificate hangs up.
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                continue;
+            };
+            let mut request = vec![0; 64 * 1024];
+            if stream.read(&mut request).await.unwrap_or_default() > 0 {
+                served.fetch_add(1, Ordering::SeqCst);
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+                stream.shutdown().await.ok();
+            }
+        }
+    });
+    (port, own.cert.pem())
+}
+
 #[tokio::test]
-async fn the_certificate_of_a_stranger_is_an_error() {
-    // An endpoint that does not even speak TLS: the handshake fails, in time and without a panic.
-    let endpoint = always(ResponseTemplate::new(200)).await;
-    let sink = sink::open(&format!("https://{}/in", endpoint.address())).unwrap();
-    let error = sink.deliver(&batch(1, 1)).await.unwrap_err();
-    assert!(error.reason.contains("https://127.0.0.1"), "{error}");
+async fn tls_with_a_certificate_that_is_trusted_and_with_that_of_a_stranger() {
+    let served = Arc::new(AtomicUsize::new(0));
+    let (port, certificate) = with_tls(served.clone()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ca.pem");
+    std::fs::write(&file, certificate).unwrap();
+    let trusted = format!("?eventstore.tls_ca={}", file.display());
+    let events = batch(1, 2);
+    let sink = sink::open(&format!("https://localhost:{port}/in{trusted}")).unwrap();
+    assert_eq!(
+        sink.deliver(&events).await.unwrap(),
+        Delivered::all(&events)
+    );
+    assert_eq!(served.load(Ordering::SeqCst), 1);
+    // Not trusted, and trusted under another name.
+    for url in [
+        format!("https://localhost:{port}/in"),
+        format!("https://127.0.0.1:{port}/in{trusted}"),
+    ] {
+        let sink = sink::open(&url).unwrap();
+        let error = sink.deliver(&events).await.unwrap_err();
+        assert!(error.reason.contains("certificate"), "{error}");
+    }
+    assert_eq!(served.load(Ordering::SeqCst), 1);
+    let missing = format!("https://localhost:{port}/in?eventstore.tls_ca=/no/such/file");
+    let error = sink::open(&missing).unwrap_err();
+    assert!(error.reason.contains("/no/such/file"), "{error}");
 }
 
 #[test]

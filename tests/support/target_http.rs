@@ -171,6 +171,7 @@ impl<M: Mode> Target for HttpTarget<M> {
             ("https://u:hunter2@h/?eventstore.mode=one", "mode"),
             ("https://u:hunter2@h/?eventstore.timeout=1h", "timeout"),
             ("https://u:hunter2@h/?eventstore.timeout=0s", "timeout"),
+            ("http://u:hunter2@h/?eventstore.tls_ca=/x", "https"),
             ("https://u:hunter2@h/?eventstore.mod=binary", "eventstore."),
             ("https://u:hunter2@h/?eventstore.hunter2=1", "eventstore."),
         ]

@@ -68,7 +68,7 @@ impl ClientCredentials {
             ));
         }
         Ok(Self {
-            client: http_client::connector(&url, FETCH_TIMEOUT).map_err(wrong)?,
+            client: http_client::connector(&url, FETCH_TIMEOUT, None).map_err(wrong)?,
             token_url: url,
             client_id: client_id.into(),
             client_secret: SecretString::from(client_secret.into()),
