@@ -3,20 +3,38 @@
 //! loop that the library allows, in turn on one server.
 //!
 //! ```text
-//! cargo bench --bench sinks --features postgres,nats,redis
-//! cargo bench --bench sinks --features postgres,nats,redis -- --rounds 1 --batches 4
+//! cargo bench --bench sinks --all-features
+//! cargo bench --bench sinks --all-features -- --rounds 1 --batches 4
 //! ```
 //!
 //! Needs the servers that the tests need.
 
+#[path = "../tests/support/kafka_broker.rs"]
+#[allow(dead_code, reason = "each program uses its part")]
+mod kafka_broker;
 #[path = "../tests/support/servers.rs"]
 mod servers;
 
 use async_nats::{ConnectOptions, jetstream};
 use clap::Parser;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use kafka_broker::{Broker, Kind};
+use rdkafka::{
+    ClientConfig,
+    message::{Header, OwnedHeaders},
+    producer::{FutureProducer, FutureRecord},
+};
 use servers::{DATABASE, PASSWORD, PASSWORD_IN_URL, Server, USER};
 use std::{
+    fmt::Write as _,
     future::Future,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,6 +42,7 @@ use temporal_eventstore::{
     Event, EventId, EventStore,
     sink::{self, Sink, SinkEvent},
 };
+use tokio::net::TcpListener;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
@@ -74,7 +93,128 @@ async fn main() -> anyhow::Result<()> {
     let sink = sink::open(&format!("redis://{address}/events"))?;
     let bare = BareRedis::connect(&server).await?;
     compare("redis", &arguments, sink, bare).await?;
+    drop(server);
+
+    for kind in [Kind::Noida, Kind::Tansu] {
+        let broker = Broker::start(kind);
+        let sink = sink::open(&format!("kafka://{}/events", broker.address()))?;
+        let bare = BareKafka::connect(&broker.address())?;
+        compare(&format!("kafka {kind:?}"), &arguments, sink, bare).await?;
+    }
+
+    let endpoint = endpoint().await?;
+    let sink = sink::open(&format!("http://{endpoint}/events"))?;
+    let bare = BareHttp::connect(endpoint)?;
+    compare("http", &arguments, sink, bare).await?;
     Ok(())
+}
+
+/// An endpoint that reads what is posted to it and says yes.
+async fn endpoint() -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            stream.set_nodelay(true).ok();
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(
+                TokioIo::new(stream),
+                service_fn(|request: Request<Incoming>| async {
+                    request.into_body().collect().await?;
+                    Ok::<_, hyper::Error>(Response::new(Empty::<Bytes>::new()))
+                }),
+            ));
+        }
+    });
+    Ok(address)
+}
+
+struct BareKafka(FutureProducer);
+
+impl BareKafka {
+    fn connect(brokers: &str) -> anyhow::Result<Self> {
+        Ok(Self(
+            ClientConfig::new()
+                .set("bootstrap.servers", brokers)
+                .set("enable.idempotence", "true")
+                .set("linger.ms", "5")
+                .create()?,
+        ))
+    }
+}
+
+impl Bare for BareKafka {
+    async fn deliver(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()> {
+        let mut answers = Vec::with_capacity(batch.len());
+        for event in batch {
+            // The same message, made from what is at hand.
+            let id = event.event_id.to_string();
+            let key = event.key().unwrap_or_default();
+            let mut headers = OwnedHeaders::new();
+            for (name, value) in [
+                ("ce_specversion", "1.0"),
+                ("ce_id", &*id),
+                ("ce_source", "/temporal/default/orders"),
+                ("ce_type", &*event.event_type),
+                ("ce_time", &*event.created_at),
+                ("content-type", "application/json"),
+                ("ce_subject", key),
+                ("ce_partitionkey", key),
+            ] {
+                headers = headers.insert(Header {
+                    key: name,
+                    value: Some(value),
+                });
+            }
+            let record = FutureRecord::to("events")
+                .key(key)
+                .payload(&event.json)
+                .headers(headers);
+            let sent = self.0.send_result(record);
+            answers.push(sent.map_err(|(error, _)| error)?);
+        }
+        for answer in answers {
+            answer.await?.map_err(|(error, _)| error)?;
+        }
+        Ok(())
+    }
+}
+
+struct BareHttp(reqwest::Client, String);
+
+impl BareHttp {
+    fn connect(endpoint: SocketAddr) -> anyhow::Result<Self> {
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        Ok(Self(client, format!("http://{endpoint}/bare")))
+    }
+}
+
+impl Bare for BareHttp {
+    async fn deliver(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()> {
+        // The same body, made from what is at hand: a CloudEvent around each event.
+        let mut body = String::from("[");
+        for event in batch {
+            if body.len() > 1 {
+                body.push(',');
+            }
+            let key = event.key().unwrap_or_default();
+            write!(
+                body,
+                "{{\"specversion\":\"1.0\",\"id\":\"{}\",\"source\":\"/temporal/default/orders\",\
+                 \"type\":\"{}\",\"subject\":\"{key}\",\"time\":\"{}\",\
+                 \"datacontenttype\":\"application/json\",\"partitionkey\":\"{key}\",\"data\":{}}}",
+                event.event_id, event.event_type, event.created_at, event.json
+            )?;
+        }
+        body.push(']');
+        self.0
+            .post(&self.1)
+            .header("content-type", "application/cloudevents-batch+json")
+            .body(body)
+            .send()
+            .await?
+            .error_for_status()?;
+        Ok(())
+    }
 }
 
 async fn compare(
