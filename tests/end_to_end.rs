@@ -41,6 +41,8 @@ mod target_postgres;
 #[path = "support/target_redis.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod target_redis;
+#[path = "support/target_segment.rs"]
+mod target_segment;
 
 use conformance::Target;
 use std::{
@@ -52,7 +54,68 @@ use std::{
     time::Duration,
 };
 use support::{Ground, compare::compare, example, histories, start_worker};
-use temporal_eventstore::{Event, EventStore};
+use temporal_eventstore::{Event, EventStore, event::lifecycle};
+
+/// What a sink's server is here, besides.
+#[allow(async_fn_in_trait, reason = "only the tests call it")]
+trait EndToEnd: Target {
+    /// What the worker needs in its environment besides the URL.
+    const ENVIRONMENT: &'static [(&'static str, &'static str)] = &[];
+
+    /// Takes the server away while events come in.
+    async fn leave(&mut self) {
+        self.stop().await;
+    }
+
+    async fn come_back(&mut self) {
+        self.start().await;
+    }
+
+    /// Whether events of this name are delivered to it.
+    fn takes(_event_name: &str) -> bool {
+        true
+    }
+
+    /// One that it takes.
+    fn event() -> Event {
+        Event::new("load.event")
+    }
+}
+
+impl EndToEnd for target_postgres::PostgresTarget {}
+impl EndToEnd for target_nats::NatsTarget {}
+impl EndToEnd for target_redis::RedisTarget {}
+impl EndToEnd for target_http::HttpTarget<target_http::Batched> {}
+impl EndToEnd for target_dapr::DaprTarget<target_dapr::PubSub> {}
+
+impl EndToEnd for target_dapr::DaprTarget<target_dapr::Binding> {
+    const ENVIRONMENT: &'static [(&'static str, &'static str)] =
+        &[("EVENTSTORE_AUTH_TOKEN", target_dapr::TOKEN)];
+}
+
+impl EndToEnd for target_kafka::KafkaTarget<target_kafka::Noida> {
+    // Ended while messages come in, it loses some that it has confirmed: a bare producer sees the
+    // same, and that its sequence numbers are ahead of the broker's.
+    async fn leave(&mut self) {
+        self.pause().await;
+    }
+
+    async fn come_back(&mut self) {
+        self.resume().await;
+    }
+}
+
+impl EndToEnd for target_segment::SegmentTarget {
+    fn takes(event_name: &str) -> bool {
+        ["workflow_", "activity_"]
+            .iter()
+            .any(|lifecycle| event_name.starts_with(lifecycle))
+    }
+
+    fn event() -> Event {
+        lifecycle::workflow_start()
+    }
+}
 
 const ORDERS: usize = 200;
 /// An `Order` has a start and an end, three activities of which one runs twice, each with a start and an
@@ -61,15 +124,8 @@ const EVENTS_PER_ORDER: usize = 2 + 4 * 2 + 1;
 /// The worker's own start and end.
 const EVENTS_OF_WORKER: usize = 2;
 
-async fn orders_arrive<T: Target>() {
-    let ground = Ground::new().await;
-    let target = T::begin().await;
-    let mut worker = example("worker");
-    worker
-        .env("TEMPORAL_ADDRESS", ground.server.address())
-        .env("EVENTSTORE_URL", target.url())
-        .env("EVENTSTORE_JOURNAL", ground.file());
-    let worker = start_worker(&mut worker);
+/// Runs the starter until all orders are through.
+async fn start_orders(ground: &Ground) {
     let mut starter = example("starter");
     let count = ORDERS.to_string();
     starter
@@ -89,15 +145,29 @@ async fn orders_arrive<T: Target>() {
         .unwrap();
     let line = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(line.contains(&format!("\"completed\":{ORDERS}")), "{line}");
+}
+
+async fn orders_arrive<T: EndToEnd>() {
+    let ground = Ground::new().await;
+    let target = T::begin().await;
+    let mut worker = example("worker");
+    worker
+        .env("TEMPORAL_ADDRESS", ground.server.address())
+        .env("EVENTSTORE_URL", target.url())
+        .env("EVENTSTORE_JOURNAL", ground.file())
+        .envs(T::ENVIRONMENT.iter().copied());
+    let worker = start_worker(&mut worker);
+    start_orders(&ground).await;
     // It ends when the sink has everything.
     let ended = tokio::task::spawn_blocking(move || worker.terminate());
     assert!(ended.await.unwrap().success());
 
-    let rows = ground.events();
+    let mut rows = ground.events();
     assert_eq!(rows.len(), ORDERS * EVENTS_PER_ORDER + EVENTS_OF_WORKER);
     let client = ground.client().await;
     let differences = compare(&histories(&ground, &client).await, &rows);
     assert!(differences.is_empty(), "{differences}");
+    rows.retain(|row| T::takes(&row.event_name));
     let received = target.received().await;
     assert_eq!(received.len(), rows.len());
     let ids = |ids: Vec<String>| ids.into_iter().collect::<BTreeSet<_>>();
@@ -110,7 +180,7 @@ async fn orders_arrive<T: Target>() {
 /// How long the server is away; so long is no retry within a call.
 const OUTAGE: Duration = Duration::from_secs(30);
 
-async fn an_outage_under_load<T: Target>() {
+async fn an_outage_under_load<T: EndToEnd>() {
     let directory = tempfile::tempdir().unwrap();
     let mut target = T::begin().await;
     let events = EventStore::builder()
@@ -125,7 +195,7 @@ async fn an_outage_under_load<T: Target>() {
         async move {
             let mut ids = Vec::new();
             while !stop.load(Ordering::Relaxed) {
-                let event = Event::new("load.event")
+                let event = T::event()
                     .data(serde_json::json!({ "number": ids.len() }))
                     .metadata("padding", "x".repeat(300));
                 ids.push(events.publish(event).await.unwrap().to_string());
@@ -135,9 +205,9 @@ async fn an_outage_under_load<T: Target>() {
         }
     });
     tokio::time::sleep(Duration::from_secs(2)).await;
-    target.stop().await;
+    target.leave().await;
     tokio::time::sleep(OUTAGE).await;
-    target.start().await;
+    target.come_back().await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     stop.store(true, Ordering::Relaxed);
     let published = load.await.unwrap();
@@ -189,4 +259,51 @@ end_to_end!(nats, target_nats::NatsTarget);
 end_to_end!(redis, target_redis::RedisTarget);
 end_to_end!(http, target_http::HttpTarget<target_http::Batched>);
 end_to_end!(dapr, target_dapr::DaprTarget<target_dapr::PubSub>);
+end_to_end!(segment, target_segment::SegmentTarget);
 end_to_end!(kafka, target_kafka::KafkaTarget<target_kafka::Noida>);
+
+// What comes back is as for the other component.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_orders_through_a_binding_of_dapr() {
+    orders_arrive::<target_dapr::DaprTarget<target_dapr::Binding>>().await;
+}
+
+/// Standard output has no server: the worker's own is read.
+#[tokio::test]
+async fn two_hundred_orders_as_lines() {
+    let ground = Ground::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let output = directory.path().join("output");
+    let mut worker = example("worker");
+    worker
+        .env("TEMPORAL_ADDRESS", ground.server.address())
+        .env("EVENTSTORE_URL", "stdout:")
+        .env("EVENTSTORE_JOURNAL", ground.file())
+        .stdout(std::fs::File::create(&output).unwrap());
+    let worker = support::Program(worker.spawn().unwrap());
+    start_orders(&ground).await;
+    let ended = tokio::task::spawn_blocking(move || worker.terminate());
+    assert!(ended.await.unwrap().success());
+
+    let text = std::fs::read_to_string(output).unwrap();
+    let lines = text.lines().filter(|line| *line != "ready");
+    let mut written: Vec<_> = lines
+        .map(|line| {
+            Event::from_json(line)
+                .unwrap()
+                .metadata
+                .event_id
+                .unwrap()
+                .to_string()
+        })
+        .collect();
+    let mut stored: Vec<_> = ground
+        .events()
+        .into_iter()
+        .map(|row| row.event_id)
+        .collect();
+    assert_eq!(stored.len(), ORDERS * EVENTS_PER_ORDER + EVENTS_OF_WORKER);
+    written.sort();
+    stored.sort();
+    assert_eq!(written, stored);
+}

@@ -25,7 +25,11 @@ use std::{
 };
 use temporal_eventstore::sink::{self, Delivered, Sink, SinkEvent};
 
-conformance::conformance!(noida, target_kafka::KafkaTarget<target_kafka::Noida>);
+conformance::conformance!(
+    noida,
+    target_kafka::KafkaTarget<target_kafka::Noida>,
+    without_network
+);
 conformance::conformance!(tansu, target_kafka::KafkaTarget<target_kafka::Tansu>);
 
 const TOPIC: &str = "orders";

@@ -55,7 +55,24 @@ pub trait Target: Sized {
 
     /// A new sink, as after a restart of the program.
     fn open(&self) -> Arc<dyn Sink> {
-        sink::open(&self.url()).unwrap()
+        self.open_url(&self.url())
+    }
+
+    /// A new sink at this URL.
+    fn open_url(&self, url: &str) -> Arc<dyn Sink> {
+        sink::open(url).unwrap()
+    }
+
+    /// Starts the server with a network before it.
+    async fn begin_behind_network() -> (Self, Proxy) {
+        let target = Self::begin().await;
+        let network = Proxy::to(target.port()).await;
+        (target, network)
+    }
+
+    /// The server's own port.
+    fn port(&self) -> u16 {
+        url::Url::parse(&self.url()).unwrap().port().unwrap()
     }
 }
 
@@ -66,9 +83,21 @@ pub struct Received {
     pub key: Option<String>,
 }
 
-/// One test per promise for a [`Target`].
+/// One test per promise for a [`Target`]. One that sends its clients to its own address, whatever is
+/// before it, is `without_network`.
 macro_rules! conformance {
     ($module:ident, $target:ty) => {
+        $crate::conformance::conformance!($module, $target, {
+            #[tokio::test]
+            async fn what_arrives_late() {
+                suite::what_arrives_late::<$target>().await;
+            }
+        });
+    };
+    ($module:ident, $target:ty, without_network) => {
+        $crate::conformance::conformance!($module, $target, {});
+    };
+    ($module:ident, $target:ty, { $($behind_network:item)* }) => {
         mod $module {
             use super::*;
             use $crate::conformance as suite;
@@ -101,10 +130,7 @@ macro_rules! conformance {
             async fn cancellation_in_flight() {
                 suite::cancellation_in_flight::<$target>().await;
             }
-            #[tokio::test]
-            async fn what_arrives_late() {
-                suite::what_arrives_late::<$target>().await;
-            }
+            $($behind_network)*
             #[tokio::test]
             async fn several_sinks_at_once() {
                 suite::several_sinks_at_once::<$target>().await;
@@ -399,13 +425,9 @@ async fn drop_at_poll(polls: usize, hold: Duration, future: impl Future) {
 }
 
 pub async fn what_arrives_late<T: Target>() {
-    let target = T::begin().await;
-    let server = url::Url::parse(&target.url()).unwrap().port().unwrap();
-    let network = Proxy::to(server).await;
-    let url = target
-        .url()
-        .replace(&format!(":{server}/"), &format!(":{}/", network.port()));
-    let sink = sink::open(&url).unwrap();
+    let (target, network) = T::begin_behind_network().await;
+    let [server, before_it] = [target.port(), network.port()].map(|port| format!(":{port}/"));
+    let sink = target.open_url(&target.url().replace(&server, &before_it));
     let events = batch(1, 90);
     assert_all(sink.deliver(&events[..30]).await, &events[..30]);
     let held = network.hold_back();

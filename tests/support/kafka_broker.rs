@@ -37,11 +37,19 @@ impl Kind {
     }
 }
 
+/// A port that nobody listens on yet.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
 /// A running broker.
 pub struct Broker {
     kind: Kind,
     program: PathBuf,
     port: u16,
+    /// Where it tells its clients to go.
+    advertised: u16,
     directory: tempfile::TempDir,
     child: Option<Child>,
 }
@@ -65,14 +73,19 @@ impl Record {
 
 impl Broker {
     pub fn start(kind: Kind) -> Self {
+        let port = free_port();
+        Self::start_behind(kind, port, port)
+    }
+
+    /// Starts one that is reached through another port of this machine.
+    pub fn start_behind(kind: Kind, port: u16, advertised: u16) -> Self {
+        // Noida can only tell where it listens.
+        assert!(kind == Kind::Tansu || port == advertised);
         let mut broker = Self {
             kind,
             program: program(kind).unwrap(),
-            port: TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap()
-                .port(),
+            port,
+            advertised,
             directory: tempfile::tempdir().unwrap(),
             child: None,
         };
@@ -126,7 +139,8 @@ impl Broker {
     }
 
     pub fn start_again(&mut self) {
-        let url = format!("tcp://{}", self.address());
+        let [listener, advertised] =
+            [self.port, self.advertised].map(|port| format!("tcp://127.0.0.1:{port}"));
         let mut command = Command::new(&self.program);
         match self.kind {
             Kind::Noida => {
@@ -138,7 +152,8 @@ impl Broker {
             Kind::Tansu => {
                 command
                     .args(["broker", "--silent", "--storage-engine", "memory://tansu/"])
-                    .args(["--listener-url", &url, "--advertised-listener-url", &url]);
+                    .args(["--listener-url", &listener])
+                    .args(["--advertised-listener-url", &advertised]);
             }
         }
         let child = command

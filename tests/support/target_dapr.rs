@@ -150,8 +150,8 @@ impl<K: Kind> Target for DaprTarget<K> {
         )
     }
 
-    fn open(&self) -> Arc<dyn Sink> {
-        sink::open_with_auth(&self.url(), Arc::new(StaticBearer::new(TOKEN))).unwrap()
+    fn open_url(&self, url: &str) -> Arc<dyn Sink> {
+        sink::open_with_auth(url, Arc::new(StaticBearer::new(TOKEN))).unwrap()
     }
 
     fn url_with_wrong_secret(&self) -> Option<String> {

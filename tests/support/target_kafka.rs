@@ -2,7 +2,8 @@
 
 use crate::{
     conformance::{Received, Target},
-    kafka_broker::{Broker, Kind, read},
+    kafka_broker::{Broker, Kind, free_port, read},
+    proxy::Proxy,
 };
 use std::marker::PhantomData;
 use temporal_eventstore::Event;
@@ -91,6 +92,14 @@ impl<M: Make> Target for KafkaTarget<M> {
             Kind::Noida => self.broker.start_again(),
             Kind::Tansu => self.broker.resume(),
         }
+    }
+
+    async fn begin_behind_network() -> (Self, Proxy) {
+        let port = free_port();
+        let network = Proxy::to(port).await;
+        let broker = Broker::start_behind(M::KIND, port, network.port());
+        let make = PhantomData;
+        (Self { broker, make }, network)
     }
 
     async fn pause(&mut self) {
