@@ -8,7 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 use temporal_eventstore::{
-    BuildError, Event, EventStore, FlushError, Health, RedeliverError,
+    BuildError, Event, EventStore, EventStoreOptions, FlushError, Health, PublishError,
+    RedeliverError,
     sink::{Delivered, Sink, SinkError, SinkEvent},
     testing::TestSink,
 };
@@ -361,4 +362,149 @@ async fn checks_ask_the_sinks_now() {
         ("down".to_owned(), Err(SinkError::new("it is away")))
     );
     events.shutdown(TIMEOUT).await.unwrap();
+}
+
+/// Takes so many events at once, and is too slow for more.
+#[derive(Debug)]
+struct Slow(TestSink, usize);
+
+#[async_trait::async_trait]
+impl Sink for Slow {
+    fn name(&self) -> &str {
+        "slow"
+    }
+
+    async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
+        if batch.len() > self.1 {
+            return Err(SinkError::new("it takes too long"));
+        }
+        self.0.deliver(batch).await
+    }
+
+    async fn check(&self) -> Result<(), SinkError> {
+        panic!("on purpose")
+    }
+
+    fn takes(&self, event: &SinkEvent) -> bool {
+        assert!(!event.json.contains("\"number\":1}"), "on purpose");
+        true
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_too_much_is_made_smaller() {
+    let inner = TestSink::new("inner");
+    inner.fail("not yet");
+    let events = EventStore::builder()
+        .batch_size(100)
+        .sinks(vec![Arc::new(Slow(inner.clone(), 10))])
+        .build()
+        .await
+        .unwrap();
+    for number in 0..100 {
+        drop(events.publish(numbered(number)));
+    }
+    until("the sink fails", || events.stats().sinks[0].retries > 2).await;
+    inner.recover();
+    events.flush(TIMEOUT * 2).await.unwrap();
+    // One about which the sink panics when asked whether it takes it is among them.
+    assert_eq!(numbers(&inner), up_to(100));
+    let checks = events.check_sinks().await;
+    assert_eq!(checks[0].1, Err(SinkError::new("it panicked")));
+    events.shutdown(TIMEOUT).await.unwrap();
+}
+
+#[tokio::test]
+async fn sinks_go_on_with_a_damaged_journal() {
+    let scratch = Scratch::new();
+    std::fs::write(scratch.file(), vec![0x5a; 8192]).unwrap();
+    let sink = TestSink::new("sink");
+    let events = open(Some(&scratch.file()), std::slice::from_ref(&sink)).await;
+    for number in 0..50 {
+        drop(events.publish(numbered(number)));
+    }
+    until("the sink has everything", || sink.received().len() == 50).await;
+    assert_eq!(numbers(&sink), up_to(50));
+    assert!(matches!(events.health(), Health::Degraded { .. }));
+    let error = events.shutdown(TIMEOUT).await.unwrap_err();
+    assert!(matches!(error, FlushError::Journal(_)), "{error}");
+    assert_eq!(events.stats().lost, 0);
+}
+
+#[tokio::test]
+async fn in_memory_nobody_waits_for_a_sink_for_ever() {
+    let sink = TestSink::new("sink");
+    sink.fail("it is away");
+    let events = EventStore::builder()
+        .commit_timeout(Duration::from_millis(200))
+        .sinks(vec![Arc::new(sink.clone())])
+        .build()
+        .await
+        .unwrap();
+    let error = tokio::time::timeout(TIMEOUT, events.publish(numbered(0))).await;
+    let error = error.expect("an answer").unwrap_err();
+    assert!(matches!(error, PublishError::SinksBehind { .. }), "{error}");
+    sink.recover();
+    events.flush(TIMEOUT * 2).await.unwrap();
+    assert_eq!(numbers(&sink), [0], "it stayed queued");
+    events.shutdown(TIMEOUT).await.unwrap();
+}
+
+#[tokio::test]
+async fn in_memory_the_newest_event_never_makes_room() {
+    let sink = TestSink::new("sink");
+    sink.fail("it is away");
+    let events = EventStore::builder()
+        .queue_size(10)
+        .sinks(vec![Arc::new(sink.clone())])
+        .build()
+        .await
+        .unwrap();
+    for number in 0..20 {
+        let lifecycle = temporal_eventstore::event::LifecycleEvent::WorkflowStart.event();
+        drop(events.publish(lifecycle.data(json!({ "number": number }))));
+        until("it is written", || events.stats().written == number + 1).await;
+    }
+    drop(events.publish(numbered(20)));
+    until("it is written", || events.stats().written == 21).await;
+    sink.recover();
+    events.flush(TIMEOUT * 2).await.unwrap();
+    assert_eq!(numbers(&sink).last(), Some(&20));
+    // What the sink had in hand is counted as lost, and may arrive all the same.
+    assert!(sink.received().len() as u64 + events.stats().lost >= 21);
+    events.shutdown(TIMEOUT).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_shuts_down_meanwhile_waits_for_the_same_end() {
+    let sink = TestSink::new("sink");
+    sink.delay(Duration::from_millis(300));
+    let events = open(None, std::slice::from_ref(&sink)).await;
+    for number in 0..20 {
+        drop(events.publish(numbered(number)));
+    }
+    let (first, second) = tokio::join!(events.shutdown(TIMEOUT), events.shutdown(TIMEOUT));
+    first.unwrap();
+    second.unwrap();
+    assert_eq!(numbers(&sink), up_to(20));
+    // A failure is everybody's.
+    sink.fail("it is away");
+    let events = open(None, &[sink]).await;
+    drop(events.publish(numbered(0)));
+    let soon = Duration::from_millis(100);
+    let (first, second) = tokio::join!(events.shutdown(soon), events.shutdown(TIMEOUT));
+    assert!(matches!(first, Err(FlushError::SinksBehind { .. })));
+    assert!(matches!(second, Err(FlushError::SinksBehind { .. })));
+}
+
+#[test]
+fn options_show_no_password() {
+    let mut options = EventStoreOptions::default();
+    options.url = Some("sqlite:a.db,nats://user:hunter2@host/subject?token=hunter3".to_owned());
+    let text = format!("{options:?}");
+    assert!(
+        text.contains("sqlite:a.db,nats://***@host/subject"),
+        "{text}"
+    );
+    assert!(!text.contains("hunter"), "{text}");
 }

@@ -2,6 +2,7 @@
 //! that is away holds back no other. Knows sinks, and where events come from only as a [`Source`];
 //! nothing here runs on the path of a worker.
 
+mod guard;
 mod selection;
 mod source;
 mod status;
@@ -13,6 +14,7 @@ pub(crate) use source::{Source, SourceError};
 pub use status::SinkStats;
 
 use crate::sink::{Sink, SinkError};
+use guard::call;
 use status::Progress;
 use std::{sync::Arc, time::Duration};
 use task::Task;
@@ -24,6 +26,8 @@ const DEAD_LETTERS_AT_ONCE: usize = 100;
 /// Where events go, and which.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
+    /// What the sink's cursor and dead letters are filed under.
+    pub(crate) name: String,
     pub(crate) sink: Arc<dyn Sink>,
     pub(crate) only: Selection,
 }
@@ -44,6 +48,7 @@ pub(crate) struct Delivery {
 }
 
 struct Line {
+    name: String,
     sink: Arc<dyn Sink>,
     progress: Arc<Progress>,
     task: JoinHandle<()>,
@@ -99,6 +104,7 @@ impl Delivery {
             .map(|target| {
                 let progress = Arc::new(Progress::default());
                 let task = Task {
+                    name: target.name.clone(),
                     sink: target.sink.clone(),
                     only: target.only,
                     source: source.clone(),
@@ -106,6 +112,7 @@ impl Delivery {
                     progress: progress.clone(),
                 };
                 Line {
+                    name: target.name,
                     sink: target.sink,
                     progress,
                     task: tokio::spawn(task.run(stopped.clone())),
@@ -136,7 +143,13 @@ impl Delivery {
     pub(crate) fn stats(&self, newest: u64) -> Vec<SinkStats> {
         self.lines
             .iter()
-            .map(|line| line.progress.stats(line.sink.name(), newest))
+            .map(|line| {
+                let mut stats = line.progress.stats(&line.name, newest);
+                if line.task.is_finished() && !*self.stop.borrow() {
+                    stats.failing = Some("its task ended, with the runtime it ran in".to_owned());
+                }
+                stats
+            })
             .collect()
     }
 
@@ -145,7 +158,7 @@ impl Delivery {
         let checks = self
             .lines
             .iter()
-            .map(|line| async { (line.sink.name().to_owned(), line.sink.check().await) });
+            .map(|line| async { (line.name.clone(), call(line.sink.check()).await) });
         futures_util::future::join_all(checks).await
     }
 
@@ -156,8 +169,8 @@ impl Delivery {
 
     /// Sends again what a sink refused for good; gives back how many events it took now.
     pub(crate) async fn redeliver(&self, name: &str) -> Result<u64, RedeliverError> {
-        let Some(line) = self.lines.iter().find(|line| line.sink.name() == name) else {
-            let known: Vec<&str> = self.lines.iter().map(|line| line.sink.name()).collect();
+        let Some(line) = self.lines.iter().find(|line| line.name == name) else {
+            let known: Vec<&str> = self.lines.iter().map(|line| &*line.name).collect();
             return Err(RedeliverError::UnknownSink {
                 name: name.to_owned(),
                 known: known.join(", "),
@@ -179,14 +192,14 @@ impl Delivery {
                 let Ok(event) = letter.sink_event() else {
                     continue;
                 };
-                let id = event.event_id;
-                let delivered = line.sink.deliver(&[event]).await;
+                let position = event.position;
+                let delivered = call(line.sink.deliver(&[event])).await;
                 let delivered = delivered.map_err(|error| RedeliverError::Sink {
                     name: name.to_owned(),
                     error,
                 })?;
                 if delivered.taken > 0 && delivered.rejected.is_empty() {
-                    self.source.bury(name, id).await?;
+                    self.source.bury(name, position).await?;
                     taken += 1;
                 }
             }

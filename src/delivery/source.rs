@@ -86,5 +86,5 @@ pub(crate) trait Source: Send + Sync + 'static {
     ) -> Result<Vec<DeadLetter>, SourceError>;
 
     /// Removes a dead letter, since it was taken after all.
-    async fn bury(&self, name: &str, event: EventId) -> Result<(), SourceError>;
+    async fn bury(&self, name: &str, position: u64) -> Result<(), SourceError>;
 }

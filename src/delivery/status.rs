@@ -67,12 +67,16 @@ impl Progress {
 
     /// Notes a failure; gives back whether it is the first of an outage.
     pub(super) fn failed(&self, reason: String) -> bool {
-        self.retries.fetch_add(1, Relaxed);
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         let is_first = failing.is_none();
         let since = failing.take().map_or_else(Instant::now, |(since, _)| since);
         *failing = Some((since, reason));
         is_first
+    }
+
+    /// Notes that what failed does not any more.
+    pub(super) fn recovered(&self) {
+        *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Notes a success; gives back how long the outage was that it ends.

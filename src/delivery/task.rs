@@ -1,6 +1,7 @@
 //! The task of one sink: reads a batch, hands it over until the sink is done with it, notes how far it
 //! came. Tries for ever what can be tried again.
 
+use super::guard::call;
 use super::{
     BatchOptions,
     selection::Selection,
@@ -9,23 +10,22 @@ use super::{
 };
 use crate::sink::{Delivered, Sink, SinkError, SinkEvent};
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
-use futures_util::FutureExt as _;
 use std::{
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-/// A call that takes longer counts as failed, whatever the sink thinks.
-const DELIVER_TIMEOUT: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Jitter included.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long to wait when the journal cannot be read or written.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Task {
+    pub(super) name: String,
     pub(super) sink: Arc<dyn Sink>,
     pub(super) only: Selection,
     pub(super) source: Arc<dyn Source>,
@@ -44,18 +44,30 @@ impl Task {
     }
 
     async fn deliver_all(&self) -> Result<(), SourceError> {
-        let name = self.sink.name();
-        let mut position = self.insist(|| self.source.position(name)).await?;
+        let mut position = self.insist(|| self.source.position(&self.name)).await?;
         self.progress.move_to(position);
+        let mut is_looked_for = position > 0;
         loop {
             let batch = self.next(position).await?;
+            if let Some(first) = batch.first().filter(|_| is_looked_for) {
+                is_looked_for = false;
+                let missing = first.position.saturating_sub(position + 1);
+                if missing > 0 {
+                    warn!(
+                        sink = self.name,
+                        missing,
+                        "events that were removed from the journal while this sink was not named \
+                         are not delivered to it"
+                    );
+                }
+            }
             let Some(last) = batch.last().map(|event| event.position) else {
                 self.source.more(position).await;
                 continue;
             };
             let before = batch.len();
             let mut selected = batch;
-            selected.retain(|event| self.only.contains(event) && self.sink.takes(event));
+            selected.retain(|event| self.only.contains(event) && takes(&*self.sink, event));
             let passed_over = (before - selected.len()) as u64;
             self.progress.passed_over.fetch_add(passed_over, Relaxed);
             self.hand_over(&selected).await?;
@@ -66,10 +78,7 @@ impl Task {
 
     /// The next batch; waits a little for company when it is small.
     async fn next(&self, position: u64) -> Result<Vec<SinkEvent>, SourceError> {
-        let read = || {
-            self.source
-                .read(self.sink.name(), position, self.batch.size)
-        };
+        let read = || self.source.read(&self.name, position, self.batch.size);
         let batch = self.insist(read).await?;
         if batch.is_empty() || batch.len() >= self.batch.size || self.batch.linger.is_zero() {
             return Ok(batch);
@@ -78,73 +87,65 @@ impl Task {
         self.insist(read).await
     }
 
-    /// Hands events over until the sink is done with all of them.
+    /// Hands events over until the sink is done with all of them. After a failure with fewer at once: what
+    /// fails may be too much to be done in time, and the same again would be for ever.
     async fn hand_over(&self, mut events: &[SinkEvent]) -> Result<(), SourceError> {
         let mut pauses = pauses();
+        let mut at_once = events.len();
         while !events.is_empty() {
             let began = Instant::now();
-            let error = match self.call(events).await {
+            let (batch, _) = events.split_at(at_once.clamp(1, events.len()));
+            let error = match call(self.sink.deliver(batch)).await {
                 Ok(delivered) if delivered.taken > 0 => {
+                    at_once = at_once.saturating_mul(2);
                     if let Some(outage) = self.progress.succeeded(began.elapsed()) {
-                        warn!(
-                            sink = self.sink.name(),
-                            ?outage,
-                            "the sink takes events again"
-                        );
+                        warn!(sink = self.name, ?outage, "the sink takes events again");
                     }
                     pauses = self::pauses();
-                    events = self.done_with(events, delivered).await?;
+                    let taken = delivered.taken.min(batch.len());
+                    events = self.done_with(events, taken, delivered).await?;
                     continue;
                 }
                 Ok(_) => SinkError::new("it took nothing, and said nothing"),
                 Err(error) => error,
             };
-            let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
+            at_once = batch.len() / 2;
+            let pause = pauses.next().unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE);
             let pause = pause.max(error.retry_after.unwrap_or_default());
+            self.progress.retries.fetch_add(1, Relaxed);
             if self.progress.failed(error.reason.clone()) {
                 warn!(
-                    sink = self.sink.name(),
+                    sink = self.name,
                     %error,
                     "the sink takes no events; they wait in the journal, and it is tried again"
                 );
             } else {
-                debug!(sink = self.sink.name(), %error, ?pause, "the sink still takes no events");
+                debug!(sink = self.name, %error, ?pause, "the sink still takes no events");
             }
             tokio::time::sleep(pause).await;
         }
         Ok(())
     }
 
-    /// One call, bounded, and safe from a sink that panics.
-    async fn call(&self, events: &[SinkEvent]) -> Result<Delivered, SinkError> {
-        let call = AssertUnwindSafe(self.sink.deliver(events)).catch_unwind();
-        match tokio::time::timeout(DELIVER_TIMEOUT, call).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(SinkError::new("it panicked")),
-            Err(_) => Err(SinkError::new(format!(
-                "it did not answer within {DELIVER_TIMEOUT:?}"
-            ))),
-        }
-    }
-
     /// Notes what became of the first events of a batch; gives back the rest.
     async fn done_with<'a>(
         &self,
         events: &'a [SinkEvent],
+        taken: usize,
         delivered: Delivered,
     ) -> Result<&'a [SinkEvent], SourceError> {
-        let (taken, rest) = events.split_at(delivered.taken.min(events.len()));
+        let (taken, rest) = events.split_at(taken.min(events.len()));
         let dead: Vec<DeadLetter> = delivered
             .rejected
             .into_iter()
             .filter_map(|rejection| {
                 let event = taken.get(rejection.index)?;
-                Some(DeadLetter::new(self.sink.name(), event, rejection.reason))
+                Some(DeadLetter::new(&self.name, event, rejection.reason))
             })
             .collect();
         if let Some(first) = dead.first() {
             warn!(
-                sink = self.sink.name(),
+                sink = self.name,
                 events = dead.len(),
                 event_id = %first.event_id,
                 reason = first.reason,
@@ -165,8 +166,7 @@ impl Task {
     }
 
     async fn settle(&self, position: u64, dead: Vec<DeadLetter>) -> Result<(), SourceError> {
-        let name = self.sink.name();
-        self.insist(|| self.source.settle(name, position, dead.clone()))
+        self.insist(|| self.source.settle(&self.name, position, dead.clone()))
             .await?;
         self.progress.move_to(position);
         Ok(())
@@ -177,19 +177,31 @@ impl Task {
         &self,
         ask: impl Fn() -> F,
     ) -> Result<T, SourceError> {
+        let mut has_failed = false;
         loop {
             match ask().await {
                 Err(SourceError::Failed(reason)) => {
-                    debug!(
-                        sink = self.sink.name(),
-                        reason, "the journal does not answer"
-                    );
+                    has_failed = true;
+                    let reason = format!("the journal does not answer: {reason}");
+                    if self.progress.failed(reason.clone()) {
+                        warn!(sink = self.name, "nothing is delivered now: {reason}");
+                    }
                     tokio::time::sleep(JOURNAL_PAUSE).await;
                 }
-                answer => return answer,
+                answer => {
+                    if has_failed {
+                        self.progress.recovered();
+                    }
+                    return answer;
+                }
             }
         }
     }
+}
+
+/// A sink that cannot even say it gets the event, and can say then what is wrong.
+fn takes(sink: &dyn Sink, event: &SinkEvent) -> bool {
+    catch_unwind(AssertUnwindSafe(|| sink.takes(event))).unwrap_or(true)
 }
 
 fn pauses() -> ExponentialBackoff {

@@ -1,9 +1,9 @@
 //! The log in a file, and what is kept in memory while the file cannot be written: for a full disk or
-//! a failing one until it can be written again, for a damaged file to the end.
+//! a failing one until it can be written again; for a damaged file a log in memory takes over.
 
 use super::{
     JournalError, JournalOptions,
-    memory::Backlog,
+    memory::{Backlog, MemoryLog},
     record::{Change, HeldRun, Refused, Stored},
     sqlite::{Lock, OpenFailure, Removed, SqliteLog, Trouble},
     status::Counters,
@@ -17,8 +17,12 @@ use uuid::Uuid;
 
 /// How often room is made and the file is measured.
 const TICK: Duration = Duration::from_secs(1);
+/// How long the others have their turn while there is more to remove than time.
+const TICK_WHEN_FULL: Duration = Duration::from_millis(100);
 /// How long to wait before a broken file is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
+/// After how many tries of an open connection the file is opened anew.
+const TRIES_OF_A_CONNECTION: u32 = 12;
 /// How long a transaction waits before it is tried again while somebody else has the file locked.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -30,17 +34,33 @@ pub(super) struct FileLog {
     backlog: Backlog,
     // Why the open file cannot be at its path, while it is not.
     detached: Option<String>,
-    last_tick: Instant,
+    // The highest position that any event had: what sinks have seen stays behind what comes.
+    newest: u64,
+    next_tick: Instant,
 }
 
 enum FileState {
     Open(Box<SqliteLog>),
-    /// Closed because it could not be written; `None` for a damaged file, which stays as it is.
+    /// It cannot be written now. What is in it can still be read, as long as its connection lives.
     Broken {
         reason: String,
-        retry_at: Option<Instant>,
+        retry_at: Instant,
+        tries: u32,
+        log: Option<Box<SqliteLog>>,
+    },
+    /// It is damaged, and stays as it is, under this lock if there was one.
+    Damaged {
+        reason: String,
+        memory: Box<MemoryLog>,
         _lock: Option<Lock>,
     },
+    Closed,
+}
+
+/// See [`FileLog::source`].
+enum Source<'a> {
+    File(&'a SqliteLog),
+    Memory(&'a MemoryLog),
 }
 
 impl FileLog {
@@ -54,11 +74,11 @@ impl FileLog {
             Ok(log) => FileState::Open(Box::new(log)),
             Err(OpenFailure::Refused(error)) => return Err(error),
             Err(OpenFailure::Damaged(reason, lock)) => {
-                say_broken(&path, &reason, "the file is damaged");
+                say_damaged(&path, &reason);
                 counters.degrade(Some(reason.clone()));
-                FileState::Broken {
+                FileState::Damaged {
                     reason,
-                    retry_at: None,
+                    memory: Box::new(in_memory(&options)),
                     _lock: Some(lock),
                 }
             }
@@ -69,7 +89,8 @@ impl FileLog {
             state,
             backlog,
             detached: None,
-            last_tick: Instant::now(),
+            newest: 0,
+            next_tick: Instant::now() + TICK,
         };
         log.measure(counters);
         Ok(log)
@@ -80,15 +101,21 @@ impl FileLog {
         changes: Vec<Change>,
         counters: &Counters,
     ) -> Result<(), JournalError> {
-        let FileState::Open(log) = &mut self.state else {
-            return self.keep(changes, counters);
+        let log = match &mut self.state {
+            FileState::Open(log) => log,
+            FileState::Damaged { memory, .. } => {
+                memory.write(&changes, counters);
+                return Err(self.degraded());
+            }
+            FileState::Broken { .. } | FileState::Closed => return self.keep(changes, counters),
         };
         loop {
             match log.apply(&changes) {
                 Ok(applied) => {
                     counters.count(applied);
                     counters.depth.fetch_add(applied.inserted, Relaxed);
-                    counters.reach(log.newest());
+                    self.newest = self.newest.max(log.newest());
+                    counters.reach(self.newest);
                     // Written to a file that has no name any more: it goes with this process.
                     return match &self.detached {
                         None => Ok(()),
@@ -106,7 +133,10 @@ impl FileLog {
                     } else {
                         self.break_off(trouble, counters);
                     }
-                    return self.keep(changes, counters);
+                    return match &self.state {
+                        FileState::Damaged { .. } => self.apply(changes, counters),
+                        _ => self.keep(changes, counters),
+                    };
                 }
             }
         }
@@ -115,12 +145,7 @@ impl FileLog {
     fn keep(&mut self, changes: Vec<Change>, counters: &Counters) -> Result<(), JournalError> {
         let lost = self.backlog.keep(changes);
         if lost > 0 {
-            let all = counters.lost.fetch_add(lost, Relaxed) + lost;
-            tracing::warn!(
-                lost,
-                all,
-                "memory has no more room for events: some are lost"
-            );
+            counters.lose(lost, "memory has no more room for events: some are lost");
         }
         Err(self.degraded())
     }
@@ -129,13 +154,17 @@ impl FileLog {
         JournalError::Degraded {
             reason: match &self.state {
                 FileState::Open(_) => self.detached.clone().unwrap_or_default(),
-                FileState::Broken { reason, .. } => reason.clone(),
+                FileState::Broken { reason, .. } | FileState::Damaged { reason, .. } => {
+                    reason.clone()
+                }
+                FileState::Closed => "closed".to_owned(),
             },
         }
     }
 
     pub(super) fn durable(&self) -> Result<(), JournalError> {
-        if self.backlog.is_empty() && self.detached.is_none() {
+        let is_damaged = matches!(self.state, FileState::Damaged { .. });
+        if self.backlog.is_empty() && self.detached.is_none() && !is_damaged {
             Ok(())
         } else {
             Err(self.degraded())
@@ -143,30 +172,74 @@ impl FileLog {
     }
 
     fn break_off(&mut self, trouble: Trouble, counters: &Counters) {
-        let (reason, retry_at, what) = match trouble {
-            Trouble::Damaged(reason) => (reason, None, "the file is damaged"),
-            Trouble::Passing(reason) => (
-                reason,
-                Some(Instant::now() + RETRY_PAUSE),
-                "it is tried again every few seconds",
-            ),
-            Trouble::Busy => return,
-        };
-        say_broken(&self.path, &reason, what);
+        match trouble {
+            Trouble::Busy => {}
+            Trouble::Damaged(reason) => self.turn_to_memory(reason, None, counters),
+            Trouble::Passing(reason) => {
+                tracing::error!(
+                    path = %self.path.display(),
+                    reason,
+                    "the journal cannot be written and turns to memory: it is tried again every \
+                     few seconds"
+                );
+                counters.degrade(Some(reason.clone()));
+                let log = match std::mem::replace(&mut self.state, FileState::Closed) {
+                    FileState::Open(log) => Some(log),
+                    _ => None,
+                };
+                self.state = FileState::Broken {
+                    reason,
+                    retry_at: Instant::now() + RETRY_PAUSE,
+                    tries: 0,
+                    log,
+                };
+            }
+        }
+    }
+
+    /// The file is damaged: a log in memory takes over, so that sinks go on.
+    fn turn_to_memory(&mut self, reason: String, lock: Option<Lock>, counters: &Counters) {
+        say_damaged(&self.path, &reason);
         counters.degrade(Some(reason.clone()));
-        // The connection goes, and with it this store's lock on the file.
-        self.state = FileState::Broken {
+        let mut memory = in_memory(&self.options).go_on_after(self.newest);
+        memory.write(&self.backlog.take(), counters);
+        self.state = FileState::Damaged {
             reason,
-            retry_at,
-            _lock: None,
+            memory: Box::new(memory),
+            _lock: lock,
         };
     }
 
     /// Writes what memory holds back to the file, if it can be written again.
     fn repair(&mut self, counters: &Counters) {
-        let Ok(mut log) = open_file(&self.path, &self.options) else {
+        let FileState::Broken { tries, log, .. } = &mut self.state else {
             return;
         };
+        if log.as_ref().is_some_and(|log| !log.is_at(&self.path))
+            && let Some(log) = log.take()
+        {
+            // What is in it must not be let go: this is the only way to it.
+            self.state = FileState::Open(log);
+            return self.follow_the_path(counters);
+        }
+        *tries += 1;
+        let is_due = *tries >= TRIES_OF_A_CONNECTION;
+        // Another connection needs the lock of the last one.
+        let mut log = match log.take().filter(|_| !is_due) {
+            Some(log) => log,
+            None => match open_file(&self.path, &self.options) {
+                Ok(log) => {
+                    *tries = 0;
+                    Box::new(log)
+                }
+                Err(OpenFailure::Damaged(reason, lock)) => {
+                    return self.turn_to_memory(reason, Some(lock), counters);
+                }
+                Err(OpenFailure::Refused(_)) => return,
+            },
+        };
+        // It may be another file, or an empty one.
+        log.go_on_after(self.newest);
         let changes = self.backlog.take();
         match log.apply(&changes) {
             Ok(applied) => {
@@ -177,49 +250,49 @@ impl FileLog {
                     events = applied.inserted,
                     "the journal can write its file again; what memory held is in it"
                 );
-                self.state = FileState::Open(Box::new(log));
+                self.state = FileState::Open(log);
                 counters.degrade(None);
                 self.measure(counters);
             }
+            Err(Trouble::Damaged(reason)) => {
+                self.backlog.keep(changes);
+                self.turn_to_memory(reason, None, counters);
+            }
             Err(_) => {
                 self.backlog.keep(changes);
+                if let FileState::Broken { log: kept, .. } = &mut self.state {
+                    *kept = Some(log);
+                }
             }
         }
     }
 
     pub(super) fn tick(&mut self, counters: &Counters) {
-        if self.last_tick.elapsed() < TICK {
+        if Instant::now() < self.next_tick {
             return;
         }
-        self.last_tick = Instant::now();
+        self.next_tick = Instant::now() + TICK;
         match &mut self.state {
-            FileState::Broken {
-                retry_at: Some(at), ..
-            } if Instant::now() >= *at => {
-                *at = Instant::now() + RETRY_PAUSE;
+            FileState::Broken { retry_at, .. } if Instant::now() >= *retry_at => {
+                *retry_at = Instant::now() + RETRY_PAUSE;
                 self.repair(counters);
             }
-            FileState::Broken { .. } => {}
+            FileState::Broken { .. } | FileState::Damaged { .. } | FileState::Closed => {}
             FileState::Open(log) if !log.is_at(&self.path) => self.follow_the_path(counters),
             FileState::Open(_) if !self.backlog.is_empty() => self.write_backlog(counters),
-            FileState::Open(log) => match log.make_room() {
-                Ok(Removed { kept, lost }) => {
-                    counters.depth.fetch_sub(kept + lost, Relaxed);
-                    if lost > 0 {
-                        let all = counters.lost.fetch_add(lost, Relaxed) + lost;
-                        tracing::warn!(
-                            lost,
-                            all,
-                            "the journal reached its size cap: the oldest events were removed"
-                        );
-                    }
-                    if let Ok(bytes) = log.live_bytes() {
-                        counters.bytes.store(bytes, Relaxed);
-                    }
+            FileState::Open(log) => {
+                let (removed, result) = log.make_room();
+                count_removed(removed, counters);
+                if removed.is_unfinished {
+                    self.next_tick = Instant::now() + TICK_WHEN_FULL;
                 }
-                Err(Trouble::Busy) => {}
-                Err(trouble) => self.break_off(trouble, counters),
-            },
+                if let Ok(bytes) = log.live_bytes() {
+                    counters.bytes.store(bytes, Relaxed);
+                }
+                if let Err(trouble) = result {
+                    self.break_off(trouble, counters);
+                }
+            }
         }
     }
 
@@ -270,7 +343,8 @@ impl FileLog {
 
     fn measure(&mut self, counters: &Counters) {
         if let FileState::Open(log) = &self.state {
-            counters.reach(log.newest());
+            self.newest = self.newest.max(log.newest());
+            counters.reach(self.newest);
             if let Ok((depth, held)) = log.counts() {
                 counters.depth.store(depth, Relaxed);
                 counters.held.store(held, Relaxed);
@@ -281,24 +355,36 @@ impl FileLog {
         }
     }
 
-    pub(super) fn held(&self) -> Result<Vec<HeldRun>, JournalError> {
+    /// What can be read now: the file, or the log in memory that took over from it.
+    fn source(&self) -> Result<Source<'_>, JournalError> {
         match &self.state {
-            FileState::Open(log) => log.held().map_err(read_error),
-            FileState::Broken { .. } => Err(self.degraded()),
+            FileState::Open(log) | FileState::Broken { log: Some(log), .. } => {
+                Ok(Source::File(log))
+            }
+            FileState::Damaged { memory, .. } => Ok(Source::Memory(memory)),
+            FileState::Broken { log: None, .. } | FileState::Closed => Err(self.degraded()),
+        }
+    }
+
+    pub(super) fn held(&self) -> Result<Vec<HeldRun>, JournalError> {
+        match self.source()? {
+            Source::File(log) => log.held().map_err(read_error),
+            Source::Memory(memory) => Ok(memory.held()),
         }
     }
 
     pub(super) fn missing(&self, ids: Vec<Uuid>) -> Result<Vec<Uuid>, JournalError> {
-        match &self.state {
-            FileState::Open(log) => log.missing(ids).map_err(read_error),
-            FileState::Broken { .. } => Err(self.degraded()),
+        match self.source()? {
+            Source::File(log) => log.missing(ids).map_err(read_error),
+            // Most of what is not there is in the damaged file.
+            Source::Memory(_) => Err(self.degraded()),
         }
     }
 
     pub(super) fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError> {
-        match &self.state {
-            FileState::Open(log) => log.cursor(name).map_err(read_error),
-            FileState::Broken { .. } => Err(self.degraded()),
+        match self.source()? {
+            Source::File(log) => log.cursor(name).map_err(read_error),
+            Source::Memory(memory) => Ok(memory.cursor(name)),
         }
     }
 
@@ -308,9 +394,9 @@ impl FileLog {
         after: u64,
         limit: usize,
     ) -> Result<Vec<Refused>, JournalError> {
-        match &self.state {
-            FileState::Open(log) => log.refused(sink, after, limit).map_err(read_error),
-            FileState::Broken { .. } => Err(self.degraded()),
+        match self.source()? {
+            Source::File(log) => log.refused(sink, after, limit).map_err(read_error),
+            Source::Memory(memory) => Ok(memory.refused(sink, after, limit)),
         }
     }
 
@@ -320,15 +406,23 @@ impl FileLog {
         after: u64,
         limit: usize,
     ) -> Result<Vec<Stored>, JournalError> {
-        match &mut self.state {
-            FileState::Open(log) => {
-                let stored = log.read(after, limit).map_err(read_error)?;
-                if let (Some(reader), Some(last)) = (reader, stored.last()) {
-                    log.hand_out(reader, after, last.seq);
-                }
-                Ok(stored)
-            }
-            FileState::Broken { .. } => Err(self.degraded()),
+        let stored = match self.source()? {
+            Source::File(log) => log.read(after, limit).map_err(read_error)?,
+            Source::Memory(memory) => memory.read(after, limit),
+        };
+        if let (Some(reader), Some(last)) = (reader, stored.last())
+            && let FileState::Open(log) | FileState::Broken { log: Some(log), .. } = &mut self.state
+        {
+            log.hand_out(reader, after, last.seq);
+        }
+        Ok(stored)
+    }
+
+    /// For tests: a disk with room for so many pages.
+    #[cfg(test)]
+    pub(super) fn limit_pages(&self, pages: u32) {
+        if let Ok(Source::File(log)) = self.source() {
+            log.limit_pages(pages);
         }
     }
 
@@ -341,14 +435,10 @@ impl FileLog {
             match &self.state {
                 FileState::Open(_) => self.write_backlog(counters),
                 FileState::Broken { .. } => self.repair(counters),
+                FileState::Damaged { .. } | FileState::Closed => {}
             }
         }
-        let closed = FileState::Broken {
-            reason: "closed".to_owned(),
-            retry_at: None,
-            _lock: None,
-        };
-        let (lost, reason) = match std::mem::replace(&mut self.state, closed) {
+        let (lost, reason) = match std::mem::replace(&mut self.state, FileState::Closed) {
             FileState::Open(log) if log.is_at(&self.path) => {
                 log.checkpoint();
                 (self.backlog.events() as u64, String::new())
@@ -358,6 +448,8 @@ impl FileLog {
                 "its file was deleted".to_owned(),
             ),
             FileState::Broken { reason, .. } => (self.backlog.events() as u64, reason),
+            FileState::Damaged { reason, memory, .. } => (memory.depth(), reason),
+            FileState::Closed => return Ok(()),
         };
         if lost == 0 {
             return Ok(());
@@ -376,12 +468,41 @@ fn open_file(path: &Path, options: &JournalOptions) -> Result<SqliteLog, OpenFai
     SqliteLog::open(path, options)
 }
 
-fn say_broken(path: &Path, reason: &str, what: &str) {
+fn say_damaged(path: &Path, reason: &str) {
     tracing::error!(
         path = %path.display(),
         reason,
-        "the journal cannot be written and turns to memory: {what}"
+        "the journal cannot be written and turns to memory: the file is damaged"
     );
+}
+
+/// The log that takes over from a damaged file. As the store it keeps what it can; otherwise, what no
+/// sink has yet.
+fn in_memory(options: &JournalOptions) -> MemoryLog {
+    let sinks = if options.is_store {
+        Vec::new()
+    } else {
+        options.sinks.clone()
+    };
+    MemoryLog::new(options.queue_size, sinks)
+}
+
+fn count_removed(removed: Removed, counters: &Counters) {
+    counters
+        .depth
+        .fetch_sub(removed.kept + removed.lost, Relaxed);
+    if removed.lost > 0 {
+        counters.lose(
+            removed.lost,
+            "the journal reached its size cap: the oldest events were removed",
+        );
+    }
+    if removed.dead_letters > 0 {
+        counters.lose(
+            removed.dead_letters,
+            "the journal reached its size cap: the oldest dead letters were removed",
+        );
+    }
 }
 
 fn read_error(trouble: Trouble) -> JournalError {

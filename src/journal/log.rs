@@ -9,7 +9,6 @@ use super::{
     record::{Change, HeldRun, Refused, Stored},
     status::Counters,
 };
-use std::sync::atomic::Ordering::Relaxed;
 use uuid::Uuid;
 
 /// Where changes go now.
@@ -43,13 +42,7 @@ impl Log {
     ) -> Result<(), JournalError> {
         match self {
             Self::Memory(log) => {
-                let applied = log.apply(&changes);
-                counters.count(applied);
-                if applied.removed > 0 {
-                    counters.lost.fetch_add(applied.removed, Relaxed);
-                }
-                counters.depth.store(log.depth(), Relaxed);
-                counters.reach(log.newest());
+                log.write(&changes, counters);
                 Ok(())
             }
             #[cfg(feature = "sqlite")]

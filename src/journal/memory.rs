@@ -1,8 +1,15 @@
 //! The log in memory: for tests, and while a file cannot be written. Bounded: the oldest goes first,
 //! what applications published before what the interceptors did.
 
-use super::record::{Applied, Change, HeldRun, Record, Refused, RunKey, Stored};
-use std::collections::{HashMap, HashSet, VecDeque};
+use super::{
+    MAX_READ_BYTES,
+    record::{Applied, Change, HeldRun, Record, Refused, RunKey, Stored},
+    status::Counters,
+};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::atomic::Ordering::Relaxed,
+};
 use uuid::Uuid;
 
 /// A log that lives as long as its process.
@@ -33,6 +40,27 @@ impl MemoryLog {
             next_seq: 1,
             capacity: capacity.max(1),
         }
+    }
+
+    /// The same, with positions behind `newest`.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn go_on_after(mut self, newest: u64) -> Self {
+        self.next_seq = newest + 1;
+        self
+    }
+
+    /// Applies changes, counts what they did, and says what there was no room for.
+    pub(super) fn write(&mut self, changes: &[Change], counters: &Counters) {
+        let applied = self.apply(changes);
+        counters.count(applied);
+        if applied.removed > 0 {
+            counters.lose(
+                applied.removed,
+                "memory has no more room for events: the oldest were removed",
+            );
+        }
+        counters.depth.store(self.depth(), Relaxed);
+        counters.reach(self.newest());
     }
 
     pub(super) fn apply(&mut self, changes: &[Change]) -> Applied {
@@ -68,13 +96,15 @@ impl MemoryLog {
                 }
                 Change::Refuse(refused) => {
                     self.refused.extend(refused.iter().cloned());
+                    // In the order of the events, whichever sink was first.
+                    self.refused.sort_by_key(|refused| refused.seq);
                     // As bounded as the events themselves.
                     let surplus = self.refused.len().saturating_sub(self.capacity);
                     self.refused.drain(..surplus);
                 }
-                Change::Bury(sink, event_id) => {
+                Change::Bury(sink, position) => {
                     self.refused
-                        .retain(|refused| refused.sink != *sink || refused.event_id != *event_id);
+                        .retain(|refused| refused.sink != *sink || refused.seq != *position);
                 }
             }
         }
@@ -102,22 +132,23 @@ impl MemoryLog {
         }
     }
 
-    /// Down to the capacity, user events first. A tenth more goes at once where the log is large, so
-    /// that not every event has to make room.
+    /// Down to the capacity, user events first, and never the newest: whoever reads waits for it. A
+    /// tenth more goes at once where the log is large, so that not every event has to make room.
     fn make_room(&mut self) -> u64 {
         let goal = self.capacity - self.capacity / 10;
         let mut surplus = self.events.len().saturating_sub(goal);
         let before = self.events.len();
+        let newest = self.newest();
         let ids = &mut self.ids;
-        self.events.retain(|(_, record)| {
-            let goes = surplus > 0 && !record.lifecycle;
+        self.events.retain(|(seq, record)| {
+            let goes = surplus > 0 && !record.lifecycle && *seq < newest;
             if goes {
                 surplus -= 1;
                 ids.remove(&record.event_id);
             }
             !goes
         });
-        for _ in 0..surplus {
+        for _ in 0..surplus.min(self.events.len().saturating_sub(1)) {
             if let Some((_, record)) = self.events.pop_front() {
                 self.ids.remove(&record.event_id);
             }
@@ -176,13 +207,17 @@ impl MemoryLog {
     }
 
     pub(super) fn refused(&self, sink: Option<&str>, after: u64, limit: usize) -> Vec<Refused> {
-        self.refused
+        let found: Vec<&Refused> = self
+            .refused
             .iter()
             .filter(|refused| refused.seq > after)
             .filter(|refused| sink.is_none_or(|sink| refused.sink == sink))
-            .take(limit)
-            .cloned()
-            .collect()
+            .collect();
+        let last = limit.checked_sub(1).and_then(|last| found.get(last));
+        // All that there are of the last event, so that who goes on behind it misses none.
+        let last = last.map_or(u64::MAX, |last| last.seq);
+        let is_in = |refused: &&&Refused| limit > 0 && refused.seq <= last;
+        found.iter().filter(is_in).copied().cloned().collect()
     }
 
     pub(super) fn newest(&self) -> u64 {
@@ -192,9 +227,15 @@ impl MemoryLog {
     pub(super) fn read(&self, after: u64, limit: usize) -> Vec<Stored> {
         // Positions ascend, though there are gaps.
         let from = self.events.partition_point(|(seq, _)| *seq <= after);
+        let mut bytes = 0;
         self.events
             .range(from..)
             .take(limit)
+            .take_while(|(_, record)| {
+                let goes = bytes <= MAX_READ_BYTES;
+                bytes += record.json.len();
+                goes
+            })
             .map(|(seq, record)| Stored {
                 seq: *seq,
                 record: record.clone(),
@@ -214,11 +255,6 @@ pub(super) struct Backlog {
 }
 
 #[cfg(feature = "sqlite")]
-fn weight(change: &Change) -> usize {
-    change.records().len().max(1)
-}
-
-#[cfg(feature = "sqlite")]
 impl Backlog {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
@@ -231,7 +267,13 @@ impl Backlog {
     /// Keeps changes for later; gives back how many events had to go to make room.
     pub(super) fn keep(&mut self, changes: Vec<Change>) -> u64 {
         for change in changes {
-            self.weight += weight(&change);
+            if let Change::MoveCursor(name, position) = &change
+                && let Some(known) = self.cursor_mut(name)
+            {
+                *known = *position;
+                continue;
+            }
+            self.weight += change.weight();
             self.changes.push_back(change);
         }
         if self.weight > self.capacity {
@@ -239,6 +281,13 @@ impl Backlog {
         } else {
             0
         }
+    }
+
+    fn cursor_mut(&mut self, of: &str) -> Option<&mut u64> {
+        self.changes.iter_mut().find_map(|change| match change {
+            Change::MoveCursor(name, position) if name == of => Some(position),
+            _ => None,
+        })
     }
 
     /// Down to a tenth below the capacity, so that not every change has to make room: user events
@@ -260,12 +309,12 @@ impl Backlog {
             }
             true
         });
-        self.weight = self.changes.iter().map(weight).sum();
+        self.weight = self.changes.iter().map(Change::weight).sum();
         while self.weight > goal
             && let Some(change) = self.changes.pop_front()
         {
-            self.weight -= weight(&change);
-            lost += change.records().len();
+            self.weight -= change.weight();
+            lost += change.contents();
         }
         lost as u64
     }

@@ -36,6 +36,8 @@ use std::{
 use tokio::sync::oneshot;
 use writer::Command;
 
+/// How many bytes of events are read at once, and one event more.
+const MAX_READ_BYTES: usize = 8 * 1024 * 1024;
 /// How long dropping the last handle waits for what is queued.
 const DROP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -310,7 +312,8 @@ impl<D: Draft> Journal<D> {
         .await
     }
 
-    /// What sinks refused, of one or of all, in the order of positions.
+    /// What sinks refused, of one or of all, in the order of positions; at most `limit`, and all that
+    /// there are of the last event.
     pub(crate) async fn refused(
         &self,
         sink: Option<String>,
@@ -327,14 +330,10 @@ impl<D: Draft> Journal<D> {
     }
 
     /// Removes what a sink refused and took after all.
-    pub(crate) async fn bury(
-        &self,
-        sink: String,
-        event_id: uuid::Uuid,
-    ) -> Result<(), JournalError> {
+    pub(crate) async fn bury(&self, sink: String, position: u64) -> Result<(), JournalError> {
         self.ask_now(|answer| Command::Bury {
             sink,
-            event_id,
+            position,
             answer,
         })
         .await

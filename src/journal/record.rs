@@ -93,11 +93,24 @@ pub(super) enum Change {
     MoveCursor(String, u64),
     Refuse(Vec<Refused>),
     /// What a receiver refused, it took after all.
-    Bury(String, Uuid),
+    Bury(String, u64),
 }
 
 #[cfg(feature = "sqlite")]
 impl Change {
+    /// How many places it takes where changes wait: its events, its dead letters, or one.
+    pub(super) fn weight(&self) -> usize {
+        self.contents().max(1)
+    }
+
+    /// How many events and dead letters go with it.
+    pub(super) fn contents(&self) -> usize {
+        match self {
+            Self::Refuse(refused) => refused.len(),
+            change => change.records().len(),
+        }
+    }
+
     pub(super) fn records(&self) -> &[Record] {
         match self {
             Self::Insert(records) | Self::Hold(_, records) | Self::Replace(_, records) => records,

@@ -18,6 +18,9 @@ CREATE TABLE IF NOT EXISTS events (
     event           TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS events_by_workflow ON events (workflow_id, workflow_run_id);
+-- What goes first when room runs out.
+CREATE INDEX IF NOT EXISTS events_of_applications ON events (seq)
+    WHERE event_type <> 'application_events';
 
 -- Ends that wait for the server's word, with what was published in the same workflow task.
 CREATE TABLE IF NOT EXISTS held (
@@ -56,7 +59,8 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     refused_at INTEGER NOT NULL,
     event      TEXT NOT NULL,
     PRIMARY KEY (sink, seq)
-) WITHOUT ROWID;
+);
+CREATE INDEX IF NOT EXISTS dead_letters_by_position ON dead_letters (seq);
 
 CREATE TABLE IF NOT EXISTS meta (
     key   TEXT PRIMARY KEY,

@@ -77,11 +77,11 @@ impl Counters {
             .ok();
     }
 
-    /// Notes the position of the newest event.
+    /// Notes the position of the newest event; it never goes back.
     pub(super) fn reach(&self, newest: u64) {
         self.newest.send_if_modified(|known| {
-            let is_news = *known != newest;
-            *known = newest;
+            let is_news = *known < newest;
+            *known = newest.max(*known);
             is_news
         });
     }
@@ -92,6 +92,12 @@ impl Counters {
 
     pub(super) fn unqueue(&self, events: usize) {
         self.queued.fetch_sub(events, Relaxed);
+    }
+
+    /// Counts events that are gone, and says so.
+    pub(super) fn lose(&self, events: u64, why: &str) {
+        let all = self.lost.fetch_add(events, Relaxed) + events;
+        tracing::warn!(lost = events, all, "{why}");
     }
 
     pub(super) fn refuse(&self, events: usize) {

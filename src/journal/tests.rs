@@ -595,4 +595,183 @@ mod file {
         );
         assert_eq!(log.read(0, 10).unwrap().len(), 1);
     }
+    fn refused(sink: &str, seq: u64, size: usize) -> Refused {
+        Refused {
+            sink: sink.to_owned(),
+            event_id: Uuid::from_u128(seq.into()),
+            seq,
+            reason: "no".to_owned(),
+            json: "x".repeat(size),
+        }
+    }
+
+    #[tokio::test]
+    async fn dead_letters_go_before_what_is_still_to_be_delivered() {
+        let (_directory, path) = scratch();
+        let journal: Journal<Plain> = Journal::open(JournalOptions {
+            max_bytes: Some(800_000),
+            sinks: vec!["one".to_owned(), "away".to_owned()],
+            is_store: false,
+            ..options(Target::Sqlite(path))
+        })
+        .unwrap();
+        for number in 1..=100 {
+            journal.append(draft(number)).unwrap().await.unwrap();
+        }
+        let letters = (1..=1_000).map(|seq| refused("one", seq, 1_000)).collect();
+        journal
+            .move_cursor("one".to_owned(), 100, letters)
+            .await
+            .unwrap();
+        until("the journal stays over its cap", || {
+            journal.status().lost > 0 && journal.status().bytes <= 800_000
+        })
+        .await;
+        assert_eq!(numbers(&journal).await.len(), 100, "these go later");
+        let left = journal.refused(None, 0, 1_000).await.unwrap();
+        assert!(!left.is_empty());
+        assert_eq!(left.len() as u64 + journal.status().lost, 1_000);
+        assert_eq!(left.last().unwrap().seq, 1_000, "the oldest go first");
+        assert_eq!(journal.status().depth, 100);
+    }
+
+    #[tokio::test]
+    async fn the_dead_letters_of_one_event_are_never_parted() {
+        let (_directory, path) = scratch();
+        for target in [Target::Memory, Target::Sqlite(path)] {
+            let journal: Journal<Plain> = Journal::open(options(target)).unwrap();
+            // The faster sink first, as it is in the life of a store.
+            for (sink, seqs) in [("fast", 1..=3), ("slow", 1..=2)] {
+                let letters = seqs.map(|seq| refused(sink, seq, 1)).collect();
+                journal
+                    .move_cursor(sink.to_owned(), 3, letters)
+                    .await
+                    .unwrap();
+            }
+            let mut found = Vec::new();
+            let mut after = 0;
+            loop {
+                let page = journal.refused(None, after, 1).await.unwrap();
+                let Some(last) = page.last() else { break };
+                after = last.seq;
+                found.extend(page.into_iter().map(|letter| (letter.seq, letter.sink)));
+            }
+            let wanted = [
+                (1, "fast"),
+                (1, "slow"),
+                (2, "fast"),
+                (2, "slow"),
+                (3, "fast"),
+            ];
+            assert_eq!(found, wanted.map(|(seq, sink)| (seq, sink.to_owned())));
+            journal.bury("fast".to_owned(), 1).await.unwrap();
+            let of_fast = journal
+                .refused(Some("fast".to_owned()), 0, 10)
+                .await
+                .unwrap();
+            assert_eq!(of_fast.len(), 2);
+            let all = journal.refused(None, 0, 10).await.unwrap();
+            assert_eq!(all.len(), 4);
+        }
+    }
+
+    /// What an outage made large becomes small again.
+    #[test]
+    fn free_pages_are_given_back() {
+        use super::super::{record::Change, sqlite::SqliteLog};
+        let (_directory, path) = scratch();
+        let options = JournalOptions {
+            max_bytes: Some(1_000_000),
+            ..options(Target::Sqlite(path.clone()))
+        };
+        let Ok(mut log) = SqliteLog::open(&path, &options) else {
+            panic!("the file cannot be opened");
+        };
+        for number in 0..1_500 {
+            let large = Record {
+                json: "x".repeat(10_000),
+                ..record(number, true)
+            };
+            log.apply(&[Change::Insert(vec![large])]).unwrap();
+        }
+        log.checkpoint();
+        let before = std::fs::metadata(&path).unwrap().len();
+        let mut lost = 0;
+        let started = Instant::now();
+        loop {
+            let (removed, result) = log.make_room();
+            result.unwrap();
+            lost += removed.lost;
+            log.checkpoint();
+            if !removed.is_unfinished && std::fs::metadata(&path).unwrap().len() < before / 2 {
+                break;
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(20),
+                "it stays large"
+            );
+        }
+        assert!(log.live_bytes().unwrap() <= 1_000_000);
+        assert_eq!(log.counts().unwrap().0 + lost, 1_500);
+    }
+
+    /// A sink that has seen position 3 must not miss what another file has there.
+    #[test]
+    fn positions_go_on_in_another_file() {
+        use super::super::{record::Change, sqlite::SqliteLog};
+        let (_directory, path) = scratch();
+        let Ok(mut log) = SqliteLog::open(&path, &options(Target::Sqlite(path.clone()))) else {
+            panic!("the file cannot be opened");
+        };
+        log.go_on_after(3);
+        // Also when the first that comes was held.
+        let key = key("r", 1);
+        log.apply(&[Change::Hold(key.clone(), vec![record(1, true)])])
+            .unwrap();
+        assert_eq!(log.newest(), 0);
+        log.apply(&[Change::Release(key)]).unwrap();
+        log.apply(&[Change::Insert(vec![record(2, true)])]).unwrap();
+        let seqs: Vec<u64> = log.read(0, 10).unwrap().iter().map(|it| it.seq).collect();
+        assert_eq!(seqs, [4, 5]);
+        // Where it is further already, nothing changes.
+        log.go_on_after(3);
+        log.apply(&[Change::Insert(vec![record(3, true)])]).unwrap();
+        assert_eq!(log.newest(), 6);
+    }
+
+    #[test]
+    fn while_the_disk_is_full_what_is_in_the_file_can_be_read() {
+        use super::super::{file::FileLog, record::Change, status::Counters};
+        let (_directory, path) = scratch();
+        let counters = Counters::default();
+        let Ok(mut log) = FileLog::open(path.clone(), options(Target::Sqlite(path)), &counters)
+        else {
+            panic!("the file cannot be opened");
+        };
+        log.apply(vec![Change::Insert(vec![record(1, true)])], &counters)
+            .unwrap();
+        log.limit_pages(1);
+        let many = (2..200).map(|number| record(number, true)).collect();
+        log.apply(vec![Change::Insert(many)], &counters)
+            .unwrap_err();
+        for position in 0..5_000 {
+            let moved = Change::MoveCursor("sink".to_owned(), position);
+            log.apply(vec![moved], &counters).unwrap_err();
+        }
+        assert_eq!(
+            counters.status().lost,
+            0,
+            "a cursor takes no room of events"
+        );
+        assert_eq!(log.read(None, 0, 10).unwrap().len(), 1);
+        log.limit_pages(1_000_000);
+        let started = Instant::now();
+        while log.durable().is_err() {
+            assert!(started.elapsed() < Duration::from_secs(20), "not repaired");
+            std::thread::sleep(Duration::from_millis(100));
+            log.tick(&counters);
+        }
+        assert_eq!(log.read(None, 0, 1_000).unwrap().len(), 199);
+        assert_eq!(log.cursor("sink").unwrap(), Some(4_999));
+    }
 }

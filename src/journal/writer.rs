@@ -79,7 +79,7 @@ pub(super) enum Command<D> {
     },
     Bury {
         sink: String,
-        event_id: Uuid,
+        position: u64,
         answer: Reply<()>,
     },
     Flush {
@@ -280,10 +280,10 @@ impl<D: Draft> Writer<D> {
                 }
                 Command::Bury {
                     sink,
-                    event_id,
+                    position,
                     answer,
                 } => {
-                    batch.changes.push(Change::Bury(sink, event_id));
+                    batch.changes.push(Change::Bury(sink, position));
                     batch.waiting.push(Waiting::Commit(answer, Ok(())));
                 }
                 Command::Flush { answer } => {

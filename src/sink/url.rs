@@ -128,8 +128,20 @@ pub(crate) fn redacted(url: &str) -> String {
     }
     match rest.rsplit_once('@') {
         Some((_, rest)) => format!("{scheme}***@{rest}"),
+        None if !scheme.is_empty() && has_odd_port(rest) => format!("{scheme}***"),
         None => format!("{scheme}{rest}"),
     }
+}
+
+/// Whether what stands before the path may be a user and a password without a host.
+fn has_odd_port(rest: &str) -> bool {
+    let authority = rest.split('/').next().unwrap_or_default();
+    authority.split(',').any(|host| {
+        host.rsplit_once(':').is_some_and(|(host, port)| {
+            let is_ipv6 = host.starts_with('[') && port.ends_with(']');
+            !is_ipv6 && !port.chars().all(|digit| digit.is_ascii_digit())
+        })
+    })
 }
 
 #[cfg(test)]
@@ -141,6 +153,11 @@ mod tests {
         assert_eq!(redacted("nats://u:p@h:1/s?token=t"), "nats://***@h:1/s");
         assert_eq!(redacted("u:p@h"), "***@h");
         assert_eq!(redacted("redis://h/s"), "redis://h/s");
+        assert_eq!(redacted("redis://h:6379/s"), "redis://h:6379/s");
+        assert_eq!(redacted("redis://[::1]:6379/s"), "redis://[::1]:6379/s");
+        assert_eq!(redacted("redis://[::1]/s"), "redis://[::1]/s");
+        assert_eq!(redacted("kafka://a:1,b/t"), "kafka://a:1,b/t");
+        assert_eq!(redacted("postgres://u:p"), "postgres://***");
         assert_eq!(redacted("redis://u:pa/ss@h/s"), "redis://***@h/s");
         assert_eq!(redacted("redis://u:p@a/ss@h/s"), "redis://***@h/s");
         assert_eq!(redacted("redis://u:pa?ss@h/s"), "redis://***");

@@ -74,7 +74,10 @@ impl EventStore {
                 let store = self.clone();
                 Receipt::delivered(async move {
                     let id = receipt.await?.event_id.into();
-                    store.reached_by_sinks().await;
+                    let timeout = store.shared.commit_timeout;
+                    tokio::time::timeout(timeout, store.reached_by_sinks())
+                        .await
+                        .map_err(|_| PublishError::SinksBehind { timeout })?;
                     Ok(id)
                 })
             }

@@ -3,7 +3,6 @@
 use super::publish::Draft;
 use crate::{
     delivery::{DeadLetter, Source, SourceError},
-    event::EventId,
     journal::{Journal, JournalError, Refused, Stored, WeakJournal},
     sink::SinkEvent,
 };
@@ -112,10 +111,16 @@ impl Source for JournalSource {
                 json: letter.event,
             })
             .collect();
-        self.journal()?
+        match self
+            .journal()?
             .move_cursor(cursor_name(name), position, refused)
             .await
-            .map_err(failed)
+        {
+            // It is in memory, and is written with everything else when the file can be again. If it
+            // never is, the batch comes again.
+            Err(JournalError::Degraded { .. }) => Ok(()),
+            settled => settled.map_err(failed),
+        }
     }
 
     async fn more(&self, position: u64) {
@@ -139,9 +144,9 @@ impl Source for JournalSource {
         Ok(refused.into_iter().map(dead_letter).collect())
     }
 
-    async fn bury(&self, name: &str, event: EventId) -> Result<(), SourceError> {
+    async fn bury(&self, name: &str, position: u64) -> Result<(), SourceError> {
         self.journal()?
-            .bury(name.to_owned(), event.into())
+            .bury(name.to_owned(), position)
             .await
             .map_err(failed)
     }

@@ -41,8 +41,11 @@ pub enum BuildError {
     /// The URL of a sink is not understood.
     #[error(transparent)]
     Sink(#[from] SinkUrlError),
-    /// Two of the sinks are the same: each has one cursor.
-    #[error("the sink {name:?} is named twice; leave one out")]
+    /// Two of the sinks have one name: each has a cursor under its name.
+    #[error(
+        "the sink {name:?} is named twice; leave one out, or give it another name with the \
+         parameter `eventstore.name` of its URL"
+    )]
     SameSinkTwice {
         /// Its name.
         name: String,
@@ -78,13 +81,20 @@ pub enum PublishError {
     /// The journal could not make the event durable.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The journal is in memory, and not every sink took the event within the commit timeout. It stays
+    /// queued.
+    #[error("not every sink has the event after {timeout:?}; it stays queued")]
+    SinksBehind {
+        /// The commit timeout.
+        timeout: std::time::Duration,
+    },
     /// The receipt was awaited before.
     #[error("the receipt was awaited already")]
     AlreadyAwaited,
 }
 
 /// Not everything was stored in time.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FlushError {
     /// The time was up; the events stay queued.

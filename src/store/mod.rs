@@ -38,6 +38,7 @@ use std::{
     },
     time::{Duration, Instant, SystemTime},
 };
+use tokio::sync::OnceCell;
 use tracing::{debug, info, warn};
 
 /// Publishes events. A cheap handle: clones share one queue and one journal.
@@ -82,6 +83,7 @@ struct Shared {
     // Ends that an earlier process left without the server's word.
     leftovers: Mutex<Vec<journal::HeldRun>>,
     shut_down: AtomicBool,
+    closed: OnceCell<Result<(), FlushError>>,
     said_skipped: Once,
     said_full: Mutex<Option<Instant>>,
 }
@@ -211,6 +213,7 @@ impl EventStore {
                 counters: Counters::default(),
                 leftovers: Mutex::new(leftovers),
                 shut_down: AtomicBool::new(false),
+                closed: OnceCell::new(),
                 said_skipped: Once::new(),
                 said_full: Mutex::new(None),
             }),
@@ -314,24 +317,27 @@ impl EventStore {
     }
 
     /// Flushes, then ends delivery and closes the journal. Afterwards events are refused and counted.
-    /// Call it when the workers have stopped. Calling it again is fine. Cancel safe: the journal closes
-    /// anyhow.
+    /// Call it when the workers have stopped. Who calls it meanwhile or again gets the answer that the
+    /// first one gets. Cancel safe: the next call goes on, and without one the journal closes with the
+    /// last handle.
     ///
     /// # Errors
     /// As [`flush`](Self::flush).
     pub async fn shutdown(&self, timeout: Duration) -> Result<(), FlushError> {
-        let is_first = !self.shared.shut_down.swap(true, Ordering::AcqRel);
+        let closed = &self.shared.closed;
+        closed.get_or_init(|| self.close(timeout)).await.clone()
+    }
+
+    async fn close(&self, timeout: Duration) -> Result<(), FlushError> {
+        self.shared.shut_down.store(true, Ordering::Release);
         let Some(journal) = &self.shared.journal else {
             return Ok(());
         };
-        let flushed = match is_first {
-            true => self.flush(timeout).await,
-            false => Ok(()),
-        };
+        let flushed = self.flush(timeout).await;
         if let Some(delivery) = &self.shared.delivery {
             delivery.stop();
         }
-        let behind = self.behind();
+        let behind = self.shared.behind();
         let closed = self.within(timeout, journal.close()).await;
         let stats = self.stats();
         if stats.lost + stats.refused + stats.invalid > 0 {
@@ -360,16 +366,6 @@ impl EventStore {
         closed.and(flushed)
     }
 
-    /// How many positions the slowest sink is behind.
-    fn behind(&self) -> u64 {
-        match (&self.shared.delivery, &self.shared.journal) {
-            (Some(delivery), Some(journal)) => {
-                journal.status().newest.saturating_sub(delivery.position())
-            }
-            _ => 0,
-        }
-    }
-
     async fn within(
         &self,
         timeout: Duration,
@@ -385,7 +381,7 @@ impl EventStore {
     }
 
     /// What sinks refused for good, with the reason, in the order of positions: at most `limit` of those
-    /// after `position` (0 for the beginning).
+    /// after `position` (0 for the beginning), and of the last event all there are.
     ///
     /// # Errors
     /// [`JournalError`] when the journal cannot be read.
@@ -547,11 +543,32 @@ impl std::fmt::Debug for EventStore {
     }
 }
 
+impl Shared {
+    /// How many positions the slowest sink is behind.
+    fn behind(&self) -> u64 {
+        match (&self.delivery, &self.journal) {
+            (Some(delivery), Some(journal)) => {
+                journal.status().newest.saturating_sub(delivery.position())
+            }
+            _ => 0,
+        }
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
-        if self.journal.is_some() && !self.shut_down.load(Ordering::Acquire) {
+        if self.journal.is_some() && self.closed.get().is_none() {
+            let behind = self.behind();
             // The tasks end here; the journal below writes what is queued.
             drop(self.delivery.take());
+            if behind > 0 && !self.is_lasting {
+                warn!(
+                    behind,
+                    "the last handle of an event store was dropped without shutdown; sinks lack \
+                     events, and these are lost: there is no journal file (EVENTSTORE_JOURNAL)"
+                );
+                return;
+            }
             warn!(
                 "the last handle of an event store was dropped without shutdown; \
                  what is queued is still written, for a few seconds at most"
@@ -596,6 +613,7 @@ fn places(
     at_least_one("max_event_bytes", options.max_event_bytes)?;
     let journal_path: Option<&Path> = options.journal.as_deref();
     let own = options.sinks.iter().map(|sink| Target {
+        name: sink.name().to_owned(),
         sink: sink.clone(),
         only: Selection::default(),
     });
@@ -628,7 +646,7 @@ fn places(
             None => journal::Retention::For(DELIVERED_RETENTION),
         },
         sinks: sinks
-            .map(|target| deliver::cursor_name(target.sink.name()))
+            .map(|target| deliver::cursor_name(&target.name))
             .collect(),
         is_store,
     };

@@ -2,7 +2,7 @@
 //! environment wins over defaults, and what is not understood is an error that says what is allowed.
 //! Knows nothing of how the options are used.
 
-use super::BuildError;
+use super::{BuildError, url};
 use crate::{event::Event, sink::Sink};
 use serde::Deserialize;
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
@@ -172,7 +172,7 @@ impl FromStr for Durability {
 /// | `repair_on_replay` | `EVENTSTORE_REPAIR_ON_REPLAY` | `false` |
 ///
 /// Durations are written as `500ms`, `2s`, `30days`.
-#[derive(Clone, Debug, Default, Deserialize, bon::Builder)]
+#[derive(Clone, Default, Deserialize, bon::Builder)]
 #[builder(state_mod(vis = "pub"), finish_fn(name = options), on(String, into))]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
@@ -224,6 +224,49 @@ pub struct EventStoreOptions {
     #[builder(default)]
     #[serde(skip)]
     pub sinks: Vec<Arc<dyn Sink>>,
+}
+
+/// As it may be logged: a URL holds passwords.
+impl fmt::Debug for EventStoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // By name, so that a new option is not forgotten.
+        let Self {
+            url,
+            journal,
+            application_name,
+            queue_size,
+            batch_size,
+            linger,
+            commit_timeout,
+            durability,
+            retention,
+            max_journal_bytes,
+            max_event_bytes,
+            lifecycle,
+            error_messages,
+            repair_on_replay,
+            filter,
+            sinks,
+        } = self;
+        f.debug_struct("EventStoreOptions")
+            .field("url", &url.as_deref().map(url::shown))
+            .field("journal", journal)
+            .field("application_name", application_name)
+            .field("queue_size", queue_size)
+            .field("batch_size", batch_size)
+            .field("linger", linger)
+            .field("commit_timeout", commit_timeout)
+            .field("durability", durability)
+            .field("retention", retention)
+            .field("max_journal_bytes", max_journal_bytes)
+            .field("max_event_bytes", max_event_bytes)
+            .field("lifecycle", lifecycle)
+            .field("error_messages", error_messages)
+            .field("repair_on_replay", repair_on_replay)
+            .field("filter", filter)
+            .field("sinks", sinks)
+            .finish()
+    }
 }
 
 impl EventStoreOptions {

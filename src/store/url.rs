@@ -19,6 +19,10 @@ fn allowed() -> String {
 
 /// Which events a sink gets, in its URL.
 const ONLY: &str = "eventstore.only";
+/// What a sink is called, in its URL.
+const NAME: &str = "eventstore.name";
+/// How long such a name may be.
+const MAX_NAME_LENGTH: usize = 100;
 
 /// Where the log is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +46,11 @@ fn begins_url(text: &str) -> bool {
     let Some((scheme, rest)) = text.split_once(':') else {
         return false;
     };
-    rest.starts_with("//") || matches!(scheme, "sqlite" | "memory" | "stdout")
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+.-".contains(c));
+    is_scheme && rest.starts_with("//") || matches!(scheme, "sqlite" | "memory" | "stdout")
 }
 
 /// The URLs of a list. Some URLs have commas of their own (`kafka://one:9092,two:9092/topic`).
@@ -63,6 +71,12 @@ fn split(list: &str) -> Vec<&str> {
         .map(str::trim)
         .filter(|url| !url.is_empty())
         .collect()
+}
+
+/// A list of URLs as it may be shown.
+pub(super) fn shown(list: &str) -> String {
+    let urls: Vec<String> = split(list).into_iter().map(redacted).collect();
+    urls.join(",")
 }
 
 /// The places that the `url` and `journal` options name, and the sinks that code brings along; none
@@ -104,15 +118,9 @@ pub(crate) fn places(
         },
     };
     for (index, target) in targets.iter().enumerate() {
-        let name = target.sink.name();
-        if targets
-            .iter()
-            .take(index)
-            .any(|other| other.sink.name() == name)
-        {
-            return Err(BuildError::SameSinkTwice {
-                name: name.to_owned(),
-            });
+        let name = &target.name;
+        if targets.iter().take(index).any(|other| other.name == *name) {
+            return Err(BuildError::SameSinkTwice { name: name.clone() });
         }
     }
     Ok(Some(Places { log, targets }))
@@ -160,48 +168,85 @@ fn log_of(url: &str) -> Result<Option<Log>, BuildError> {
     }
 }
 
-/// The sink that a URL names, with what stands in it about the selection.
+/// The sink that a URL names, with what stands in it about its name and the selection.
 fn target(url: &str) -> Result<Target, BuildError> {
-    let (url, only) = take_only(url);
+    let Own { url, only, name } = take_own(url);
+    let shortened = |text: &str| text.chars().take(80).collect::<String>();
     let only = match only {
         None => Selection::default(),
         Some(text) => Selection::parse(&text).ok_or_else(|| BuildError::InvalidOption {
             name: ONLY.to_owned(),
-            value: text.chars().take(80).collect(),
+            value: shortened(&text),
             allowed:
                 "`lifecycle`, `user`, event names, event types, and beginnings of either with \
                       `*` at the end, with commas between them"
                     .to_owned(),
         })?,
     };
-    Ok(Target {
-        sink: sink::open(&url)?,
-        only,
-    })
+    let sink = sink::open(&url)?;
+    let name = match name {
+        None => sink.name().to_owned(),
+        Some(name) if is_name(&name) => name,
+        Some(name) => {
+            return Err(BuildError::InvalidOption {
+                name: NAME.to_owned(),
+                value: shortened(&name),
+                allowed: format!("1 to {MAX_NAME_LENGTH} letters, digits and signs"),
+            });
+        }
+    };
+    Ok(Target { name, sink, only })
 }
 
-/// A URL without its parameter `eventstore.only`, and that parameter.
-fn take_only(url: &str) -> (String, Option<String>) {
-    let Some((before, query)) = url.split_once('?') else {
-        return (url.to_owned(), None);
+fn is_name(name: &str) -> bool {
+    !name.trim().is_empty()
+        && name.chars().count() <= MAX_NAME_LENGTH
+        && !name.chars().any(char::is_control)
+}
+
+/// A sink's URL without the parameters that are not the sink's own.
+#[derive(Debug, PartialEq, Eq)]
+struct Own {
+    url: String,
+    only: Option<String>,
+    name: Option<String>,
+}
+
+fn take_own(url: &str) -> Own {
+    let mut own = Own {
+        url: url.to_owned(),
+        only: None,
+        name: None,
     };
-    let mut only = None;
+    let Some((before, query)) = url.split_once('?') else {
+        return own;
+    };
+    let decoded = |value: &str| {
+        // A plus is one: this is no form.
+        let value = value.replace('+', "%2B");
+        let mut pairs = url::form_urlencoded::parse(value.as_bytes());
+        pairs.next().map(|(value, _)| value.into_owned())
+    };
     let rest: Vec<&str> = query
         .split('&')
         .filter(|parameter| match parameter.split_once('=') {
             Some((ONLY, value)) => {
-                only = Some(value.to_owned());
+                own.only = Some(decoded(value).unwrap_or_default());
+                false
+            }
+            Some((NAME, value)) => {
+                own.name = Some(decoded(value).unwrap_or_default());
                 false
             }
             _ => true,
         })
         .collect();
-    let url = if rest.is_empty() {
+    own.url = if rest.is_empty() {
         before.to_owned()
     } else {
         format!("{before}?{}", rest.join("&"))
     };
-    (url, only)
+    own
 }
 
 #[cfg(test)]
@@ -266,21 +311,43 @@ mod tests {
                 "stdout:"
             ]
         );
+        assert_eq!(
+            split("nats://n/s?eventstore.only=workflow_end,order.*,redis://h/x"),
+            [
+                "nats://n/s?eventstore.only=workflow_end,order.*",
+                "redis://h/x"
+            ]
+        );
+        assert_eq!(
+            split("kafka://one,two/t,nats://h/s"),
+            ["kafka://one,two/t", "nats://h/s"]
+        );
+        assert_eq!(
+            split("postgres://app:s3cret,x@db/e,nats://h/s"),
+            ["postgres://app:s3cret,x@db/e", "nats://h/s"]
+        );
     }
 
     #[test]
-    fn what_a_sink_gets_stands_in_its_url() {
-        assert_eq!(
-            take_only("nats://n/s?stream=x&eventstore.only=lifecycle&y=z"),
-            (
-                "nats://n/s?stream=x&y=z".to_owned(),
-                Some("lifecycle".to_owned())
-            )
+    fn what_a_sink_gets_and_is_called_stands_in_its_url() {
+        let own =
+            take_own("nats://n/s?stream=x&eventstore.only=lifecycle&eventstore.name=a%20b&y=z");
+        assert_eq!(own.url, "nats://n/s?stream=x&y=z");
+        assert_eq!(own.only.as_deref(), Some("lifecycle"));
+        assert_eq!(own.name.as_deref(), Some("a b"));
+        let own = take_own("nats://n/s?eventstore.only=a%2Cb+c");
+        assert_eq!(own.url, "nats://n/s");
+        assert_eq!(own.only.as_deref(), Some("a,b+c"));
+        let text = error("stdout:?eventstore.name=", None);
+        assert!(text.contains(NAME) && text.contains("1 to 100"), "{text}");
+        let targets = places(
+            Some("stdout:,stdout:?eventstore.name=other"),
+            None,
+            Vec::new(),
         );
-        assert_eq!(
-            take_only("nats://n/s?eventstore.only=a"),
-            ("nats://n/s".to_owned(), Some("a".to_owned()))
-        );
+        let targets = targets.unwrap().unwrap().targets;
+        assert_eq!(targets[0].name, "stdout");
+        assert_eq!(targets[1].name, "other");
         let text = error("stdout:?eventstore.only=*", None);
         assert!(text.contains("lifecycle") && text.contains(ONLY), "{text}");
     }

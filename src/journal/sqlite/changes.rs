@@ -133,11 +133,30 @@ pub(super) fn refuse(
 pub(super) fn bury(
     transaction: &Transaction<'_>,
     sink: &str,
-    event_id: &Uuid,
+    position: u64,
 ) -> Result<(), Trouble> {
     transaction
-        .prepare_cached("DELETE FROM dead_letters WHERE sink = ?1 AND event_id = ?2")?
-        .execute(params![sink, event_id.to_string()])?;
+        .prepare_cached("DELETE FROM dead_letters WHERE sink = ?1 AND seq = ?2")?
+        .execute(params![sink, i64::try_from(position).unwrap_or(i64::MAX)])?;
+    Ok(())
+}
+
+/// Puts a row at `position`, so that what is inserted next comes behind it.
+pub(super) fn reserve(transaction: &Transaction<'_>, position: u64) -> Result<(), Trouble> {
+    transaction.execute(
+        "INSERT INTO events (seq, event_id, event_type, event_name, created_at, stored_at, event) \
+         VALUES (?1, '', '', '', '', 0, '')",
+        [i64::try_from(position).unwrap_or(i64::MAX)],
+    )?;
+    Ok(())
+}
+
+/// Takes the row of [`reserve`] away.
+pub(super) fn unreserve(transaction: &Transaction<'_>, position: u64) -> Result<(), Trouble> {
+    transaction.execute(
+        "DELETE FROM events WHERE seq = ?1 AND event_id = ''",
+        [i64::try_from(position).unwrap_or(i64::MAX)],
+    )?;
     Ok(())
 }
 

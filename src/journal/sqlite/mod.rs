@@ -9,11 +9,11 @@ pub(super) use place::Lock;
 pub(super) use room::Removed;
 
 use super::{
-    JournalError, JournalOptions, Retention, Synchronous,
+    JournalError, JournalOptions, MAX_READ_BYTES, Retention, Synchronous,
     record::{Applied, Change, HeldRun, Record, Refused, RunKey, Stored},
 };
 use crate::crash_point::crash_point;
-use changes::{bury, forget, hold, insert, move_cursor, refuse, release};
+use changes::{bury, forget, hold, insert, move_cursor, refuse, release, reserve, unreserve};
 use place::{FileIdentity, identities_beside, identity_of, lock};
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, TransactionBehavior, params};
 use std::{
@@ -33,8 +33,6 @@ const BUSY_TIMEOUT: Duration = Duration::from_millis(100);
 /// Pages in the WAL after which SQLite writes them back. Four times its default: pages that change
 /// with each transaction are then written back less often.
 const CHECKPOINT_PAGES: u32 = 4000;
-/// How many bytes of events are read at once, and one event more.
-const MAX_READ_BYTES: usize = 8 * 1024 * 1024;
 
 /// Why the file cannot be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +73,8 @@ pub(super) struct SqliteLog {
     is_store: bool,
     // What each sink has in hand: after the first position, up to the second.
     handed_out: HashMap<String, (u64, u64)>,
+    // What sinks know as delivered from the file that was here before; positions go on behind it.
+    begin_after: Option<u64>,
     identity: Option<FileIdentity>,
     // The files that SQLite keeps beside it: they may stay where they are when it goes.
     beside: Cell<[Option<FileIdentity>; 2]>,
@@ -95,6 +95,7 @@ impl SqliteLog {
                 sinks: options.sinks.clone(),
                 is_store: options.is_store,
                 handed_out: HashMap::new(),
+                begin_after: None,
                 identity: identity_of(path),
                 beside: Cell::new(identities_beside(path)),
                 opened: (SystemTime::now(), Instant::now()),
@@ -123,6 +124,9 @@ impl SqliteLog {
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if let Some(position) = self.begin_after {
+            reserve(&transaction, position)?;
+        }
         for change in changes {
             match change {
                 Change::Insert(records) => {
@@ -140,13 +144,24 @@ impl SqliteLog {
                 }
                 Change::MoveCursor(name, position) => move_cursor(&transaction, name, *position)?,
                 Change::Refuse(refused) => refuse(&transaction, refused, stored_at)?,
-                Change::Bury(sink, event_id) => bury(&transaction, sink, event_id)?,
+                Change::Bury(sink, position) => bury(&transaction, sink, *position)?,
             }
+        }
+        if let Some(position) = self.begin_after {
+            unreserve(&transaction, position)?;
         }
         crash_point("inside-group-commit");
         transaction.commit()?;
         crash_point("after-group-commit");
+        if applied.inserted > 0 {
+            self.begin_after = None;
+        }
         Ok(applied)
+    }
+
+    /// Gives new events positions behind this one, if none has.
+    pub(super) fn go_on_after(&mut self, position: u64) {
+        self.begin_after = (self.newest() < position).then_some(position);
     }
 
     /// The time by which events age: a clock that is set forward while the store is open removes
@@ -171,17 +186,24 @@ impl SqliteLog {
             .unwrap_or_default()
     }
 
-    /// What sinks refused for good.
+    /// What sinks refused for good, in order; at most `limit`, and all that there are of the last event.
     pub(super) fn refused(
         &self,
         sink: Option<&str>,
         after: u64,
         limit: usize,
     ) -> Result<Vec<Refused>, Trouble> {
-        let mut statement = self.connection.prepare_cached(
+        let of_sink = match sink {
+            // With `?1` only to have as many parameters.
+            None => "?1 IS NULL",
+            Some(_) => "sink = ?1",
+        };
+        let mut statement = self.connection.prepare_cached(&format!(
             "SELECT sink, seq, event_id, reason, event FROM dead_letters \
-             WHERE (?1 IS NULL OR sink = ?1) AND seq > ?2 ORDER BY seq, sink LIMIT ?3",
-        )?;
+             WHERE {of_sink} AND seq > ?2 AND seq <= (SELECT MAX(seq) FROM \
+             (SELECT seq FROM dead_letters WHERE {of_sink} AND seq > ?2 ORDER BY seq LIMIT ?3)) \
+             ORDER BY seq, sink"
+        ))?;
         let mut rows = statement.query(params![
             sink,
             i64::try_from(after).unwrap_or(i64::MAX),

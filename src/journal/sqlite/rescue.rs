@@ -79,7 +79,8 @@ impl SqliteLog {
 }
 
 /// Copies everything into the attached file. This log's positions stay, so that cursors mean the same
-/// to whoever has them in hand; what the other file held comes behind.
+/// to whoever has them in hand; what the other file held comes behind, and is delivered like all that
+/// does: cursors of the other file are about its own positions.
 fn copy_to_attached(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     transaction.execute_batch(&format!(
@@ -91,8 +92,17 @@ fn copy_to_attached(connection: &mut Connection) -> rusqlite::Result<()> {
          SELECT {COLUMNS} FROM temp.others ORDER BY seq; \
          DROP TABLE temp.others; \
          INSERT OR IGNORE INTO fresh.held SELECT * FROM main.held; \
-         INSERT OR REPLACE INTO fresh.cursors SELECT * FROM main.cursors; \
-         INSERT OR IGNORE INTO fresh.dead_letters SELECT * FROM main.dead_letters"
+         DELETE FROM fresh.cursors; \
+         INSERT INTO fresh.cursors SELECT * FROM main.cursors; \
+         CREATE TEMP TABLE others AS SELECT * FROM fresh.dead_letters; \
+         DELETE FROM fresh.dead_letters; \
+         INSERT INTO fresh.dead_letters SELECT * FROM main.dead_letters; \
+         INSERT INTO fresh.dead_letters SELECT others.sink, COALESCE(events.seq, others.seq + \
+         (SELECT COALESCE(MAX(seq), 0) FROM fresh.events)), others.event_id, \
+         others.reason, others.refused_at, others.event FROM temp.others AS others \
+         LEFT JOIN fresh.events AS events ON events.event_id = others.event_id WHERE TRUE \
+         ON CONFLICT (sink, seq) DO NOTHING; \
+         DROP TABLE temp.others"
     ))?;
     transaction.commit()
 }

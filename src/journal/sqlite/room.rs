@@ -5,10 +5,14 @@ use crate::journal::Retention;
 use rusqlite::params;
 use std::time::{Duration, Instant};
 
-/// How long aged events are removed at a stretch.
+/// How long room is made at a stretch: others wait to write.
 const MAKE_ROOM_FOR: Duration = Duration::from_millis(100);
+/// How many aged events go at once.
+const AGED_AT_ONCE: u32 = 1024;
 /// How many old events go at once when there is no room.
 const REMOVE_AT_ONCE: u32 = 256;
+/// How many pages are given back to the file system at once: 4 MiB.
+const GIVE_BACK_AT_ONCE: u32 = 1024;
 
 /// What making room removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,88 +21,142 @@ pub(in crate::journal) struct Removed {
     pub(in crate::journal) kept: u64,
     /// Events that are gone.
     pub(in crate::journal) lost: u64,
+    /// Dead letters that are gone.
+    pub(in crate::journal) dead_letters: u64,
+    /// There was more to remove than time.
+    pub(in crate::journal) is_unfinished: bool,
 }
 
 impl SqliteLog {
     /// Makes room: what is older than the retention and has been delivered; and over the size cap the
-    /// oldest events, first what was delivered, then what applications published, then what the
-    /// interceptors did.
-    pub(in crate::journal) fn make_room(&mut self) -> Result<Removed, Trouble> {
-        let delivered = self.delivered()?;
+    /// oldest, first what was delivered, then dead letters, then what applications published, then what
+    /// the interceptors did. Says what it removed also when it fails.
+    pub(in crate::journal) fn make_room(&mut self) -> (Removed, Result<(), Trouble>) {
         let mut removed = Removed::default();
-        if let Retention::For(age) = self.retention
-            && let Some(oldest) = self.now().checked_sub(age)
-        {
-            let oldest = seconds(oldest);
-            // Positions follow time, so that looking at the first rows is enough; and within a bound,
-            // since others wait to write.
-            let began = Instant::now();
-            loop {
-                let aged = self.connection.execute(
-                    "DELETE FROM events WHERE seq IN (SELECT seq FROM \
-                     (SELECT seq, stored_at FROM events \
-                     WHERE seq < (SELECT MAX(seq) FROM events) AND seq <= ?3 \
-                     ORDER BY seq LIMIT ?2) \
-                     WHERE stored_at < ?1)",
-                    params![oldest, REMOVE_AT_ONCE * 4, delivered],
-                )? as u64;
-                removed.kept += aged;
-                if aged < u64::from(REMOVE_AT_ONCE * 4) || began.elapsed() > MAKE_ROOM_FOR {
-                    break;
-                }
-            }
-        }
+        let until = Instant::now() + MAKE_ROOM_FOR;
+        let result = self.make_room_until(until, &mut removed);
+        (removed, result)
+    }
+
+    fn make_room_until(&self, until: Instant, removed: &mut Removed) -> Result<(), Trouble> {
+        let delivered = self.delivered()?;
+        self.remove_aged(delivered, until, removed)?;
         if let Some(max_bytes) = self.max_bytes
             && self.live_bytes()? > max_bytes
         {
             // A tenth below the cap, so that not every write has to make room.
             let goal = max_bytes - max_bytes / 10;
-            while self.live_bytes()? > goal {
-                if !self.remove_some(delivered, &mut removed)? {
+            while self.live_bytes()? > goal && self.remove_some(delivered, removed)? {
+                if Instant::now() > until {
+                    removed.is_unfinished = true;
                     break;
                 }
             }
         }
-        if removed != Removed::default() {
-            self.connection.execute_batch("PRAGMA incremental_vacuum")?;
-        }
-        Ok(removed)
+        self.give_back()
     }
 
-    /// Removes some events for lack of room; false when none is left that may go.
+    fn remove_aged(
+        &self,
+        delivered: i64,
+        until: Instant,
+        removed: &mut Removed,
+    ) -> Result<(), Trouble> {
+        let Retention::For(age) = self.retention else {
+            return Ok(());
+        };
+        let Some(oldest) = self.now().checked_sub(age) else {
+            return Ok(());
+        };
+        // Positions follow time, so that looking at the first rows is enough.
+        let mut statement = self.connection.prepare_cached(
+            "DELETE FROM events WHERE seq IN (SELECT seq FROM \
+             (SELECT seq, stored_at FROM events \
+             WHERE seq < (SELECT MAX(seq) FROM events) AND seq <= ?3 \
+             ORDER BY seq LIMIT ?2) \
+             WHERE stored_at < ?1)",
+        )?;
+        loop {
+            let aged = statement.execute(params![seconds(oldest), AGED_AT_ONCE, delivered])? as u64;
+            removed.kept += aged;
+            if aged < u64::from(AGED_AT_ONCE) {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                removed.is_unfinished = true;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Removes some for lack of room; false when nothing is left that may go.
     fn remove_some(&self, delivered: i64, removed: &mut Removed) -> Result<bool, Trouble> {
+        if !self.is_store {
+            let count = self.remove_first(&format!("seq <= {delivered}"))?;
+            if count > 0 {
+                removed.kept += count;
+                return Ok(true);
+            }
+        }
+        // They are copies, which outlive their events: what is still to be delivered goes later.
+        let dead_letters = self
+            .connection
+            .prepare_cached(
+                "DELETE FROM dead_letters WHERE seq <= (SELECT MAX(seq) FROM \
+                 (SELECT seq FROM dead_letters ORDER BY seq LIMIT ?1))",
+            )?
+            .execute([REMOVE_AT_ONCE])? as u64;
+        if dead_letters > 0 {
+            removed.dead_letters += dead_letters;
+            return Ok(true);
+        }
         // What a sink has in hand it may yet take: it would be counted as lost, and then arrive.
         let not_in_hand: String = self
             .handed_out
             .values()
             .map(|(after, last)| format!(" AND NOT (seq > {after} AND seq <= {last})"))
             .collect();
-        let user = "event_type <> 'application_events' AND ?2 IS NOT NULL";
-        let conditions = [
-            (!self.is_store).then_some(("seq <= ?2".to_owned(), true)),
-            Some((format!("{user}{not_in_hand}"), false)),
-            Some((user.to_owned(), false)),
-            Some(("?2 IS NOT NULL".to_owned(), false)),
-        ];
-        for (condition, is_kept) in conditions.into_iter().flatten() {
-            let count = self.connection.execute(
-                &format!(
-                    "DELETE FROM events WHERE seq IN (SELECT seq FROM events \
-                     WHERE seq < (SELECT MAX(seq) FROM events) AND {condition} \
-                     ORDER BY seq LIMIT ?1)"
-                ),
-                params![REMOVE_AT_ONCE, delivered],
-            )? as u64;
+        let user = "event_type <> 'application_events'";
+        for condition in [&format!("{user}{not_in_hand}"), user, "TRUE"] {
+            let count = self.remove_first(condition)?;
             if count > 0 {
-                if is_kept {
-                    removed.kept += count;
-                } else {
-                    removed.lost += count;
-                }
+                removed.lost += count;
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Removes the first events for which a condition holds, and never the newest.
+    fn remove_first(&self, condition: &str) -> Result<u64, Trouble> {
+        let count = self.connection.execute(
+            &format!(
+                "DELETE FROM events WHERE seq IN (SELECT seq FROM events \
+                 WHERE seq < (SELECT MAX(seq) FROM events) AND {condition} ORDER BY seq LIMIT ?1)"
+            ),
+            [REMOVE_AT_ONCE],
+        )?;
+        Ok(count as u64)
+    }
+
+    /// Gives free pages back to the file system, a few at a time, when they are a good part of the file:
+    /// those of an outage. What comes and goes all the time uses its pages again.
+    fn give_back(&self) -> Result<(), Trouble> {
+        let [pages, free] = ["page_count", "freelist_count"].map(|name| {
+            self.connection
+                .query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, u64>(0))
+        });
+        let free = free?;
+        if free < u64::from(GIVE_BACK_AT_ONCE) || free < pages? / 4 {
+            return Ok(());
+        }
+        let mut statement = self
+            .connection
+            .prepare(&format!("PRAGMA incremental_vacuum({GIVE_BACK_AT_ONCE})"))?;
+        // A step is a page.
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+        Ok(())
     }
 
     /// Up to where every sink has what is in the log; everything, where there is no sink.
