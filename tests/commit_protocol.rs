@@ -569,7 +569,7 @@ impl Steps {
     }
 }
 
-/// Runs another local activity first once it was signalled, and fails its first task.
+/// Runs another local activity first once it was signalled, and fails its tasks before.
 #[workflow]
 #[derive(Default)]
 struct Reordered {
@@ -593,7 +593,8 @@ impl Reordered {
         }
         ctx.execute_local_activity(Steps::first, (), options())
             .await?;
-        if !REORDERED.swap(true, Ordering::SeqCst) {
+        if !ctx.state(|state| state.signalled) {
+            REORDERED.store(true, Ordering::SeqCst);
             panic!("on purpose");
         }
         Ok(())
