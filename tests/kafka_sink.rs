@@ -20,6 +20,7 @@ use rdkafka::{
     types::{RDKafkaApiKey, RDKafkaRespErr},
 };
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -143,6 +144,71 @@ async fn a_message_that_the_broker_finds_too_large_is_rejected_alone() {
     assert_eq!(ids_in(&cluster).await, found);
 }
 
+/// Events of a workflow each, in all partitions of a topic.
+fn of_many_workflows(count: u64) -> Vec<SinkEvent> {
+    (1..=count)
+        .map(|position| conformance::event(position, &format!("order-{position}")))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_refused_set_is_found_behind_what_it_takes_with_it() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic(TOPIC, 12, 1).unwrap();
+    let sink = open(&cluster);
+    let events = of_many_workflows(120);
+    sink.deliver(&events[..1]).await.unwrap();
+    // The first set that comes; those of other partitions wait and are given up by the client.
+    cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE],
+    );
+    let rest = &events[1..];
+    assert_eq!(sink.deliver(rest).await.unwrap(), Delivered::all(rest));
+    let found: BTreeSet<_> = ids_in(&cluster).await.into_iter().collect();
+    assert_eq!(found.len(), events.len());
+}
+
+#[tokio::test]
+async fn what_arrived_beside_a_partition_that_is_away_is_not_sent_again() {
+    let cluster = MockCluster::new(2).unwrap();
+    cluster.create_topic(TOPIC, 2, 1).unwrap();
+    let sink = open(&cluster);
+    let events = of_many_workflows(40);
+    sink.deliver(&events[..1]).await.unwrap();
+    // The partition of the next event is away, with the broker that leads it.
+    let away = partition_of(&cluster, &events[1]).await;
+    cluster.partition_leader(TOPIC, away, Some(2)).unwrap();
+    cluster.partition_leader(TOPIC, 1 - away, Some(1)).unwrap();
+    cluster.broker_down(2).unwrap();
+    let rest = &events[1..];
+    for _ in 0..2 {
+        sink.deliver(rest).await.unwrap_err();
+    }
+    cluster.broker_up(2).unwrap();
+    assert_eq!(sink.deliver(rest).await.unwrap(), Delivered::all(rest));
+    let mut found = ids_in(&cluster).await;
+    found.sort();
+    let mut wanted = ids(&events);
+    wanted.sort();
+    assert_eq!(found, wanted, "each once");
+}
+
+/// Where an event belongs: another topic of the same cluster and as many partitions tells.
+async fn partition_of(
+    cluster: &MockCluster<'static, DefaultProducerContext>,
+    event: &SinkEvent,
+) -> i32 {
+    cluster.create_topic("like-it", 2, 1).unwrap();
+    let brokers = cluster.bootstrap_servers();
+    let sink = sink::open(&format!("kafka://{brokers}/like-it?timeout=4s")).unwrap();
+    sink.deliver(std::slice::from_ref(event)).await.unwrap();
+    tokio::task::spawn_blocking(move || read(&brokers, "like-it"))
+        .await
+        .unwrap()[0]
+        .partition
+}
+
 #[tokio::test]
 async fn what_the_client_can_try_again_is_not_seen() {
     let cluster = cluster();
@@ -200,7 +266,7 @@ async fn a_broker_that_is_down_or_slow_is_an_error_in_time() {
         .broker_round_trip_time(1, Duration::from_secs(30))
         .unwrap();
     let started = Instant::now();
-    sink.deliver(&events[5..]).await.unwrap_err();
+    sink.deliver(&batch(11, 5)).await.unwrap_err();
     assert!(started.elapsed() < Duration::from_secs(8));
 }
 

@@ -34,7 +34,7 @@ mod nats;
 mod parts;
 #[cfg(feature = "postgres")]
 mod postgres;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "kafka", feature = "redis"))]
 mod recent;
 #[cfg(feature = "redis")]
 mod redis;

@@ -57,6 +57,7 @@ pub struct Broker {
 /// A message, as a consumer reads it.
 #[derive(Clone, Debug)]
 pub struct Record {
+    pub partition: i32,
     pub key: Option<String>,
     pub payload: String,
     pub headers: Vec<(String, String)>,
@@ -218,6 +219,7 @@ pub fn read(brokers: &str, topic: &str) -> Vec<Record> {
             };
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
             records.push(Record {
+                partition,
                 key: message.key().map(text),
                 payload: text(message.payload().unwrap()),
                 headers: message.headers().map_or_else(Vec::new, |headers| {

@@ -73,6 +73,12 @@ impl Target {
         if ca.is_some() && !tls {
             return Err(address.wrong("`tls_ca` is of use with `kafka+tls:` only"));
         }
+        // The client looks only when it connects, which would be an outage without an end.
+        if let Some(ca) = &ca
+            && let Err(error) = std::fs::File::open(ca)
+        {
+            return Err(address.wrong(format!("the file of `tls_ca` cannot be read: {error}")));
+        }
         let mechanism = match parameters.text("mechanism") {
             None | Some("PLAIN") => "PLAIN",
             Some("SCRAM-SHA-256") => "SCRAM-SHA-256",

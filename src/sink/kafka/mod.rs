@@ -4,12 +4,17 @@
 mod address;
 mod producer;
 
-use super::{Delivered, Rejection, Sink, SinkError, SinkEvent, SinkUrlError};
+use super::{Delivered, Rejection, Sink, SinkError, SinkEvent, SinkUrlError, recent::Recent};
 use address::Target;
 use async_trait::async_trait;
 use producer::{Failure, Producer};
-use std::{fmt, sync::Arc, time::Duration};
-use tokio::{sync::Mutex, time::timeout};
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 
 /// How long one delivery may take with everything around it, such as looking for the topic.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(18);
@@ -20,6 +25,8 @@ struct KafkaSink {
     target: Arc<Target>,
     /// Made at the first delivery, and again after an error that a producer does not survive.
     producer: Mutex<Option<Arc<Producer>>>,
+    /// What the broker confirmed.
+    arrived: std::sync::Mutex<Recent>,
 }
 
 impl fmt::Debug for KafkaSink {
@@ -37,6 +44,7 @@ pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
         name: format!("kafka {}", target.topic),
         target: Arc::new(target),
         producer: Mutex::new(None),
+        arrived: std::sync::Mutex::default(),
     }))
 }
 
@@ -46,55 +54,112 @@ impl KafkaSink {
         if let Some(producer) = kept.as_ref().filter(|producer| producer.is_usable()) {
             return Ok(producer.clone());
         }
+        if let Some(old) = kept.take() {
+            // It joins its threads, which no thread of the runtime should wait for.
+            spawn_blocking(move || drop(old));
+        }
         let producer = Arc::new(Producer::connect(self.target.clone()).await?);
         *kept = Some(producer.clone());
         Ok(producer)
     }
 
-    async fn deliver_all(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
-        let mut rejected = Vec::new();
-        let mut index = 0;
-        let results = self.producer().await?.send(batch).await;
+    /// Sends events, and remembers those that arrived.
+    async fn send(&self, events: &[&SinkEvent]) -> Result<Vec<Result<(), Failure>>, SinkError> {
+        let results = self.producer().await?.send(events).await;
+        let mut arrived = self.arrived();
+        for (event, result) in events.iter().zip(&results) {
+            if result.is_ok() {
+                arrived.insert(event.event_id);
+            }
+        }
+        arrived.forget_oldest();
+        Ok(results)
+    }
+
+    fn arrived(&self) -> MutexGuard<'_, Recent> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which events of a batch are still to be sent. What arrived behind one that did not, in another
+    /// partition, is not sent again; but behind one of the same key it is, for the sake of the order.
+    fn is_missing(&self, batch: &[SinkEvent]) -> Vec<bool> {
+        let arrived = self.arrived();
+        let mut keys = HashSet::new();
+        let missing = |event: &SinkEvent| {
+            let is_behind = event.key().is_some_and(|key| keys.contains(key));
+            let is_missing = is_behind || !arrived.contains(event.event_id);
+            if let Some(key) = event.key().filter(|_| is_missing) {
+                keys.insert(key.to_owned());
+            }
+            is_missing
+        };
+        batch.iter().map(missing).collect()
+    }
+
+    /// Delivers a batch; `done` says how much of it also when the call is cut off.
+    async fn deliver_all(
+        &self,
+        batch: &[SinkEvent],
+        done: &mut Delivered,
+    ) -> Result<(), SinkError> {
+        let is_missing = self.is_missing(batch);
+        let missing: Vec<&SinkEvent> = batch
+            .iter()
+            .zip(&is_missing)
+            .filter_map(|(event, is_missing)| is_missing.then_some(event))
+            .collect();
+        let mut sent = self.send(&missing).await?.into_iter();
+        let mut results = Vec::with_capacity(batch.len());
+        for is_missing in is_missing {
+            results.push(match is_missing {
+                true => sent.next().unwrap_or_else(|| Err(Failure::unsent())),
+                false => Ok(()),
+            });
+        }
+        // Where the broker refuses a set of messages, the client fails others without their fault.
+        let is_set_refused = results
+            .iter()
+            .any(|result| matches!(result, Err(Failure::SetRefused(_))));
         for result in results {
             match result {
                 Ok(()) => {}
-                Err(Failure::Never(reason)) => rejected.push(Rejection { index, reason }),
-                // The broker refused a set of messages, not each of them.
-                Err(Failure::SetRefused(_)) => {
-                    return self.deliver_each(batch, index, rejected).await;
-                }
-                Err(Failure::Now(_)) if index > 0 => break,
+                Err(Failure::Never(reason)) => done.rejected.push(Rejection {
+                    index: done.taken,
+                    reason,
+                }),
+                Err(_) if is_set_refused => return self.deliver_each(batch, done).await,
+                Err(Failure::SetRefused(reason)) => return Err(SinkError::new(reason)),
                 Err(Failure::Now(error)) => return Err(error),
             }
-            index += 1;
+            done.taken += 1;
         }
-        Ok(Delivered::up_to(index, rejected))
+        Ok(())
     }
 
-    /// Delivers what comes from `index` on one by one, so that only what is refused by itself is
-    /// rejected.
+    /// Delivers what is left one by one, so that only what is refused by itself is rejected.
     async fn deliver_each(
         &self,
         batch: &[SinkEvent],
-        mut index: usize,
-        mut rejected: Vec<Rejection>,
-    ) -> Result<Delivered, SinkError> {
-        while let Some(event) = batch.get(index..=index) {
-            let result = match self.producer().await {
-                Ok(producer) => producer.send(event).await.pop(),
-                Err(error) => Some(Err(Failure::Now(error))),
-            };
-            match result {
-                Some(Ok(())) => {}
-                Some(Err(Failure::Never(reason) | Failure::SetRefused(reason))) => {
-                    rejected.push(Rejection { index, reason });
+        done: &mut Delivered,
+    ) -> Result<(), SinkError> {
+        let is_missing = self.is_missing(batch);
+        while let Some(event) = batch.get(done.taken) {
+            if is_missing.get(done.taken) == Some(&true) {
+                match self.send(&[event]).await?.pop() {
+                    Some(Ok(())) => {}
+                    Some(Err(Failure::Never(reason) | Failure::SetRefused(reason))) => {
+                        done.rejected.push(Rejection {
+                            index: done.taken,
+                            reason,
+                        });
+                    }
+                    Some(Err(Failure::Now(error))) => return Err(error),
+                    None => return Err(SinkError::new("the event was not sent")),
                 }
-                Some(Err(Failure::Now(error))) if index == 0 => return Err(error),
-                Some(Err(Failure::Now(_))) | None => break,
             }
-            index += 1;
+            done.taken += 1;
         }
-        Ok(Delivered::up_to(index, rejected))
+        Ok(())
     }
 }
 
@@ -117,13 +182,19 @@ impl Sink for KafkaSink {
     }
 
     async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
-        timeout(DELIVERY_TIMEOUT, self.deliver_all(batch))
+        let mut done = Delivered::default();
+        let result = timeout(DELIVERY_TIMEOUT, self.deliver_all(batch, &mut done))
             .await
             .unwrap_or_else(|_| {
                 Err(SinkError::new(format!(
                     "the batch took longer than {DELIVERY_TIMEOUT:?}"
                 )))
-            })
+            });
+        match result {
+            Err(error) if done.taken == 0 => Err(error),
+            // The failure shows again with what is left.
+            _ => Ok(done),
+        }
     }
 
     async fn check(&self) -> Result<(), SinkError> {

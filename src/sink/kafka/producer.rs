@@ -37,6 +37,13 @@ pub(super) enum Failure {
     SetRefused(String),
 }
 
+impl Failure {
+    /// For an event that was not even tried.
+    pub(super) fn unsent() -> Self {
+        Self::Now(SinkError::new("an event before it was not sent"))
+    }
+}
+
 /// A producer for one topic.
 pub(super) struct Producer {
     producer: FutureProducer<Context>,
@@ -111,16 +118,14 @@ impl Producer {
     }
 
     /// Sends events in order, and gives what became of each, in the same order.
-    pub(super) async fn send(&self, events: &[SinkEvent]) -> Vec<Result<(), Failure>> {
+    pub(super) async fn send(&self, events: &[&SinkEvent]) -> Vec<Result<(), Failure>> {
         self.forget();
         let mut waiting = Vec::with_capacity(events.len());
         // What follows a message that was not even queued is not queued either: it would overtake.
         let mut stopped = false;
         for event in events {
             let queued = if stopped {
-                Err(Failure::Now(SinkError::new(
-                    "an event before it was not sent",
-                )))
+                Err(Failure::unsent())
             } else {
                 self.queue(event)
             };
@@ -165,7 +170,10 @@ impl Producer {
             Some(
                 RDKafkaErrorCode::MessageSizeTooLarge
                 | RDKafkaErrorCode::InvalidMessageSize
-                | RDKafkaErrorCode::InvalidRecord,
+                | RDKafkaErrorCode::InvalidRecord
+                | RDKafkaErrorCode::InvalidTimestamp
+                // Another one of its set was.
+                | RDKafkaErrorCode::InvalidDifferentRecord,
             ) => Failure::SetRefused(format!("the broker refuses it: {error}")),
             _ => Failure::Now(self.error("", error)),
         }
