@@ -115,7 +115,8 @@ enum Ended {
     Reported(&'static str),
     /// It failed and was retried; the server keeps the last such failure.
     Retried,
-    /// It ended and was retried, and the server does not keep how: it may have failed or timed out.
+    /// It ended and was retried, and the server does not keep how: it may have failed, or the server gave
+    /// it up like [`Self::TimedOut`].
     Forgotten,
     /// The server gave it up: its worker died, or was too slow. What its code came to, and whether it
     /// lived to tell, only the worker knew.
@@ -127,8 +128,7 @@ impl Ended {
         match self {
             Self::Reported(status) => told == status || told == "will_complete_async",
             Self::Retried => told == "failed",
-            Self::Forgotten => matches!(told, "failed" | "timed_out" | "unknown"),
-            Self::TimedOut => true,
+            Self::Forgotten | Self::TimedOut => true,
         }
     }
 }
