@@ -109,7 +109,12 @@ impl Task {
                 Ok(_) => SinkError::new("it took nothing, and said nothing"),
                 Err(error) => error,
             };
-            at_once = batch.len() / 2;
+            // And when a single one fails, the whole again: others may be taken where the first is not.
+            at_once = if batch.len() > 1 {
+                batch.len() / 2
+            } else {
+                events.len()
+            };
             let pause = pauses.next().unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE);
             let pause = pause.max(error.retry_after.unwrap_or_default());
             self.progress.retries.fetch_add(1, Relaxed);

@@ -16,14 +16,16 @@ use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 use url::Url;
 
 /// What is allowed, for error messages.
 const ALLOWED: &str = "`dapr://HOST[:PORT]/PUBSUB/TOPIC` or `dapr+binding://HOST[:PORT]/NAME`, with \
-     the parameter `timeout` (up to `15s`)";
+     the parameters `max_bytes` (of an event, from 1000) and `timeout` (up to `15s`)";
+/// What `max_bytes` must leave for an event.
+const LEAST_MAX_BYTES: usize = 1000;
 /// Where a sidecar listens unless told otherwise.
 const DEFAULT_PORT: u16 = 3500;
 /// What Dapr reads, too: the token that the sidecar asks for.
@@ -70,6 +72,8 @@ struct DaprSink {
     component: Component,
     api_token: Option<AuthHeader>,
     client: HttpClient,
+    max_bytes: Option<usize>,
+    has_taken: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -107,7 +111,12 @@ fn open_with(
             "it holds a user name or password; the sidecar's token is read from {API_TOKEN}"
         )));
     }
-    let parameters = address.parameters(&["timeout"])?;
+    let parameters = address.parameters(&["max_bytes", "timeout"])?;
+    let max_bytes = match parameters.text("max_bytes").map(str::parse::<usize>) {
+        None => None,
+        Some(Ok(most)) if most >= LEAST_MAX_BYTES => Some(most),
+        Some(_) => return Err(address.wrong("`max_bytes` is no whole number from 1000")),
+    };
     let timeout = match parameters.text("timeout") {
         Some(text) => request_timeout(text).map_err(|reason| address.wrong(reason))?,
         None => REQUEST_TIMEOUT,
@@ -162,6 +171,8 @@ fn open_with(
         sidecar,
         component,
         api_token,
+        max_bytes,
+        has_taken: AtomicBool::new(false),
         state: Mutex::new(State {
             availability: Availability::Unknown,
             said: false,
@@ -270,13 +281,18 @@ impl DaprSink {
     }
 
     async fn publish(&self, event: &SinkEvent, topic: &[String]) -> Result<Part, SinkError> {
-        let body = match event
-            .event()
-            .and_then(|event| event.to_cloud_event()?.to_json())
-        {
-            Ok(body) => body,
-            Err(error) => return Ok(Part::Refused(error.to_string())),
+        let event_and_body = event.event().and_then(|event| {
+            let event = event.to_cloud_event()?;
+            let body = event.to_json()?;
+            Ok((event, body))
+        });
+        let (cloud_event, body) = match event_and_body {
+            Ok(both) => both,
+            Err(error) => return Ok(Part::Unfit(error.to_string())),
         };
+        if let Some(unfit) = self.too_large(&body) {
+            return Ok(unfit);
+        }
         let mut path = vec!["v1.0", "publish", self.component.name()];
         path.extend(topic.iter().map(String::as_str));
         let mut url = self.url(&path);
@@ -285,14 +301,35 @@ impl DaprSink {
             url.query_pairs_mut()
                 .append_pair("metadata.partitionKey", key);
         }
-        let request = self.to_sidecar(Request::post(url, "application/cloudevents+json", body));
-        Ok(match self.client.send(&request).await? {
-            Answer::Accepted => Part::Taken,
-            Answer::Refused(reason) => Part::Refused(reason),
-        })
+        let mut request = self.to_sidecar(Request::post(url, "application/cloudevents+json", body));
+        if let Some(traceparent) = cloud_event.traceparent {
+            // The sidecar puts its own in the event's place, as the child of this one.
+            request.headers.push(("traceparent", traceparent));
+        }
+        let reply = self.client.reply(&request).await?;
+        match reply.meaning? {
+            Answer::Accepted => Ok(Part::Taken),
+            // About the component, and not about the event.
+            Answer::Refused(reason) if reply.body.contains("ERR_PUBSUB_NOT_") => {
+                Err(SinkError::new(reason))
+            }
+            Answer::Refused(reason) => Ok(Part::Refused(reason)),
+        }
+    }
+
+    /// What a broker behind the sidecar finds too large, the sidecar answers like an outage.
+    fn too_large(&self, body: &str) -> Option<Part> {
+        let most = self.max_bytes.filter(|most| body.len() > *most)?;
+        Some(Part::Unfit(format!(
+            "{} bytes, of which `max_bytes` allows {most}",
+            body.len()
+        )))
     }
 
     async fn invoke(&self, event: &SinkEvent) -> Result<Part, SinkError> {
+        if let Some(unfit) = self.too_large(&event.json) {
+            return Ok(unfit);
+        }
         let auth = self.client.auth_headers().await?;
         let reply = self.invoke_with(event, &auth).await?;
         if behind(&reply) != Some(StatusCode::UNAUTHORIZED) {
@@ -364,9 +401,13 @@ impl Receiver for DaprSink {
         1
     }
 
+    fn has_taken(&self) -> &AtomicBool {
+        &self.has_taken
+    }
+
     async fn send(&self, part: &[SinkEvent]) -> Result<Part, SinkError> {
         let [event] = part else {
-            return Ok(Part::Refused("one event per request".to_owned()));
+            return Ok(Part::Unfit("one event per request".to_owned()));
         };
         // Asked for each event: the first failure of a batch may be that the component went away.
         if !self.is_present().await? {

@@ -12,7 +12,11 @@ use crate::event::{CloudEvent, EventError};
 use async_trait::async_trait;
 use percent_encoding::percent_decode_str;
 use reqwest::Method;
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+};
 use url::Url;
 
 /// What is allowed, for error messages.
@@ -36,6 +40,7 @@ struct HttpSink {
     url: Url,
     mode: Mode,
     client: HttpClient,
+    has_taken: AtomicBool,
 }
 
 // Without the URL: its path and parameters can hold a key.
@@ -120,6 +125,7 @@ pub(super) fn open(
         client: HttpClient::new(&url, timeout, roots.as_deref(), auth).map_err(wrong)?,
         url,
         mode,
+        has_taken: AtomicBool::new(false),
     }))
 }
 
@@ -169,11 +175,15 @@ impl Receiver for HttpSink {
         }
     }
 
+    fn has_taken(&self) -> &AtomicBool {
+        &self.has_taken
+    }
+
     async fn send(&self, part: &[SinkEvent]) -> Result<Part, SinkError> {
         let request = match self.request(part) {
             Ok(Some(request)) => request,
-            Ok(None) => return Ok(Part::Refused("one event per request".to_owned())),
-            Err(error) => return Ok(Part::Refused(error.to_string())),
+            Ok(None) => return Ok(Part::Unfit("one event per request".to_owned())),
+            Err(error) => return Ok(Part::Unfit(error.to_string())),
         };
         Ok(match self.client.send(&request).await? {
             Answer::Accepted => Part::Taken,

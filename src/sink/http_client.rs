@@ -17,14 +17,16 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
-use url::Url;
+use tokio::time::{Instant, timeout_at};
+use url::{Host, Url};
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request may take, unless a sink's URL says less.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
-/// How much of an answer is read, and how much of it is shown.
-const READ_BYTES: usize = 64 * 1024;
+/// How much of an answer is read, for how long, and how much of it is shown.
+const READ_BYTES: usize = 1024 * 1024;
+const READ_TIMEOUT: Duration = Duration::from_secs(3);
 const SHOWN_CHARACTERS: usize = 200;
 /// Nobody is left alone for longer than this, whatever a receiver asks for.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
@@ -140,7 +142,7 @@ impl HttpClient {
         } = self.reply(request).await?;
         match meaning {
             Err(error)
-                if matches!(status.as_u16(), 401 | 403 | 407 | 429)
+                if matches!(status.as_u16(), 401 | 403 | 407 | 429 | 431)
                     || (status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED) =>
             {
                 Err(error)
@@ -192,7 +194,7 @@ impl HttpClient {
             .map_err(failed)?;
         let status = response.status();
         let retry_after = retry_after(response.headers());
-        let body = text(response).await.map_err(failed)?;
+        let body = text(response).await;
         if status.is_success() {
             return Ok(Reply {
                 status,
@@ -250,12 +252,14 @@ pub(super) fn is_about_the_request(status: StatusCode) -> bool {
                 | 426
                 | 428
                 | 429
+                | 431
                 | 451
         )
 }
 
-/// A reqwest client that trusts the certificates in the file `roots`, or those of this machine, follows no redirect (which could carry a
-/// secret elsewhere, and turns POST into GET), and is bounded in time.
+/// A reqwest client that trusts the certificates in the file `roots`, or those of this machine, follows
+/// no redirect (which could carry a secret elsewhere, and turns POST into GET), is bounded in time, and
+/// reaches this machine without a proxy.
 pub(super) fn connector(
     url: &Url,
     timeout: Duration,
@@ -266,7 +270,15 @@ pub(super) fn connector(
         "https" => tls::client_config(roots)?,
         _ => tls::without_roots()?,
     };
-    reqwest::Client::builder()
+    let is_here = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    let builder = reqwest::Client::builder();
+    let builder = if is_here { builder.no_proxy() } else { builder };
+    builder
         .tls_backend_preconfigured(config)
         .connect_timeout(CONNECT_TIMEOUT.min(timeout))
         .timeout(timeout)
@@ -316,17 +328,17 @@ pub(super) fn cause(error: reqwest::Error) -> String {
     text
 }
 
-/// The beginning of an answer's body.
-pub(super) async fn text(mut response: Response) -> Result<String, reqwest::Error> {
+/// The beginning of an answer's body, as far as it comes: what the status says holds without it.
+pub(super) async fn text(mut response: Response) -> String {
+    let deadline = Instant::now() + READ_TIMEOUT;
     let mut bytes = Vec::new();
-    while bytes.len() < READ_BYTES {
-        match response.chunk().await? {
-            Some(chunk) => bytes.extend_from_slice(&chunk),
-            None => break,
-        }
+    while bytes.len() < READ_BYTES
+        && let Ok(Ok(Some(chunk))) = timeout_at(deadline, response.chunk()).await
+    {
+        bytes.extend_from_slice(&chunk);
     }
     bytes.truncate(READ_BYTES);
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// `Retry-After`, in seconds or as a date.

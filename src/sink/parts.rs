@@ -2,12 +2,20 @@
 //! stands alone. In order, so that an answer always speaks of the beginning of the batch.
 
 use super::{Delivered, Rejection, SinkError, SinkEvent};
-use std::{future::Future, ops::Range, time::Duration};
+use std::{
+    future::Future,
+    ops::Range,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 use tokio::time::{Instant, timeout_at};
 
 /// How long the delivery of one batch may take with all its requests; what is not done by then is
 /// handed out again.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(18);
+
+/// After so many events that a receiver refuses, and none that it ever took, the rest is not tried.
+const ENOUGH_REFUSED: usize = 100;
 
 /// What became of one part.
 #[derive(Debug)]
@@ -16,12 +24,18 @@ pub(super) enum Part {
     Taken,
     /// The receiver will never take it as it is, and why.
     Refused(String),
+    /// It cannot be sent as it is, and why.
+    Unfit(String),
 }
 
 /// Whoever takes parts of a batch.
 pub(super) trait Receiver: Sync {
     /// How many events one part holds at most.
     fn most(&self) -> usize;
+
+    /// Whether it ever took anything. Until then its refusals may be about the place: to give up events
+    /// for a wrong URL would empty the journal into nothing.
+    fn has_taken(&self) -> &AtomicBool;
 
     /// Sends one part, which is never empty.
     fn send(&self, part: &[SinkEvent]) -> impl Future<Output = Result<Part, SinkError>> + Send;
@@ -35,6 +49,7 @@ pub(super) async fn deliver(
     let deadline = Instant::now() + DELIVERY_TIMEOUT;
     let mut taken = 0;
     let mut rejected = Vec::new();
+    let mut refused = 0;
     // What is still to be sent, the next part last.
     let mut waiting = parts(batch.len(), receiver.most());
     while let Some(range) = waiting.pop() {
@@ -48,15 +63,29 @@ pub(super) async fn deliver(
             ))),
         };
         match answer {
-            Ok(Part::Taken) => taken = range.end,
+            Ok(Part::Taken) => {
+                receiver.has_taken().store(true, Ordering::Relaxed);
+                taken = range.end;
+            }
             Ok(Part::Refused(reason)) if range.len() <= 1 => {
+                refused += 1;
+                if refused >= ENOUGH_REFUSED && !receiver.has_taken().load(Ordering::Relaxed) {
+                    return Err(takes_nothing(&reason));
+                }
                 rejected.push(Rejection {
                     index: range.start,
                     reason,
                 });
                 taken = range.end;
             }
-            Ok(Part::Refused(_)) => {
+            Ok(Part::Unfit(reason)) if range.len() <= 1 => {
+                rejected.push(Rejection {
+                    index: range.start,
+                    reason,
+                });
+                taken = range.end;
+            }
+            Ok(Part::Refused(_) | Part::Unfit(_)) => {
                 let middle = range.start + range.len() / 2;
                 waiting.push(middle..range.end);
                 waiting.push(range.start..middle);
@@ -66,7 +95,18 @@ pub(super) async fn deliver(
             Err(error) => return Err(error),
         }
     }
-    Ok(Delivered::up_to(taken, rejected))
+    match rejected.first() {
+        Some(first) if refused > 0 && !receiver.has_taken().load(Ordering::Relaxed) => {
+            Err(takes_nothing(&first.reason))
+        }
+        _ => Ok(Delivered::up_to(taken, rejected)),
+    }
+}
+
+fn takes_nothing(reason: &str) -> SinkError {
+    SinkError::new(format!(
+        "{reason}; it never took an event yet, so that the place may be wrong"
+    ))
 }
 
 fn parts(length: usize, most: usize) -> Vec<Range<usize>> {

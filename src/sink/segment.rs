@@ -13,7 +13,10 @@ use async_trait::async_trait;
 use reqwest::Method;
 use serde::Serialize;
 use serde_json::Value;
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicBool},
+};
 use url::Url;
 
 /// What is allowed, for error messages.
@@ -36,6 +39,7 @@ struct SegmentSink {
     /// Whom all events are about; without it, each its workflow.
     user_id: Option<String>,
     client: HttpClient,
+    has_taken: AtomicBool,
 }
 
 impl fmt::Debug for SegmentSink {
@@ -106,6 +110,7 @@ fn open_with(
         client: HttpClient::new(&url, timeout, None, Some(auth))
             .map_err(|reason| address.wrong(reason))?,
         url,
+        has_taken: AtomicBool::new(false),
     }))
 }
 
@@ -258,12 +263,16 @@ impl Receiver for SegmentSink {
         MOST_EVENTS
     }
 
+    fn has_taken(&self) -> &AtomicBool {
+        &self.has_taken
+    }
+
     async fn send(&self, part: &[SinkEvent]) -> Result<Part, SinkError> {
         let mut events = Vec::with_capacity(part.len());
         for event in part {
             match self.track(event) {
                 Ok(event) => events.extend(event),
-                Err(reason) => return Ok(Part::Refused(reason)),
+                Err(reason) => return Ok(Part::Unfit(reason)),
             }
         }
         if events.is_empty() {
@@ -272,7 +281,7 @@ impl Receiver for SegmentSink {
         let body = format!(r#"{{"batch":[{}]}}"#, events.join(","));
         if body.len() > MOST_BATCH_BYTES {
             // One event never is, so that halves are what goes out.
-            return Ok(Part::Refused(format!(
+            return Ok(Part::Unfit(format!(
                 "more than {MOST_BATCH_BYTES} bytes in one batch"
             )));
         }

@@ -8,7 +8,7 @@ use crate::{
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -87,7 +87,7 @@ async fn one_event_per_request_in_order() {
 #[tokio::test]
 async fn what_passes_is_an_error_and_nothing_is_given_up() {
     for status in [
-        301, 307, 401, 403, 404, 405, 408, 415, 425, 429, 500, 502, 503, 504,
+        301, 307, 401, 403, 404, 405, 408, 415, 425, 429, 431, 500, 502, 503, 504,
     ] {
         let endpoint = always(ResponseTemplate::new(status)).await;
         let sink = sink::open(&url(&endpoint)).unwrap();
@@ -100,11 +100,17 @@ async fn what_passes_is_an_error_and_nothing_is_given_up() {
 
 #[tokio::test]
 async fn what_does_not_pass_rejects_each_event_with_the_reason() {
-    for status in [400, 409, 413, 422, 431] {
-        let endpoint =
-            always(ResponseTemplate::new(status).set_body_string("no\n way".repeat(100))).await;
+    for status in [400, 409, 413, 422] {
+        let is_first = AtomicBool::new(true);
+        let endpoint = StandIn::start(move |_| match is_first.swap(false, Ordering::Relaxed) {
+            true => ResponseTemplate::new(200),
+            false => ResponseTemplate::new(status).set_body_string("no\n way".repeat(100)),
+        })
+        .await;
         let sink = sink::open(&url(&endpoint)).unwrap();
-        let delivered = sink.deliver(&batch(1, 3)).await.unwrap();
+        let first = batch(1, 1);
+        assert_eq!(sink.deliver(&first).await.unwrap(), Delivered::all(&first));
+        let delivered = sink.deliver(&batch(2, 3)).await.unwrap();
         assert_eq!((delivered.taken, delivered.rejected.len()), (3, 3));
         for (index, rejection) in delivered.rejected.iter().enumerate() {
             assert_eq!(rejection.index, index);
@@ -113,6 +119,80 @@ async fn what_does_not_pass_rejects_each_event_with_the_reason() {
             assert!(reason.contains("no way") && reason.len() < 300, "{reason}");
         }
     }
+}
+
+/// Plain HTTP to a port for HTTPS, for instance, is answered 400 whatever is sent.
+#[tokio::test]
+async fn who_never_took_anything_may_be_the_wrong_place() {
+    let endpoint = always(ResponseTemplate::new(400).set_body_string("speak HTTPS")).await;
+    let sink = sink::open(&url(&endpoint)).unwrap();
+    for events in [batch(1, 1), batch(1, 500)] {
+        let error = sink.deliver(&events).await.unwrap_err();
+        let reason = &error.reason;
+        assert!(reason.contains("400: speak HTTPS"), "{reason}");
+        assert!(reason.contains("never took"), "{reason}");
+    }
+    assert!(endpoint.requests().len() < 250);
+    // One event that is taken tells that the others are to blame, wherever it stands.
+    let last = batch(9, 1);
+    let id = last[0].event_id.to_string();
+    let endpoint = StandIn::start(move |request| {
+        let body = String::from_utf8_lossy(&request.body);
+        let is_alone = body.matches("specversion").count() == 1;
+        ResponseTemplate::new(if is_alone && body.contains(&id) {
+            200
+        } else {
+            422
+        })
+    })
+    .await;
+    let sink = sink::open(&url(&endpoint)).unwrap();
+    let events: Vec<_> = batch(1, 3).into_iter().chain(last).collect();
+    let delivered = sink.deliver(&events).await.unwrap();
+    assert_eq!((delivered.taken, delivered.rejected.len()), (4, 3));
+}
+
+/// Answers each request with these bytes and then does as it is told, without reading the body.
+async fn raw(answer: &'static str, then_closes: bool) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let answered = Arc::new(AtomicUsize::new(0));
+    let count = answered.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let count = count.clone();
+            tokio::spawn(async move {
+                stream.read_exact(&mut [0; 16]).await.ok();
+                stream.write_all(answer.as_bytes()).await.ok();
+                count.fetch_add(1, Ordering::Relaxed);
+                if !then_closes {
+                    tokio::time::sleep(Duration::from_secs(60)).await;
+                }
+            });
+        }
+    });
+    (url, answered)
+}
+
+#[tokio::test]
+async fn an_answer_holds_whatever_becomes_of_its_body() {
+    // The body never comes: the events were taken all the same.
+    let (url, answered) = raw("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n", false).await;
+    let sink = sink::open(&url).unwrap();
+    let events = batch(1, 3);
+    assert_eq!(
+        sink.deliver(&events).await.unwrap(),
+        Delivered::all(&events)
+    );
+    assert_eq!(answered.load(Ordering::Relaxed), 1);
+    // It breaks off.
+    let (url, _) = raw("HTTP/1.1 503 Away\r\ncontent-length: 9\r\n\r\nno", true).await;
+    let error = sink::open(&url)
+        .unwrap()
+        .deliver(&events)
+        .await
+        .unwrap_err();
+    assert!(error.reason.contains("answered 503"), "{error}");
 }
 
 #[tokio::test]

@@ -4,7 +4,10 @@ use crate::stand_in::{StandIn, header};
 use chrono::Utc;
 use serde_json::{Value, json};
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use temporal_eventstore::{
@@ -370,8 +373,21 @@ async fn answers_mean_what_segment_says() {
             .await
             .unwrap_err();
     }
-    let server = answer(400).await;
-    let delivered = open(&server, "").deliver(&events).await.unwrap();
+    let is_first = AtomicBool::new(true);
+    let server = StandIn::start(move |_| {
+        ResponseTemplate::new(if is_first.swap(false, Ordering::Relaxed) {
+            200
+        } else {
+            400
+        })
+    })
+    .await;
+    let sink = open(&server, "");
+    assert_eq!(
+        sink.deliver(&events).await.unwrap(),
+        Delivered::all(&events)
+    );
+    let delivered = sink.deliver(&batch(4, 3)).await.unwrap();
     assert_eq!((delivered.taken, delivered.rejected.len()), (3, 3));
 }
 

@@ -196,6 +196,7 @@ impl<K: Kind> Target for DaprTarget<K> {
             ("dapr+binding://h/a/b", "one binding"),
             ("dapr://u:hunter2@h/events/orders", "DAPR_API_TOKEN"),
             ("dapr://h/events/orders?timeout=hunter2", "timeout"),
+            ("dapr://h/events/orders?max_bytes=hunter2", "max_bytes"),
             ("dapr://h/events/orders?hunter2=1", "unknown parameter"),
         ]
     }

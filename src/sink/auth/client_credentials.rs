@@ -114,9 +114,7 @@ impl ClientCredentials {
             .map_err(|error| failed(&http_client::cause(error)))?;
         let status = response.status();
         let retry_after = http_client::retry_after(response.headers());
-        let body = http_client::text(response)
-            .await
-            .map_err(|error| failed(&http_client::cause(error)))?;
+        let body = http_client::text(response).await;
         // Only members that the standard defines are looked at: a server may echo what it was sent.
         let answer: Value = serde_json::from_str(&body).unwrap_or_default();
         if !status.is_success() {
