@@ -35,6 +35,9 @@ pub(super) const ALLOWED: &str = "`nats://user:password@host:port/subject` or \
 
 /// How long connecting, and how long one answer may take.
 const STEP_LIMIT: Duration = Duration::from_secs(8);
+/// How many messages wait for their acknowledgement at once. The client lets 5000 be on their way, and
+/// who publishes more without looking waits for ever.
+const UNACKNOWLEDGED: usize = 1000;
 /// How long a call may take in all.
 const CALL_LIMIT: Duration = Duration::from_secs(12);
 /// For how long a stream that the sink creates remembers message ids. The server's own two minutes
@@ -219,10 +222,23 @@ impl Nats {
     ) -> Result<(), SinkError> {
         let mut kept = self.connection.lock().await;
         let connection = self.connection(&mut kept).await?;
-        let mut published = Vec::with_capacity(batch.len());
+        for part in batch.chunks(UNACKNOWLEDGED) {
+            self.publish_part(&connection, part, done).await?;
+        }
+        *kept = Some(connection);
+        Ok(())
+    }
+
+    async fn publish_part(
+        &self,
+        connection: &Connection,
+        part: &[SinkEvent],
+        done: &mut Delivered,
+    ) -> Result<(), SinkError> {
+        let mut published = Vec::with_capacity(part.len());
         let mut failure = None;
-        for event in batch {
-            match self.publish(&connection, event).await {
+        for event in part {
+            match self.publish(connection, event).await {
                 Ok(publication) => published.push(publication),
                 Err(error) => {
                     failure = Some(error);
@@ -250,13 +266,7 @@ impl Nats {
             });
             done.taken += 1;
         }
-        match failure {
-            Some(error) => Err(error),
-            None => {
-                *kept = Some(connection);
-                Ok(())
-            }
-        }
+        failure.map_or(Ok(()), Err)
     }
 
     /// The connection that was kept, if it still is one, or a new one.

@@ -393,6 +393,7 @@ CREATE TABLE IF NOT EXISTS {table} (
     created_at timestamptz NOT NULL,
     event jsonb NOT NULL
 );
+CREATE INDEX IF NOT EXISTS "{index}_seq" ON {table} (seq);
 CREATE INDEX IF NOT EXISTS "{index}_workflow" ON {table} (workflow_id, seq);
 CREATE INDEX IF NOT EXISTS "{index}_name_time" ON {table} (event_name, created_at);
 "#

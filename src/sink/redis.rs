@@ -28,10 +28,12 @@ const STEP_LIMIT: Duration = Duration::from_secs(8);
 /// How long a call may take in all.
 const CALL_LIMIT: Duration = Duration::from_secs(12);
 /// How many entries are read at once.
-const PAGE: usize = 1000;
+const PAGE: usize = 100;
 /// How many pages are read after the last entry that the sink knows of. More than others write there
 /// while a batch is in doubt.
-const MAX_PAGES: usize = 100;
+const MAX_PAGES: usize = 1000;
+/// How many of the last entries are looked at first, or twice the batch if that is more.
+const FIRST_LOOK: usize = 1000;
 /// The longest string that Redis takes, unless configured otherwise.
 const DEFAULT_MAX_STRING: usize = 512 * 1024 * 1024;
 
@@ -234,15 +236,24 @@ impl Redis {
         }
         match state.last_entry.clone() {
             None => {
-                let count = PAGE.max(2 * batch.len());
-                let page = ::redis::cmd("XREVRANGE")
-                    .arg(&[&self.stream, "+", "-", "COUNT"])
-                    .arg(count)
-                    .query_async::<StreamRangeReply>(&mut connection.redis)
-                    .await
-                    .map_err(|error| failed(&error))?;
-                state.last_entry = page.ids.first().map(|entry| entry.id.clone());
-                state.note(&page);
+                let wanted = FIRST_LOOK.max(2 * batch.len());
+                let mut newest = None;
+                let mut from = "+".to_owned();
+                for _ in 0..wanted.div_ceil(PAGE) {
+                    let page = ::redis::cmd("XREVRANGE")
+                        .arg(&[&self.stream, &from, "-", "COUNT"])
+                        .arg(PAGE)
+                        .query_async::<StreamRangeReply>(&mut connection.redis)
+                        .await
+                        .map_err(|error| failed(&error))?;
+                    state.note(&page);
+                    newest = newest.or_else(|| page.ids.first().map(|entry| entry.id.clone()));
+                    match page.ids.last() {
+                        Some(entry) if page.ids.len() == PAGE => from = format!("({}", entry.id),
+                        _ => break,
+                    }
+                }
+                state.last_entry = newest;
             }
             Some(mut last) => {
                 for _ in 0..MAX_PAGES {
@@ -256,7 +267,11 @@ impl Redis {
                         .map_err(|error| failed(&error))?;
                     state.note(&page);
                     match page.ids.last() {
-                        Some(entry) if page.ids.len() == PAGE => last.clone_from(&entry.id),
+                        Some(entry) if page.ids.len() == PAGE => {
+                            last.clone_from(&entry.id);
+                            // Noted: who looks again need not begin anew.
+                            state.last_entry = Some(last.clone());
+                        }
                         _ => break,
                     }
                 }

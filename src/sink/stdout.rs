@@ -2,25 +2,70 @@
 //! of containers.
 
 use super::{Delivered, Sink, SinkError, SinkEvent, SinkUrlError, redacted};
+use crate::event::EventId;
 use async_trait::async_trait;
-use std::io::{self, Write};
+use std::{
+    collections::VecDeque,
+    io::{self, Write},
+};
+use tokio::sync::{Mutex, oneshot};
 
 pub(super) const ALLOWED: &str = "`stdout:`, with nothing after the colon";
 
 /// The sink for `stdout:`.
+#[derive(Debug, Default)]
+pub(super) struct Stdout {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// A write whose end nobody has seen yet: whoever reads the output may have stopped.
+    pending: Option<Pending>,
+    /// What was written after its call was given up, and comes again.
+    written: VecDeque<EventId>,
+    /// Half a line may stand there.
+    is_broken: bool,
+}
+
 #[derive(Debug)]
-pub(super) struct Stdout;
+struct Pending {
+    ids: VecDeque<EventId>,
+    result: oneshot::Receiver<io::Result<()>>,
+}
 
 impl Stdout {
     pub(super) fn open(url: &str) -> Result<Self, SinkUrlError> {
         if url == "stdout:" {
-            return Ok(Self);
+            return Ok(Self::default());
         }
         Err(SinkUrlError {
             url: redacted(url),
             reason: "`stdout:` takes nothing after the colon".to_owned(),
             allowed: ALLOWED.to_owned(),
         })
+    }
+}
+
+impl State {
+    /// Waits for the write that goes on, if one does. Cancel safe: it then goes on.
+    async fn finish(&mut self) -> Result<(), SinkError> {
+        let Some(pending) = &mut self.pending else {
+            return Ok(());
+        };
+        let result = (&mut pending.result).await;
+        let ids = self.pending.take().map(|pending| pending.ids);
+        match result {
+            Ok(Ok(())) => {
+                self.written = ids.unwrap_or_default();
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                self.is_broken = true;
+                Err(SinkError::new(format!("standard output: {error}")))
+            }
+            Err(_) => Err(SinkError::new("standard output: its thread ended")),
+        }
     }
 }
 
@@ -31,12 +76,32 @@ impl Sink for Stdout {
     }
 
     async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
-        let lines = lines(batch);
-        // Whoever reads the output may be slow, and a full pipe blocks.
-        tokio::task::spawn_blocking(move || write(&mut io::stdout().lock(), &lines))
-            .await
-            .map_err(|error| SinkError::new(format!("standard output: {error}")))?
-            .map_err(|error| SinkError::new(format!("standard output: {error}")))?;
+        let mut state = self.state.lock().await;
+        state.finish().await?;
+        let is_there = batch
+            .iter()
+            .zip(&state.written)
+            .take_while(|(event, id)| event.event_id == **id)
+            .count();
+        let (_, rest) = batch.split_at(is_there.min(batch.len()));
+        state.written.drain(..is_there);
+        if !rest.is_empty() {
+            let mut lines = lines(rest);
+            if std::mem::take(&mut state.is_broken) {
+                lines.insert(0, b'\n');
+            }
+            let (done, result) = oneshot::channel();
+            // A full pipe blocks for as long as its reader likes: no thread of the runtime, for which
+            // the program would wait at its end.
+            std::thread::Builder::new()
+                .name("eventstore-stdout".to_owned())
+                .spawn(move || done.send(write(&mut io::stdout().lock(), &lines)).ok())
+                .map_err(|error| SinkError::new(format!("standard output: {error}")))?;
+            let ids = rest.iter().map(|event| event.event_id).collect();
+            state.pending = Some(Pending { ids, result });
+            state.finish().await?;
+            state.written.clear();
+        }
         Ok(Delivered::all(batch))
     }
 
