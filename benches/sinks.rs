@@ -136,7 +136,7 @@ impl BareKafka {
             ClientConfig::new()
                 .set("bootstrap.servers", brokers)
                 .set("enable.idempotence", "true")
-                .set("linger.ms", "5")
+                .set("linger.ms", "2")
                 .create()?,
         ))
     }
@@ -183,6 +183,10 @@ struct BareHttp(reqwest::Client, String);
 
 impl BareHttp {
     fn connect(endpoint: SocketAddr) -> anyhow::Result<Self> {
+        // No TLS is spoken, and a provider has to be named all the same.
+        tokio_rustls::rustls::crypto::ring::default_provider()
+            .install_default()
+            .ok();
         let client = reqwest::Client::builder().no_proxy().build()?;
         Ok(Self(client, format!("http://{endpoint}/bare")))
     }

@@ -47,8 +47,12 @@ impl Task {
         let mut position = self.insist(|| self.source.position(&self.name)).await?;
         self.progress.move_to(position);
         let mut is_looked_for = position > 0;
+        let mut ahead = None;
         loop {
-            let batch = self.next(position).await?;
+            let batch = match ahead.take() {
+                Some(batch) => batch,
+                None => self.next(position).await?,
+            };
             if let Some(first) = batch.first().filter(|_| is_looked_for) {
                 is_looked_for = false;
                 let missing = first.position.saturating_sub(position + 1);
@@ -70,15 +74,28 @@ impl Task {
             selected.retain(|event| self.only.contains(event) && takes(&*self.sink, event));
             let passed_over = (before - selected.len()) as u64;
             self.progress.passed_over.fetch_add(passed_over, Relaxed);
-            self.hand_over(&selected).await?;
+            // While there is much to do, the journal reads what comes next meanwhile.
+            let is_full = before >= self.batch.size;
+            let (handed_over, next) = tokio::join!(self.hand_over(&selected), async {
+                match is_full {
+                    true => self.insist(|| self.read(last)).await,
+                    false => Ok(Vec::new()),
+                }
+            });
+            handed_over?;
             position = last;
             self.settle(position, Vec::new()).await?;
+            ahead = Some(next?).filter(|next| next.len() >= self.batch.size);
         }
+    }
+
+    async fn read(&self, after: u64) -> Result<Vec<SinkEvent>, SourceError> {
+        self.source.read(&self.name, after, self.batch.size).await
     }
 
     /// The next batch; waits a little for company when it is small.
     async fn next(&self, position: u64) -> Result<Vec<SinkEvent>, SourceError> {
-        let read = || self.source.read(&self.name, position, self.batch.size);
+        let read = || self.read(position);
         let batch = self.insist(read).await?;
         if batch.is_empty() || batch.len() >= self.batch.size || self.batch.linger.is_zero() {
             return Ok(batch);

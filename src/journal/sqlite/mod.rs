@@ -156,6 +156,13 @@ impl SqliteLog {
         if applied.inserted > 0 {
             self.begin_after = None;
         }
+        for change in changes {
+            if let Change::MoveCursor(name, position) = change
+                && let Some((after, _)) = self.handed_out.get_mut(name)
+            {
+                *after = (*after).max(*position);
+            }
+        }
         Ok(applied)
     }
 
@@ -171,9 +178,14 @@ impl SqliteLog {
         wall + monotonic.elapsed()
     }
 
-    /// Notes that a sink has the events after one position up to another in hand.
+    /// Notes that a sink has the events after one position up to another in hand, besides those just
+    /// before, until its cursor says that it is done with them.
     pub(super) fn hand_out(&mut self, reader: String, after: u64, last: u64) {
-        self.handed_out.insert(reader, (after, last));
+        let range = self.handed_out.entry(reader).or_insert((after, last));
+        *range = match *range {
+            (first, end) if end == after => (first, last),
+            _ => (after, last),
+        };
     }
 
     /// The position of the newest event; 0 when there is none.
