@@ -128,6 +128,7 @@ impl HttpClient {
         }
     }
 
+    #[cfg(any(feature = "http", feature = "segment"))]
     /// Sends a request with the provider's headers; after a 401, once more with new ones.
     pub(super) async fn send(&self, request: &Request) -> Result<Answer, SinkError> {
         self.reply(request).await?.meaning
