@@ -411,7 +411,7 @@ impl Receiver for DaprSink {
         };
         // Asked for each event: the first failure of a batch may be that the component went away.
         if !self.is_present().await? {
-            return Ok(Part::Taken);
+            return Ok(Part::PassedOver);
         }
         let answer = match &self.component {
             Component::PubSub { topic, .. } => self.publish(event, topic).await,

@@ -22,6 +22,9 @@ const ENOUGH_REFUSED: usize = 100;
 pub(super) enum Part {
     /// All of it is with the receiver.
     Taken,
+    /// None of it was for the receiver, and nothing was sent.
+    #[cfg_attr(not(any(feature = "dapr", feature = "segment")), allow(dead_code))]
+    PassedOver,
     /// The receiver will never take it as it is, and why.
     Refused(String),
     /// It cannot be sent as it is, and why.
@@ -67,6 +70,7 @@ pub(super) async fn deliver(
                 receiver.has_taken().store(true, Ordering::Relaxed);
                 taken = range.end;
             }
+            Ok(Part::PassedOver) => taken = range.end,
             Ok(Part::Refused(reason)) if range.len() <= 1 => {
                 refused += 1;
                 if refused >= ENOUGH_REFUSED && !receiver.has_taken().load(Ordering::Relaxed) {
@@ -121,6 +125,39 @@ fn parts(length: usize, most: usize) -> Vec<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Knows nobody at first, and then refuses everything.
+    struct WrongPlace(AtomicBool, AtomicBool);
+
+    impl Receiver for WrongPlace {
+        fn most(&self) -> usize {
+            usize::MAX
+        }
+
+        fn has_taken(&self) -> &AtomicBool {
+            &self.0
+        }
+
+        async fn send(&self, _part: &[SinkEvent]) -> Result<Part, SinkError> {
+            Ok(match self.1.swap(true, Ordering::Relaxed) {
+                false => Part::PassedOver,
+                true => Part::Refused("no".to_owned()),
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_passed_over_does_not_clear_a_wrong_place() {
+        let mut event = crate::Event::new("data.processed");
+        event.metadata.event_id = Some(crate::EventId::random());
+        event.metadata.created_at = Some(chrono::Utc::now());
+        let batch = vec![SinkEvent::new(1, &event).unwrap(); 3];
+        let receiver = WrongPlace(AtomicBool::new(false), AtomicBool::new(false));
+        let delivered = deliver(&receiver, &batch).await;
+        assert_eq!(delivered, Ok(Delivered::all(&batch)));
+        let error = deliver(&receiver, &batch).await.unwrap_err();
+        assert!(error.reason.contains("never took"), "{error}");
+    }
 
     #[test]
     fn parts_cover_the_batch_and_the_first_comes_last() {

@@ -276,7 +276,7 @@ impl Receiver for SegmentSink {
             }
         }
         if events.is_empty() {
-            return Ok(Part::Taken);
+            return Ok(Part::PassedOver);
         }
         let body = format!(r#"{{"batch":[{}]}}"#, events.join(","));
         if body.len() > MOST_BATCH_BYTES {
