@@ -125,6 +125,7 @@ fn parts(length: usize, most: usize) -> Vec<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{Event, EventId};
 
     /// Knows nobody at first, and then refuses everything.
     struct WrongPlace(AtomicBool, AtomicBool);
@@ -148,8 +149,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_passed_over_does_not_clear_a_wrong_place() {
-        let mut event = crate::Event::new("data.processed");
-        event.metadata.event_id = Some(crate::EventId::random());
+        let mut event = Event::new("data.processed");
+        event.metadata.event_id = Some(EventId::random());
         event.metadata.created_at = Some(chrono::Utc::now());
         let batch = vec![SinkEvent::new(1, &event).unwrap(); 3];
         let receiver = WrongPlace(AtomicBool::new(false), AtomicBool::new(false));
