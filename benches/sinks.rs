@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! cargo bench --bench sinks --all-features
-//! cargo bench --bench sinks --all-features -- --rounds 1 --batches 4
+//! cargo bench --bench sinks --all-features -- --rounds 1 --batches 4 --only kafka
 //! ```
 //!
 //! Needs the servers that the tests need.
@@ -17,7 +17,7 @@ mod servers;
 
 use async_nats::{ConnectOptions, jetstream};
 use clap::Parser;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
 use hyper::{
     Request, Response,
     body::{Bytes, Incoming},
@@ -47,6 +47,8 @@ use tokio_postgres::NoTls;
 use uuid::Uuid;
 
 const BATCH: usize = 512;
+/// What a Dapr sidecar says of itself.
+const COMPONENTS: &str = r#"{"components":[{"name":"events","type":"pubsub.in-memory"}]}"#;
 
 #[derive(Parser)]
 struct Arguments {
@@ -56,60 +58,93 @@ struct Arguments {
     /// Batches in one round.
     #[arg(long, default_value_t = 40)]
     batches: usize,
+    /// Only the sinks whose names begin so, such as `kafka`.
+    #[arg(long, default_value = "")]
+    only: String,
     /// Cargo passes it to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// A client library, used as plainly as it can be.
-trait Bare {
-    async fn deliver(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()>;
+/// Who takes batches: a client library, used as plainly as it can be, or a sink.
+trait Taker: Send {
+    fn take(&mut self, batch: &[SinkEvent]) -> impl Future<Output = anyhow::Result<()>> + Send;
+}
+
+struct Through(Arc<dyn Sink>);
+
+impl Taker for Through {
+    async fn take(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()> {
+        let delivered = self.0.deliver(batch).await?;
+        anyhow::ensure!(delivered.taken == batch.len() && delivered.rejected.is_empty());
+        Ok(())
+    }
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+    // A task, as delivery is one: who runs outside of the runtime's threads wakes them for each answer.
+    tokio::spawn(run(Arguments::parse())).await?
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
     println!(
         "events/s in batches of {BATCH}, events of {} bytes",
         batch()[0].json.len()
     );
 
-    let server = Server::postgres();
-    let address = format!("{USER}:{PASSWORD_IN_URL}@127.0.0.1:{}", server.port());
-    let sink = sink::open(&format!("postgres://{address}/{DATABASE}"))?;
-    let bare = BarePostgres::connect(&server).await?;
-    compare("postgres", &arguments, sink, bare).await?;
-    drop(server);
-
-    let server = Server::nats();
-    let address = format!("{USER}:{PASSWORD_IN_URL}@127.0.0.1:{}", server.port());
-    let sink = sink::open(&format!("nats://{address}/events"))?;
-    let bare = BareNats::connect(&server).await?;
-    compare("nats", &arguments, sink, bare).await?;
-    drop(server);
-
-    let server = Server::redis();
-    let address = format!(":{PASSWORD_IN_URL}@127.0.0.1:{}", server.port());
-    let sink = sink::open(&format!("redis://{address}/events"))?;
-    let bare = BareRedis::connect(&server).await?;
-    compare("redis", &arguments, sink, bare).await?;
-    drop(server);
-
-    for kind in [Kind::Noida, Kind::Tansu] {
-        let broker = Broker::start(kind);
-        let sink = sink::open(&format!("kafka://{}/events", broker.address()))?;
-        let bare = BareKafka::connect(&broker.address())?;
-        compare(&format!("kafka {kind:?}"), &arguments, sink, bare).await?;
+    let is_wanted = |name: &str| name.starts_with(&arguments.only);
+    if is_wanted("postgres") {
+        let server = Server::postgres();
+        let address = format!("{USER}:{PASSWORD_IN_URL}@127.0.0.1:{}", server.port());
+        let sink = sink::open(&format!("postgres://{address}/{DATABASE}"))?;
+        let bare = BarePostgres::connect(&server).await?;
+        compare("postgres", &arguments, sink, bare).await?;
     }
-
+    if is_wanted("nats") {
+        let server = Server::nats();
+        let address = format!("{USER}:{PASSWORD_IN_URL}@127.0.0.1:{}", server.port());
+        let sink = sink::open(&format!("nats://{address}/events"))?;
+        let bare = BareNats::connect(&server).await?;
+        compare("nats", &arguments, sink, bare).await?;
+    }
+    if is_wanted("redis") {
+        let server = Server::redis();
+        let address = format!(":{PASSWORD_IN_URL}@127.0.0.1:{}", server.port());
+        let sink = sink::open(&format!("redis://{address}/events"))?;
+        let bare = BareRedis::connect(&server).await?;
+        compare("redis", &arguments, sink, bare).await?;
+    }
+    for kind in [Kind::Noida, Kind::Tansu] {
+        let name = format!("kafka {kind:?}");
+        if is_wanted(&name) {
+            let broker = Broker::start(kind);
+            let sink = sink::open(&format!("kafka://{}/events", broker.address()))?;
+            let bare = BareKafka::connect(&broker.address())?;
+            compare(&name, &arguments, sink, bare).await?;
+        }
+    }
     let endpoint = endpoint().await?;
-    let sink = sink::open(&format!("http://{endpoint}/events"))?;
-    let bare = BareHttp::connect(endpoint)?;
-    compare("http", &arguments, sink, bare).await?;
+    if is_wanted("http") {
+        let sink = sink::open(&format!("http://{endpoint}/events"))?;
+        let bare = BareHttp::connect(endpoint)?;
+        compare("http", &arguments, sink, bare).await?;
+    }
+    if is_wanted("segment") {
+        let sink = sink::open(&format!("segment://key@{endpoint}?tls=false"))?;
+        let bare = BareSegment::connect(endpoint)?;
+        compare("segment", &arguments, sink, bare).await?;
+    }
+    if is_wanted("dapr") {
+        let sink = sink::open(&format!("dapr://{endpoint}/events/orders"))?;
+        let bare = BareDapr::connect(endpoint)?;
+        compare("dapr", &arguments, sink, bare).await?;
+    }
     Ok(())
 }
 
-/// An endpoint that reads what is posted to it and says yes.
+/// An endpoint that reads what is posted to it and says yes; as a Dapr sidecar it has the component
+/// `events`.
 async fn endpoint() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -119,8 +154,12 @@ async fn endpoint() -> anyhow::Result<SocketAddr> {
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(
                 TokioIo::new(stream),
                 service_fn(|request: Request<Incoming>| async {
+                    let answer = match request.uri().path() {
+                        "/v1.0/metadata" => COMPONENTS,
+                        _ => "",
+                    };
                     request.into_body().collect().await?;
-                    Ok::<_, hyper::Error>(Response::new(Empty::<Bytes>::new()))
+                    Ok::<_, hyper::Error>(Response::new(Full::new(Bytes::from(answer))))
                 }),
             ));
         }
@@ -142,8 +181,8 @@ impl BareKafka {
     }
 }
 
-impl Bare for BareKafka {
-    async fn deliver(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()> {
+impl Taker for BareKafka {
+    async fn take(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()> {
         let mut answers = Vec::with_capacity(batch.len());
         for event in batch {
             // The same message, made from what is at hand.
@@ -192,22 +231,27 @@ impl BareHttp {
     }
 }
 
-impl Bare for BareHttp {
-    async fn deliver(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()> {
-        // The same body, made from what is at hand: a CloudEvent around each event.
+/// A CloudEvent around an event, made from what is at hand.
+fn write_cloud_event(body: &mut String, event: &SinkEvent) -> std::fmt::Result {
+    let key = event.key().unwrap_or_default();
+    write!(
+        body,
+        "{{\"specversion\":\"1.0\",\"id\":\"{}\",\"source\":\"/temporal/default/orders\",\
+         \"type\":\"{}\",\"subject\":\"{key}\",\"time\":\"{}\",\
+         \"datacontenttype\":\"application/json\",\"partitionkey\":\"{key}\",\"data\":{}}}",
+        event.event_id, event.event_type, event.created_at, event.json
+    )
+}
+
+impl Taker for BareHttp {
+    async fn take(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()> {
+        // The same body.
         let mut body = String::from("[");
         for event in batch {
             if body.len() > 1 {
                 body.push(',');
             }
-            let key = event.key().unwrap_or_default();
-            write!(
-                body,
-                "{{\"specversion\":\"1.0\",\"id\":\"{}\",\"source\":\"/temporal/default/orders\",\
-                 \"type\":\"{}\",\"subject\":\"{key}\",\"time\":\"{}\",\
-                 \"datacontenttype\":\"application/json\",\"partitionkey\":\"{key}\",\"data\":{}}}",
-                event.event_id, event.event_type, event.created_at, event.json
-            )?;
+            write_cloud_event(&mut body, event)?;
         }
         body.push(']');
         self.0
@@ -221,27 +265,97 @@ impl Bare for BareHttp {
     }
 }
 
+struct BareDapr(reqwest::Client, String);
+
+impl BareDapr {
+    fn connect(endpoint: SocketAddr) -> anyhow::Result<Self> {
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        Ok(Self(
+            client,
+            format!("http://{endpoint}/v1.0/publish/events/bare"),
+        ))
+    }
+}
+
+impl Taker for BareDapr {
+    async fn take(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()> {
+        for event in batch {
+            let mut body = String::new();
+            write_cloud_event(&mut body, event)?;
+            let key = event.key().unwrap_or_default();
+            self.0
+                .post(format!("{}?metadata.partitionKey={key}", self.1))
+                .header("content-type", "application/cloudevents+json")
+                .body(body)
+                .send()
+                .await?
+                .error_for_status()?;
+        }
+        Ok(())
+    }
+}
+
+struct BareSegment(reqwest::Client, String);
+
+impl BareSegment {
+    fn connect(endpoint: SocketAddr) -> anyhow::Result<Self> {
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        Ok(Self(client, format!("http://{endpoint}/v1/batch")))
+    }
+}
+
+impl Taker for BareSegment {
+    async fn take(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()> {
+        // The same body, made from what is at hand.
+        let mut body = String::from("{\"batch\":[");
+        for event in batch {
+            if !body.ends_with('[') {
+                body.push(',');
+            }
+            let of = |field: &Option<String>| field.clone().unwrap_or_default();
+            write!(
+                body,
+                "{{\"anonymousId\":\"{id}\",\"event\":\"workflow_started\",\"properties\":{{\
+                 \"value\":1.0,\"metricType\":\"counter\",\"sendToSegment\":\"true\",\
+                 \"workflowId\":\"{id}\",\"workflowRunId\":\"{}\",\"workflowType\":\"{}\",\
+                 \"workflowState\":\"{}\",\"applicationName\":\"orders\",\
+                 \"namespace\":\"default\",\
+                 \"description\":\"Lifecycle event: workflow_started\"}},\
+                 \"timestamp\":\"{}\",\"type\":\"track\",\"messageId\":\"{}\"}}",
+                of(&event.workflow_run_id),
+                of(&event.workflow_type),
+                of(&event.workflow_state),
+                event.created_at,
+                event.event_id,
+                id = event.key().unwrap_or_default(),
+            )?;
+        }
+        body.push_str("]}");
+        self.0
+            .post(&self.1)
+            .basic_auth("key", Some(""))
+            .header("content-type", "application/json")
+            .body(body)
+            .send()
+            .await?
+            .error_for_status()?;
+        Ok(())
+    }
+}
+
 async fn compare(
     name: &str,
     arguments: &Arguments,
     sink: Arc<dyn Sink>,
-    mut bare: impl Bare,
+    mut bare: impl Taker,
 ) -> anyhow::Result<()> {
     let mut of_sink = Vec::new();
     let mut of_delivery = Vec::new();
     let mut of_bare = Vec::new();
     // One round of each that does not count: schemas are created, caches warm up.
     for round in 0..=arguments.rounds {
-        let with_sink = measure(arguments.batches, async |batch: &[SinkEvent]| {
-            let delivered = sink.deliver(batch).await?;
-            anyhow::ensure!(delivered.taken == batch.len() && delivered.rejected.is_empty());
-            Ok(())
-        })
-        .await?;
-        let with_bare = measure(arguments.batches, async |batch: &[SinkEvent]| {
-            bare.deliver(batch).await
-        })
-        .await?;
+        let with_sink = measure(arguments.batches, &mut Through(sink.clone())).await?;
+        let with_bare = measure(arguments.batches, &mut bare).await?;
         let with_delivery = through_delivery(arguments.batches, &sink).await?;
         if round > 0 {
             of_delivery.push(with_delivery);
@@ -297,14 +411,11 @@ async fn through_delivery(batches: usize, sink: &Arc<dyn Sink>) -> anyhow::Resul
 }
 
 /// Events per second.
-async fn measure(
-    batches: usize,
-    mut deliver: impl AsyncFnMut(&[SinkEvent]) -> anyhow::Result<()>,
-) -> anyhow::Result<f64> {
+async fn measure(batches: usize, taker: &mut impl Taker) -> anyhow::Result<f64> {
     let batches: Vec<_> = (0..batches).map(|_| batch()).collect();
     let started = Instant::now();
     for batch in &batches {
-        deliver(batch).await?;
+        taker.take(batch).await?;
     }
     let events = u32::try_from(batches.len() * BATCH)?;
     Ok(f64::from(events) / started.elapsed().as_secs_f64())
@@ -319,7 +430,7 @@ fn batch() -> Vec<SinkEvent> {
     (0..BATCH as u64)
         .map(|position| {
             let mut event = Event::new("data.processed")
-                .name("DataProcessed")
+                .name("workflow_start")
                 .data(serde_json::json!({ "records": position, "source": "x".repeat(100) }))
                 .correlation_id("c-42");
             let metadata = &mut event.metadata;
@@ -375,8 +486,8 @@ impl BarePostgres {
     }
 }
 
-impl Bare for BarePostgres {
-    async fn deliver(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()> {
+impl Taker for BarePostgres {
+    async fn take(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()> {
         fn column<'a, T>(batch: &'a [SinkEvent], value: impl Fn(&'a SinkEvent) -> T) -> Vec<T> {
             batch.iter().map(value).collect()
         }
@@ -424,8 +535,8 @@ impl BareNats {
     }
 }
 
-impl Bare for BareNats {
-    async fn deliver(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()> {
+impl Taker for BareNats {
+    async fn take(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()> {
         let mut answers = Vec::with_capacity(batch.len());
         for event in batch {
             // The same message, made from what is at hand.
@@ -464,8 +575,8 @@ impl BareRedis {
     }
 }
 
-impl Bare for BareRedis {
-    async fn deliver(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()> {
+impl Taker for BareRedis {
+    async fn take(&mut self, batch: &[SinkEvent]) -> anyhow::Result<()> {
         let mut pipeline = redis::pipe();
         // One transaction is faster than a plain pipeline: the server writes its log once.
         pipeline.atomic();

@@ -14,9 +14,25 @@ mod target_postgres;
 #[path = "support/target_redis.rs"]
 mod target_redis;
 
+use conformance::Target as _;
+use std::time::Duration;
+use temporal_eventstore::sink::Delivered;
+
 conformance::conformance!(nats, target_nats::NatsTarget);
 conformance::conformance!(postgres, target_postgres::PostgresTarget);
 conformance::conformance!(redis, target_redis::RedisTarget);
+
+/// The client lets 5000 messages be on their way, and then waits.
+#[tokio::test]
+async fn nats_takes_more_at_once_than_its_client_leaves_unacknowledged() {
+    let target = target_nats::NatsTarget::begin().await;
+    let events = conformance::batch(1, 6000);
+    let sink = target.open();
+    let delivered = tokio::time::timeout(Duration::from_secs(15), sink.deliver(&events));
+    assert_eq!(delivered.await.unwrap().unwrap(), Delivered::all(&events));
+    let stream = target.stream().await;
+    assert_eq!(stream.cached_info().state.messages, events.len() as u64);
+}
 
 #[tokio::test]
 #[ignore = "run by the one below, as a child process with an environment of its own"]

@@ -234,3 +234,19 @@ fn pauses() -> ExponentialBackoff {
         .without_max_times()
         .build()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound_and_differ_from_program_to_program() {
+        let of_one: Vec<Duration> = pauses().take(12).collect();
+        let of_another: Vec<Duration> = pauses().take(12).collect();
+        assert_ne!(of_one, of_another);
+        for (exponent, pause) in (0..).zip(&of_one) {
+            let least = (FIRST_PAUSE * 2_u32.pow(exponent)).min(LONGEST_PAUSE);
+            assert!(*pause >= least && *pause <= least * 2, "{of_one:?}");
+        }
+    }
+}

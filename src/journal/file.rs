@@ -114,7 +114,7 @@ impl FileLog {
                 Ok(applied) => {
                     counters.count(applied);
                     counters.depth.fetch_add(applied.inserted, Relaxed);
-                    self.newest = self.newest.max(log.newest());
+                    self.newest = self.newest.max(applied.newest);
                     counters.reach(self.newest);
                     // Written to a file that has no name any more: it goes with this process.
                     return match &self.detached {

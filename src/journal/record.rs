@@ -133,4 +133,6 @@ pub(super) struct Applied {
     pub(super) removed_delivered: u64,
     /// How many more runs are held than before.
     pub(super) held: i64,
+    /// The position of the newest event that was inserted; 0 without any.
+    pub(super) newest: u64,
 }

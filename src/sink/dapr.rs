@@ -4,6 +4,7 @@
 use super::{
     Delivered, Sink, SinkError, SinkEvent, SinkUrlError,
     address::Address,
+    attributes::Attributes,
     auth::{self, AuthHeader, AuthProvider},
     http_client::{
         Answer, HttpClient, REQUEST_TIMEOUT, Reply, Request, is_about_the_request, is_header_value,
@@ -281,16 +282,16 @@ impl DaprSink {
     }
 
     async fn publish(&self, event: &SinkEvent, topic: &[String]) -> Result<Part, SinkError> {
-        let event_and_body = event.event().and_then(|event| {
-            let event = event.to_cloud_event()?;
-            let body = event.to_json()?;
-            Ok((event, body))
+        let attributes_and_body = Attributes::of(event).and_then(|attributes| {
+            let mut body = Vec::new();
+            attributes.write_around(event, &mut body)?;
+            Ok((attributes, body))
         });
-        let (cloud_event, body) = match event_and_body {
+        let (attributes, body) = match attributes_and_body {
             Ok(both) => both,
             Err(error) => return Ok(Part::Unfit(error.to_string())),
         };
-        if let Some(unfit) = self.too_large(&body) {
+        if let Some(unfit) = self.too_large(body.len()) {
             return Ok(unfit);
         }
         let mut path = vec!["v1.0", "publish", self.component.name()];
@@ -302,7 +303,7 @@ impl DaprSink {
                 .append_pair("metadata.partitionKey", key);
         }
         let mut request = self.to_sidecar(Request::post(url, "application/cloudevents+json", body));
-        if let Some(traceparent) = cloud_event.traceparent {
+        if let Some(traceparent) = attributes.traceparent {
             // The sidecar puts its own in the event's place, as the child of this one.
             request.headers.push(("traceparent", traceparent));
         }
@@ -318,16 +319,15 @@ impl DaprSink {
     }
 
     /// What a broker behind the sidecar finds too large, the sidecar answers like an outage.
-    fn too_large(&self, body: &str) -> Option<Part> {
-        let most = self.max_bytes.filter(|most| body.len() > *most)?;
+    fn too_large(&self, bytes: usize) -> Option<Part> {
+        let most = self.max_bytes.filter(|most| bytes > *most)?;
         Some(Part::Unfit(format!(
-            "{} bytes, of which `max_bytes` allows {most}",
-            body.len()
+            "{bytes} bytes, of which `max_bytes` allows {most}"
         )))
     }
 
     async fn invoke(&self, event: &SinkEvent) -> Result<Part, SinkError> {
-        if let Some(unfit) = self.too_large(&event.json) {
+        if let Some(unfit) = self.too_large(event.json.len()) {
             return Ok(unfit);
         }
         let auth = self.client.auth_headers().await?;

@@ -1,73 +1,45 @@
-//! CloudEvents attributes as headers (binary mode): `ce-` and the attribute's name, the values
+//! CloudEvents attributes as HTTP headers (binary mode): `ce-` and the attribute's name, the values
 //! percent-encoded as the HTTP binding says, so that no value can break a header.
 
-use super::SinkEvent;
-use crate::event::{
-    EventError,
-    cloudevents::{qualified_type, sequence_text, source},
+use super::{
+    SinkEvent,
+    attributes::{Attributes, HeaderNames},
 };
+use crate::event::EventError;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use serde::Deserialize;
 
 /// What the HTTP binding encodes besides everything outside of ASCII.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
-/// Of an event's JSON, what attributes are made of and a [`SinkEvent`] does not hold. Reading the
-/// whole event would cost more than sending it.
-#[derive(Deserialize)]
-struct Origin {
-    metadata: OriginMetadata,
-}
-
-#[derive(Deserialize)]
-struct OriginMetadata {
-    namespace: Option<String>,
-    application_name: Option<String>,
-    sequence: Option<u64>,
-    traceparent: Option<String>,
-}
+const NAMES: HeaderNames = [
+    "content-type",
+    "ce-specversion",
+    "ce-id",
+    "ce-source",
+    "ce-type",
+    "ce-subject",
+    "ce-time",
+    "ce-sequence",
+    "ce-partitionkey",
+    "ce-traceparent",
+];
 
 /// The headers of an event whose data is its native JSON.
 pub(super) fn cloud_event_headers(
     event: &SinkEvent,
 ) -> Result<Vec<(&'static str, String)>, EventError> {
-    let Origin { metadata } =
-        serde_json::from_str(&event.json).map_err(|error| EventError::NotAnEvent {
-            reason: error.to_string(),
-        })?;
-    let encoded = |value: &str| utf8_percent_encode(value, ENCODED).to_string();
-    let source = source(
-        metadata.namespace.as_deref(),
-        metadata.application_name.as_deref(),
-    );
-    let event_type = qualified_type(&event.event_type, &event.event_name);
-    let mut headers = Vec::with_capacity(10);
-    headers.extend([
-        ("ce-specversion", "1.0".to_owned()),
-        ("ce-id", event.event_id.to_string()),
-        ("ce-source", encoded(&source)),
-        ("ce-type", encoded(&event_type)),
-        ("ce-time", encoded(&event.created_at)),
-        ("content-type", "application/json".to_owned()),
-    ]);
-    if let Some(key) = event.key() {
-        let key = encoded(key);
-        headers.push(("ce-subject", key.clone()));
-        headers.push(("ce-partitionkey", key));
-    }
-    if let Some(sequence) = metadata.sequence {
-        headers.push(("ce-sequence", sequence_text(sequence)));
-    }
-    if let Some(traceparent) = &metadata.traceparent {
-        headers.push(("ce-traceparent", encoded(traceparent)));
-    }
-    Ok(headers)
+    let attributes = Attributes::of(event)?;
+    let encoded = |(name, value)| (name, utf8_percent_encode(value, ENCODED).to_string());
+    Ok(attributes.headers(&NAMES).map(encoded).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, EventId, WorkflowState, lifecycle};
+    use crate::{
+        event::{Event, EventId},
+        sink::attributes::tests::complete,
+    };
 
     #[test]
     fn values_cannot_break_a_header() {
@@ -86,15 +58,7 @@ mod tests {
 
     #[test]
     fn headers_are_the_attributes_of_the_cloud_event() {
-        let mut event = lifecycle::workflow_end(WorkflowState::Completed, 1.0, None);
-        let metadata = &mut event.metadata;
-        metadata.event_id = Some(EventId::random());
-        metadata.created_at = Some(chrono::Utc::now());
-        metadata.namespace = Some("prod env".into());
-        metadata.application_name = Some("orders".into());
-        metadata.workflow_id = Some("order-1".into());
-        metadata.sequence = Some(7);
-        metadata.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-1-01".into());
+        let event = complete();
         let mut attributes = serde_json::to_value(event.to_cloud_event().unwrap()).unwrap();
         let attributes = attributes.as_object_mut().unwrap();
         attributes.remove("data");
@@ -104,7 +68,7 @@ mod tests {
         assert_eq!(headers.len(), attributes.len());
         for (name, value) in headers {
             let attribute = attributes[name.strip_prefix("ce-").unwrap()].as_str();
-            let encoded = attribute.map(|text| text.replace('%', "%25"));
+            let encoded = attribute.map(|text| utf8_percent_encode(text, ENCODED).to_string());
             assert_eq!(encoded.as_deref(), Some(&*value), "{name}");
         }
     }

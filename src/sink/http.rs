@@ -3,12 +3,13 @@
 
 use super::{
     Delivered, Sink, SinkError, SinkEvent, SinkUrlError,
+    attributes::Attributes,
     auth::{self, AuthProvider, Basic},
     headers::cloud_event_headers,
     http_client::{Answer, HttpClient, REQUEST_TIMEOUT, Request, place, request_timeout},
     parts::{self, Part, Receiver},
 };
-use crate::event::{CloudEvent, EventError};
+use crate::event::EventError;
 use async_trait::async_trait;
 use percent_encoding::percent_decode_str;
 use reqwest::Method;
@@ -25,6 +26,8 @@ const ALLOWED: &str = "`https://[USER:PASSWORD@]HOST[:PORT]/PATH` or `http://…
      `eventstore.timeout` (up to `15s`) and `eventstore.tls_ca` (a file of certificates)";
 /// Parameters that are ours; every other one is the receiver's.
 const OWN: &str = "eventstore.";
+/// About how many bytes the attributes around an event take.
+const ATTRIBUTES: usize = 512;
 
 /// How events are put into requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,38 +136,41 @@ impl HttpSink {
     fn request(&self, part: &[SinkEvent]) -> Result<Option<Request>, EventError> {
         Ok(match self.mode {
             Mode::Batched => {
-                let mut events = Vec::with_capacity(part.len());
+                let size: usize = part.iter().map(|event| event.json.len() + ATTRIBUTES).sum();
+                let mut body = Vec::with_capacity(size);
                 for event in part {
-                    events.push(cloud_event(event)?.to_json()?);
+                    body.push(if body.is_empty() { b'[' } else { b',' });
+                    Attributes::of(event)?.write_around(event, &mut body)?;
                 }
+                body.push(b']');
                 Some(Request::post(
                     self.url.clone(),
                     "application/cloudevents-batch+json",
-                    format!("[{}]", events.join(",")),
+                    body,
                 ))
             }
             Mode::Structured => match part {
-                [event] => Some(Request::post(
-                    self.url.clone(),
-                    "application/cloudevents+json",
-                    cloud_event(event)?.to_json()?,
-                )),
+                [event] => {
+                    let mut body = Vec::with_capacity(event.json.len() + ATTRIBUTES);
+                    Attributes::of(event)?.write_around(event, &mut body)?;
+                    Some(Request::post(
+                        self.url.clone(),
+                        "application/cloudevents+json",
+                        body,
+                    ))
+                }
                 _ => None,
             },
             Mode::Binary => match part {
                 [event] => Some(Request {
                     headers: cloud_event_headers(event)?,
-                    body: event.json.clone(),
+                    body: event.json.clone().into(),
                     ..Request::bare(Method::POST, self.url.clone())
                 }),
                 _ => None,
             },
         })
     }
-}
-
-fn cloud_event(event: &SinkEvent) -> Result<CloudEvent, EventError> {
-    event.event()?.to_cloud_event()
 }
 
 impl Receiver for HttpSink {

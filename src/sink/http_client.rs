@@ -6,6 +6,7 @@ use super::{
     auth::{AuthHeader, AuthProvider},
     tls,
 };
+use bytes::Bytes;
 use reqwest::{
     Method, Response, StatusCode,
     header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
@@ -40,16 +41,16 @@ pub(super) struct Request {
     pub(super) secret_headers: Vec<AuthHeader>,
     /// What the body holds that is not to be shown, should the receiver echo it.
     pub(super) secret_body: Vec<AuthHeader>,
-    pub(super) body: String,
+    pub(super) body: Bytes,
 }
 
 impl Request {
     /// A POST of a body.
-    pub(super) fn post(url: Url, content_type: &str, body: String) -> Self {
+    pub(super) fn post(url: Url, content_type: &str, body: impl Into<Bytes>) -> Self {
         Self {
             method: Method::POST,
             headers: vec![("content-type", content_type.to_owned())],
-            body,
+            body: body.into(),
             ..Self::bare(Method::POST, url)
         }
     }
@@ -62,7 +63,7 @@ impl Request {
             headers: Vec::new(),
             secret_headers: Vec::new(),
             secret_body: Vec::new(),
-            body: String::new(),
+            body: Bytes::new(),
         }
     }
 }

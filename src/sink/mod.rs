@@ -15,6 +15,13 @@
     allow(dead_code, reason = "each sink reads its own pieces of a URL")
 )]
 mod address;
+#[cfg(any(
+    feature = "dapr",
+    feature = "http",
+    feature = "kafka",
+    feature = "nats"
+))]
+mod attributes;
 #[cfg(feature = "http-client")]
 mod auth;
 #[cfg(feature = "dapr")]

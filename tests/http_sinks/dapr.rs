@@ -204,6 +204,92 @@ async fn a_sidecar_that_keeps_its_metadata_to_itself_is_used() {
     }
 }
 
+#[tokio::test]
+async fn a_sidecar_that_says_400_of_its_component_is_an_outage() {
+    for code in ["ERR_PUBSUB_NOT_FOUND", "ERR_PUBSUB_NOT_CONFIGURED"] {
+        let is_there = Arc::new(AtomicUsize::new(0));
+        let now = is_there.clone();
+        let sidecar = sidecar(components, move || match now.load(Ordering::SeqCst) {
+            0 => error(400, code, "pubsub events is not found"),
+            _ => ResponseTemplate::new(204),
+        })
+        .await;
+        let sink = sink::open(&format!("dapr://{}/events/orders", sidecar.address())).unwrap();
+        let events = batch(1, 3);
+        let error = sink.deliver(&events).await.unwrap_err();
+        assert!(error.reason.contains(code), "{error}");
+        is_there.store(1, Ordering::SeqCst);
+        assert_eq!(
+            sink.deliver(&events).await.unwrap(),
+            Delivered::all(&events)
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_larger_than_the_broker_takes_is_refused_here() {
+    let sidecar = sidecar(components, || ResponseTemplate::new(204)).await;
+    let mut events = batch(1, 3);
+    let mut event = events[1].event().unwrap();
+    event.data.insert("text".into(), "x".repeat(20_000).into());
+    events[1] = SinkEvent::new(events[1].position, &event).unwrap();
+    for (place, path) in [("dapr", "events/orders"), ("dapr+binding", "eventstore")] {
+        let url = format!("{place}://{}/{path}?max_bytes=20000", sidecar.address());
+        let delivered = sink::open(&url).unwrap().deliver(&events).await.unwrap();
+        assert_eq!(delivered.taken, 3);
+        let [refused] = &delivered.rejected[..] else {
+            panic!("{delivered:?}");
+        };
+        assert_eq!(refused.index, 1);
+        assert!(
+            refused.reason.contains("`max_bytes` allows 20000"),
+            "{refused:?}"
+        );
+    }
+    for path in ["/v1.0/publish/events/orders", "/v1.0/bindings/eventstore"] {
+        assert_eq!(sidecar.requests_to(path).len(), 2, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_publication_continues_the_events_trace() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let sidecar = sidecar(components, || ResponseTemplate::new(204)).await;
+    let sink = sink::open(&format!("dapr://{}/events/orders", sidecar.address())).unwrap();
+    let mut events = batch(1, 2);
+    let mut event = events[1].event().unwrap();
+    event.metadata.traceparent = Some(TRACE.to_owned());
+    events[1] = SinkEvent::new(events[1].position, &event).unwrap();
+    sink.deliver(&events).await.unwrap();
+    let requests = sidecar.requests_to("/v1.0/publish/events/orders");
+    let sent: Vec<_> = requests
+        .iter()
+        .map(|request| header(request, "traceparent"))
+        .collect();
+    assert_eq!(sent, [None, Some(TRACE)]);
+}
+
+#[tokio::test]
+async fn a_component_among_thousands_is_found() {
+    let thousands = || {
+        let mut all: Vec<Value> = (0..4000)
+            .map(|number| {
+                json!({ "name": format!("component-{number}"), "type": "state.redis", "version": "v1" })
+            })
+            .collect();
+        all.extend(components().as_array().unwrap().iter().cloned());
+        Value::Array(all)
+    };
+    let sidecar = sidecar(thousands, || ResponseTemplate::new(204)).await;
+    let events = batch(1, 2);
+    sink::open(&binding(&sidecar))
+        .unwrap()
+        .deliver(&events)
+        .await
+        .unwrap();
+    assert_eq!(sidecar.requests_to("/v1.0/bindings/eventstore").len(), 2);
+}
+
 /// A provider with a new token after each renewal.
 #[derive(Debug, Default)]
 struct Renewed(AtomicUsize);

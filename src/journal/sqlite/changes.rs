@@ -39,11 +39,17 @@ pub(super) fn insert(
         ])?;
         if inserted == 1 {
             applied.inserted += 1;
+            applied.newest = newest(transaction);
         } else {
             applied.duplicates += 1;
         }
     }
     Ok(())
+}
+
+/// The position of the event that was just inserted.
+fn newest(transaction: &Transaction<'_>) -> u64 {
+    u64::try_from(transaction.last_insert_rowid()).unwrap_or_default()
 }
 
 pub(super) fn hold(
@@ -185,6 +191,9 @@ pub(super) fn release(
             key.hold_id.to_string(),
             stored_at,
         ])? as u64;
+    if inserted > 0 {
+        applied.newest = newest(transaction);
+    }
     let held = forget(transaction, key, applied)?;
     applied.inserted += inserted;
     applied.duplicates += held.saturating_sub(inserted);

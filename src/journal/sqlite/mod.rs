@@ -15,7 +15,9 @@ use super::{
 use crate::crash_point::crash_point;
 use changes::{bury, forget, hold, insert, move_cursor, refuse, release, reserve, unreserve};
 use place::{FileIdentity, identities_beside, identity_of, lock};
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, TransactionBehavior, params};
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension as _, TransactionBehavior, config::DbConfig, params,
+};
 use std::{
     cell::Cell,
     collections::HashMap,
@@ -33,6 +35,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_millis(100);
 /// Pages in the WAL after which SQLite writes them back. Four times its default: pages that change
 /// with each transaction are then written back less often.
 const CHECKPOINT_PAGES: u32 = 4000;
+/// How many compiled statements are kept: more than there are.
+const STATEMENTS: usize = 64;
 
 /// Why the file cannot be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -406,6 +410,9 @@ impl From<rusqlite::Error> for ConnectFailure {
 fn connect(path: &Path, synchronous: Synchronous) -> Result<Connection, ConnectFailure> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(5))?;
+    // Otherwise SQLite compiles some statements again each time that a value is bound.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     let application_id: i32 =
         connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
     let tables: i64 =

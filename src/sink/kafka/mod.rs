@@ -85,15 +85,15 @@ impl KafkaSink {
     fn is_missing(&self, batch: &[SinkEvent]) -> Vec<bool> {
         let arrived = self.arrived();
         let mut keys = HashSet::new();
-        let missing = |event: &SinkEvent| {
+        let is_missing = batch.iter().map(|event| {
             let is_behind = event.key().is_some_and(|key| keys.contains(key));
             let is_missing = is_behind || !arrived.contains(event.event_id);
             if let Some(key) = event.key().filter(|_| is_missing) {
-                keys.insert(key.to_owned());
+                keys.insert(key);
             }
             is_missing
-        };
-        batch.iter().map(missing).collect()
+        });
+        is_missing.collect()
     }
 
     /// Delivers a batch; `done` says how much of it also when the call is cut off.

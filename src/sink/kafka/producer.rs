@@ -2,8 +2,11 @@
 
 use super::address::Target;
 use crate::{
-    event::{CloudEvent, EventError},
-    sink::{SinkError, SinkEvent},
+    event::EventError,
+    sink::{
+        SinkError, SinkEvent,
+        attributes::{Attributes, HeaderNames},
+    },
 };
 use rdkafka::{
     ClientContext,
@@ -25,6 +28,19 @@ use tokio::{runtime::Handle, task::spawn_blocking};
 
 /// How long a broker may take to say what it knows of the topic.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
+
+const NAMES: HeaderNames = [
+    "content-type",
+    "ce_specversion",
+    "ce_id",
+    "ce_source",
+    "ce_type",
+    "ce_subject",
+    "ce_time",
+    "ce_sequence",
+    "ce_partitionkey",
+    "ce_traceparent",
+];
 
 /// Why a message did not arrive.
 #[derive(Debug)]
@@ -254,41 +270,16 @@ impl Producer {
 
 /// The CloudEvents attributes as the Kafka binding has them: `ce_` and the name, in UTF-8.
 fn headers(event: &SinkEvent) -> Result<OwnedHeaders, EventError> {
-    let CloudEvent {
-        specversion,
-        id,
-        source,
-        event_type,
-        subject,
-        time,
-        datacontenttype,
-        sequence,
-        partitionkey,
-        traceparent,
-        ..
-    } = event.event()?.to_cloud_event()?;
-    let attributes = [
-        ("content-type", Some(datacontenttype)),
-        ("ce_specversion", Some(specversion)),
-        ("ce_id", Some(id)),
-        ("ce_source", Some(source)),
-        ("ce_type", Some(event_type)),
-        ("ce_subject", subject),
-        ("ce_time", time),
-        ("ce_sequence", sequence),
-        ("ce_partitionkey", partitionkey),
-        ("ce_traceparent", traceparent),
-    ];
-    let mut headers = OwnedHeaders::new_with_capacity(attributes.len());
-    for (key, value) in &attributes {
-        if let Some(value) = value {
-            headers = headers.insert(Header {
+    let attributes = Attributes::of(event)?;
+    let headers = OwnedHeaders::new_with_capacity(NAMES.len());
+    Ok(attributes
+        .headers(&NAMES)
+        .fold(headers, |headers, (key, value)| {
+            headers.insert(Header {
                 key,
                 value: Some(value),
-            });
-        }
-    }
-    Ok(headers)
+            })
+        }))
 }
 
 async fn blocking<T: Send + 'static>(
