@@ -56,7 +56,7 @@ struct Arguments {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Batches in one round.
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 200)]
     batches: usize,
     /// Only the sinks whose names begin so, such as `kafka`.
     #[arg(long, default_value = "")]
