@@ -9,7 +9,7 @@ use crate::{
 };
 use futures::{
     FutureExt as _,
-    future::{join, join_all},
+    future::{join, join_all, select_all},
 };
 use serde_json::json;
 use std::time::Duration;
@@ -167,13 +167,18 @@ async fn step(ctx: &WorkflowContext<Play>, path: String, step: Step) {
             local(ctx, path, activity, token).await;
         }
         Step::Race(racers) => {
-            let first = ctx.cancellation_token().child_token();
-            join_all(racers.into_iter().enumerate().map(|(number, racer)| {
-                let token = first.child_token();
-                let first = &first;
-                local(ctx, format!("{path}.{number}"), racer, token).map(|()| first.cancel())
-            }))
-            .await;
+            let token = ctx.cancellation_token().child_token();
+            let racers = racers.into_iter().enumerate().map(|(number, racer)| {
+                local(ctx, format!("{path}.{number}"), racer, token.child_token()).boxed_local()
+            });
+            let ((), _, others) = select_all(racers).await;
+            let mut others = join_all(others);
+            // Those that ended in the same moment are heard first: the SDK (1.1.1) fails the workflow
+            // task when something is cancelled of which it has just said that it has ended.
+            if (&mut others).now_or_never().is_none() {
+                token.cancel();
+                others.await;
+            }
         }
         Step::Remote(activity) => remote(ctx, path, activity).await,
         Step::Timer { millis } => {

@@ -29,6 +29,9 @@ pub struct Settings {
     pub resets: bool,
     /// Calls and answers of one worker in two are lost, late or cut.
     pub has_bad_line: bool,
+    /// Nothing is done to workflows from outside, and none of their tasks fails: what the tests' own
+    /// differences are.
+    pub is_peaceful: bool,
     /// Prints each fault.
     pub is_loud: bool,
 }
@@ -51,6 +54,7 @@ impl Settings {
             longest_pause: setting("CHAOS_LONGEST_PAUSE", 2),
             resets: setting("CHAOS_RESETS", 0_u8) > 0,
             has_bad_line: setting("CHAOS_BAD_LINE", 1_u8) > 0,
+            is_peaceful: setting("CHAOS_PEACE", 0_u8) > 0,
             is_loud: setting("CHAOS_LOUD", 0_u8) > 0,
         };
         println!(
@@ -78,7 +82,7 @@ pub struct Faults {
 
 /// Faults on any call but those that start a worker and those that fetch tasks.
 pub fn any_fault(settings: &Settings) -> Plan {
-    if !settings.has_bad_line {
+    if !settings.has_bad_line || settings.is_peaceful {
         return Arc::new(|_| None);
     }
     let rng = Mutex::new(Rng::with_seed(settings.seed));
@@ -118,7 +122,12 @@ impl Storm<'_> {
     pub async fn rage(mut self) -> Faults {
         let mut rng = Rng::with_seed(self.settings.seed);
         for place in self.places.iter_mut() {
-            place.start(CACHES[rng.usize(..CACHES.len())]);
+            let cache = CACHES[rng.usize(..CACHES.len())];
+            place.start(if self.settings.is_peaceful {
+                CACHES[0]
+            } else {
+                cache
+            });
         }
         let (workflows, kills) = (self.settings.workflows, self.settings.kills);
         let mut faults = Faults::default();
@@ -155,7 +164,7 @@ impl Storm<'_> {
         let resets = self.settings.resets.then_some(&self.resets);
         while *started < until {
             let client = &self.clients[*started % self.clients.len()];
-            start_one(client, rng, *started, resets).await;
+            start_one(client, rng, *started, resets, self.settings.is_peaceful).await;
             *started += 1;
             if rng.usize(..4) == 0 {
                 tokio::time::sleep(Duration::from_millis(rng.u64(0..40))).await;

@@ -34,11 +34,11 @@ pub struct Attempt {
 /// The message with which an attempt fails: it names what the attempt published by hand, for history
 /// keeps it also where no workflow code hears of the attempt.
 pub fn failure_message(nonce: &str, by_hand: &[String]) -> String {
-    format!("{nonce}:{}", by_hand.join(","))
+    format!("{nonce} after {}", by_hand.join(","))
 }
 
 /// What the attempt published that failed with this message.
 pub fn by_hand_of(message: &str) -> impl Iterator<Item = &str> {
-    let (_, by_hand) = message.split_once(':').unwrap_or_default();
+    let (_, by_hand) = message.split_once(" after ").unwrap_or_default();
     by_hand.split(',').filter(|nonce| !nonce.is_empty())
 }

@@ -248,7 +248,7 @@ fn parted(key: (&str, u32), markers: &[super::locals::Marker], witnessed: &Witne
             let has_message = marker
                 .failure
                 .as_ref()
-                .is_some_and(|failure| failure.message.contains(':'));
+                .is_some_and(|failure| failure.message.contains(" after "));
             marker.goes_on
                 && marker.activity_id == key.0
                 && (key.1 < marker.attempt || key.1 == marker.attempt && !has_message)
