@@ -18,6 +18,9 @@ memory) test=fleet::a_fleet_without_journals_invents_and_repeats_nothing ;;
 esac
 export CHAOS_WORKFLOWS=${CHAOS_WORKFLOWS:-300} CHAOS_KILLS=${CHAOS_KILLS:-20}
 
+# What the servers write must outlive processes, and not the machine.
+if [ -z "${TMPDIR:-}" ] && [ -w /dev/shm ]; then export TMPDIR=/dev/shm; fi
+
 # Once, and not for each seed: the programs that it runs, and where they are.
 cargo build --quiet --all-features --examples
 binary=$(cargo test --all-features --test chaos --no-run --message-format json 2>/dev/null |

@@ -215,14 +215,14 @@ fn act_on_script(rng: &mut Rng, script: &Script, resets: Option<&Resets>) -> Act
     }
 }
 
-/// Starts a workflow of some kind, and sees to what happens to it.
-pub async fn start_one(
+/// Starts a workflow of some kind, and sees to what happens to it; resolves when it is started.
+pub fn start_one(
     client: &Client,
     rng: &mut Rng,
     number: usize,
     resets: Option<&Resets>,
     is_peaceful: bool,
-) {
+) -> impl Future<Output = ()> + Send + 'static {
     let mut run_timeout = None;
     let (kind, input, what) = if is_peaceful {
         let mut script = dice::script(rng);
@@ -259,33 +259,32 @@ pub async fn start_one(
         (kind, input, act)
     };
     let id = format!("{kind}-{number}");
+    let task_timeout = [TASK_TIMEOUT, TASK_TIMEOUT / 2][rng.usize(..2)];
     let mut options = WorkflowStartOptions::new("orders", &id)
-        .task_timeout(if rng.bool() {
-            TASK_TIMEOUT
-        } else {
-            TASK_TIMEOUT / 2
-        })
+        .task_timeout(task_timeout)
         .build();
     options.run_timeout = run_timeout;
     let pause = Duration::from_millis(rng.u64(0..2500));
-    // A start whose answer was lost with the server is found to be there already.
-    let began = Instant::now();
-    loop {
-        let started = client
-            .start_workflow(UntypedWorkflow::new(kind), input.clone(), options.clone())
-            .await;
-        match started {
-            Ok(_) => break,
-            Err(error) if error.to_string().to_lowercase().contains("already") => break,
-            Err(error) => assert!(
-                began.elapsed() < Duration::from_secs(90),
-                "{id} cannot be started: {error}"
-            ),
-        }
-    }
     let client = client.clone();
-    tokio::spawn(async move {
-        tokio::time::sleep(pause).await;
-        act(&client, &id, what).await;
-    });
+    async move {
+        // A start whose answer was lost with the server is found to be there already.
+        let began = Instant::now();
+        loop {
+            let started = client
+                .start_workflow(UntypedWorkflow::new(kind), input.clone(), options.clone())
+                .await;
+            match started {
+                Ok(_) => break,
+                Err(error) if error.to_string().to_lowercase().contains("already") => break,
+                Err(error) => assert!(
+                    began.elapsed() < Duration::from_secs(90),
+                    "{id} cannot be started: {error}"
+                ),
+            }
+        }
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            act(&client, &id, what).await;
+        });
+    }
 }

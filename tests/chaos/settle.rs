@@ -41,6 +41,7 @@ pub async fn ask_for_what_is_held(places: &mut [Place], address: &str, settings:
     for place in places {
         assert!(place.stop(), "seed {}", settings.seed);
     }
+    settings.phase("what was held is settled");
 }
 
 /// Opens a store where a worker had its own.
@@ -94,6 +95,7 @@ pub async fn judge(
     for client in clients {
         runs.extend(histories(ground, client).await);
     }
+    outcome.settings.phase("drained, reconciled and read");
     let mut differences = compare_with(source, &runs, rows);
     every_order_that_completed_shipped(source, &runs, rows, &mut differences);
     outcome.print(&runs, rows, &differences);

@@ -9,18 +9,21 @@ use super::{
 use crate::support::{
     Ground,
     compare::state_of,
-    history,
+    handle, history,
     lossy_line::{Fault, Plan},
 };
 use fastrand::Rng;
+use futures::StreamExt as _;
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use temporalio_client::Client;
+use temporalio_client::{Client, WorkflowTerminateOptions};
 use temporalio_common::protos::temporal::api::workflow::v1::WorkflowExecutionInfo;
 
 pub struct Settings {
+    began: Instant,
     pub seed: u64,
     pub workflows: usize,
     pub kills: usize,
@@ -48,6 +51,7 @@ fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
 impl Settings {
     pub fn from_env(workflows: usize, kills: usize) -> Self {
         let settings = Self {
+            began: Instant::now(),
             seed: setting("CHAOS_SEED", 1),
             workflows: setting("CHAOS_WORKFLOWS", workflows),
             kills: setting("CHAOS_KILLS", kills),
@@ -68,6 +72,11 @@ impl Settings {
             u8::from(settings.has_bad_line)
         );
         settings
+    }
+
+    /// Says how long it took until here.
+    pub fn phase(&self, what: &str) {
+        println!("{:.1} s: {what}", self.began.elapsed().as_secs_f64());
     }
 }
 
@@ -107,6 +116,9 @@ pub fn any_fault(settings: &Settings) -> Plan {
 /// A small cache now and then, so that runs are evicted and replayed as well.
 const CACHES: [&str; 4] = ["1000", "1000", "2", "0"];
 
+/// How many workflows are started at the same time.
+const STARTS_AT_ONCE: usize = 8;
+
 pub struct Storm<'a> {
     pub settings: &'a Settings,
     pub ground: &'a mut Ground,
@@ -137,6 +149,10 @@ impl Storm<'_> {
             // A share of the load before each fault, some of it at the very moment.
             let until = workflows * (faults.kills + 1) / kills;
             self.start_until(until, &mut started, &mut rng).await;
+            if self.settings.is_loud {
+                self.settings
+                    .phase(&format!("{started} workflows are started"));
+            }
             tokio::time::sleep(Duration::from_millis(rng.u64(0..600))).await;
             if let Some(database) = &mut self.database
                 && (!database_is_up || rng.usize(..4) == 0)
@@ -157,19 +173,27 @@ impl Storm<'_> {
             tokio::task::block_in_place(|| database.start());
         }
         self.start_until(workflows, &mut started, &mut rng).await;
+        self.settings.phase("the storm is over");
         faults
     }
 
     async fn start_until(&self, until: usize, started: &mut usize, rng: &mut Rng) {
         let resets = self.settings.resets.then_some(&self.resets);
+        let mut starts = Vec::new();
         while *started < until {
             let client = &self.clients[*started % self.clients.len()];
-            start_one(client, rng, *started, resets, self.settings.is_peaceful).await;
+            starts.push(start_one(
+                client,
+                rng,
+                *started,
+                resets,
+                self.settings.is_peaceful,
+            ));
             *started += 1;
-            if rng.usize(..4) == 0 {
-                tokio::time::sleep(Duration::from_millis(rng.u64(0..40))).await;
-            }
         }
+        futures::stream::iter(starts)
+            .for_each_concurrent(STARTS_AT_ONCE, |start| start)
+            .await;
     }
 
     async fn one_fault(&mut self, rng: &mut Rng, faults: &mut Faults) {
@@ -178,7 +202,8 @@ impl Storm<'_> {
         let place = &mut self.places[index];
         let kind = rng.u32(..10);
         if self.settings.is_loud {
-            println!("fault {kind} at worker {index}, cache {cache}");
+            let what = format!("fault {kind} at worker {index}, cache {cache}");
+            self.settings.phase(&what);
         }
         match kind {
             // Longer than a workflow task may take: the server gives the task to another worker.
@@ -216,9 +241,14 @@ impl Storm<'_> {
     }
 }
 
-/// Waits until all runs of all namespaces are closed.
+/// How long runs may take to end by themselves when everything is up again.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Waits until all runs of all namespaces are closed. Those that go on for long are terminated: there are
+/// histories that the SDK cannot get over, such as a timer that fires in the task that cancels it.
 pub async fn calm(ground: &Ground, clients: &[Client], settings: &Settings) {
     let waiting = Instant::now();
+    let mut terminated = BTreeSet::new();
     loop {
         let mut count = 0;
         let mut open = Vec::new();
@@ -229,13 +259,31 @@ pub async fn calm(ground: &Ground, clients: &[Client], settings: &Settings) {
             open.extend(runs.into_iter().filter(is_open).map(|run| (client, run)));
         }
         if count >= settings.workflows && open.is_empty() {
+            settings.phase(&format!(
+                "calm, {} runs had to be terminated",
+                terminated.len()
+            ));
             return;
         }
-        if waiting.elapsed() > Duration::from_secs(90) {
+        if waiting.elapsed() > 4 * PATIENCE {
             for (client, run) in open {
                 tell_why_open(client, &run).await;
             }
             panic!("seed {}: of {count} runs some do not end", settings.seed);
+        }
+        if waiting.elapsed() > PATIENCE {
+            for (client, run) in open {
+                let execution = run.execution.unwrap_or_default();
+                let options = WorkflowTerminateOptions::builder()
+                    .reason("it goes on for too long")
+                    .build();
+                // It may have ended just now.
+                handle(client, &execution.workflow_id)
+                    .terminate(options)
+                    .await
+                    .ok();
+                terminated.insert(execution.run_id);
+            }
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
