@@ -123,11 +123,11 @@ pub(super) fn compare_locals(
             marker.activity_id == attempt.activity_id && marker.attempt == attempt.number
         };
         match found.map_or(&[][..], |found| &found.ends) {
-            [] if source == Source::Lossy => differences.lost.push(format!("end of {what}")),
             // Said above.
             [] if markers
                 .iter()
                 .any(|marker| has_marker(marker) && !marker.is_given_up()) => {}
+            [] if source == Source::Lossy => differences.lost.push(format!("end of {what}")),
             [] => differences.missing.push(format!("activity_end of {what}")),
             [end] if end.status() != status && !end.is_of_reconciler() => {
                 differences.wrong_outcome.push(format!(
