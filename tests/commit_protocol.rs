@@ -1,14 +1,17 @@
 //! Stage, commit, confirm, recover: what a workflow task publishes is in the store once, and a
 //! workflow's end only if the server accepted it.
 
+#[path = "commit_protocol/accepted_tasks.rs"]
+mod accepted_tasks;
 mod support;
 
+use serde_json::{Value, json};
 use std::{
     sync::{
         Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use support::{
     Ground, handle, history, lifecycle, outcome, rows, start, until, with_example_worker,
@@ -19,8 +22,12 @@ use temporalio_client::{
     Client, ClientOptions, WorkflowGetResultOptions, WorkflowQueryOptions, WorkflowSignalOptions,
     WorkflowStartOptions, WorkflowTerminateOptions,
 };
-use temporalio_common::protos::{
-    coresdk::workflow_completion::WorkflowActivationCompletion, temporal::api::enums::v1::EventType,
+use temporalio_common::{
+    RetryPolicy,
+    protos::{
+        coresdk::workflow_completion::WorkflowActivationCompletion,
+        temporal::api::{enums::v1::EventType, history::v1::HistoryEvent},
+    },
 };
 use temporalio_macros::{activities, workflow, workflow_methods};
 use temporalio_sdk::{
@@ -694,6 +701,14 @@ async fn a_second_store_used_in_workflow_code_gets_its_own_events_once() {
 }
 
 /// A crash between commit and confirmation leaves a held end; the next start settles it.
+/// How the journal names an execution of a workflow task, by the event that began it.
+fn evidence(started: &HistoryEvent) -> String {
+    let at = SystemTime::try_from(started.event_time.unwrap()).unwrap();
+    let at = chrono::DateTime::<chrono::Utc>::from(at);
+    let at = at.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true);
+    format!("{}@{at}", started.event_id)
+}
+
 #[tokio::test]
 async fn held_ends_of_an_earlier_process_are_settled_on_start() {
     let ground = Ground::new().await;
@@ -726,25 +741,44 @@ async fn held_ends_of_an_earlier_process_are_settled_on_start() {
         client
     };
     // Put both ends into `held`, as they are between commit and confirmation.
+    let bare = ground.client().await;
+    let mut last_tasks = Vec::new();
+    for id in ["closed", "open"] {
+        let run_id = ground
+            .events()
+            .into_iter()
+            .find_map(|row| row.is_of(id).then_some(row.workflow_run_id).flatten())
+            .unwrap();
+        let recorded = history(&bare, id, &run_id).await;
+        let started = recorded
+            .iter()
+            .rfind(|event| event.event_type() == EventType::WorkflowTaskStarted);
+        last_tasks.push(started.map(evidence).unwrap());
+    }
     let file = rusqlite::Connection::open(ground.file()).unwrap();
-    let held = |run: &str, from: &str| {
+    let held = |run: &str, from: &str, task: &str| {
         file.execute(
-            "INSERT INTO held SELECT 'default', ?1, workflow_run_id, ?2, 0, event_id, event_type, \
+            "INSERT INTO held SELECT 'default', ?1, workflow_run_id, ?2, 0, ?4, event_id, event_type, \
              event_name, workflow_type, workflow_id, workflow_run_id, workflow_state, activity_type, \
              activity_id, attempt, created_at, event FROM events \
              WHERE workflow_id = ?1 AND event_name = ?3",
-            rusqlite::params![run, uuid::Uuid::new_v4().to_string(), from],
+            rusqlite::params![run, uuid::Uuid::new_v4().to_string(), from, task],
         )
         .unwrap();
     };
-    held("closed", "workflow_end");
+    held("closed", "workflow_end", &last_tasks[0]);
     file.execute(
         "DELETE FROM events WHERE workflow_id = 'closed' AND event_name = 'workflow_end'",
         [],
     )
     .unwrap();
-    // An end that was never accepted: the run is open. Its other fields do not matter.
-    held("open", "workflow_start");
+    // An execution of the task that was never accepted: another one was. Its other fields do not matter.
+    let (id, _) = last_tasks[1].split_once('@').unwrap();
+    held(
+        "open",
+        "workflow_start",
+        &format!("{id}@2001-01-01T00:00:00Z"),
+    );
     drop(file);
     drop(client);
     assert_eq!(

@@ -5,8 +5,10 @@
 mod activity;
 mod client;
 mod failure;
+mod held;
 mod history;
 mod interceptors;
+mod local;
 mod payload;
 #[cfg(feature = "plugin")]
 mod plugin;
@@ -14,6 +16,9 @@ mod reconcile;
 mod resolve;
 mod run;
 mod server;
+mod stage;
+mod task;
+mod testimony;
 #[cfg(feature = "plugin")]
 mod worker;
 mod workflow;
