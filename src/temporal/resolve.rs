@@ -96,10 +96,8 @@ impl Resolver {
         };
         let resolver = self.clone();
         let namespace = namespace.to_owned();
-        self.under_way.fetch_add(1, Ordering::AcqRel);
-        let under_way = UnderWay(resolver.clone());
+        // A worker that stops does not wait for this: a journal that is slow is read by the next one.
         runtime.spawn(async move {
-            let _under_way = under_way;
             let held = match resolver.store.held().await {
                 Ok(held) => held,
                 Err(error) => {
