@@ -39,10 +39,8 @@ pub(super) enum Staging {
     None,
     /// With the run that runs a local activity: the attempt has happened only if a workflow task that knows
     /// its outcome is accepted.
-    #[cfg(feature = "plugin")]
     With(Arc<Run>),
     /// The run of a local activity has left this worker: no task will ever know of the attempt.
-    #[cfg(feature = "plugin")]
     Forgotten,
 }
 
@@ -160,9 +158,7 @@ fn begin(
             let attempt = Arc::<Attempt>::default();
             return (Events::AtOnce(attempt.clone()), attempt);
         }
-        #[cfg(feature = "plugin")]
         Staging::With(run) => Some(run.stage().clone()),
-        #[cfg(feature = "plugin")]
         Staging::Forgotten => None,
     };
     let name = stage

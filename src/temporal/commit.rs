@@ -12,7 +12,7 @@
 //! * nothing of that happens for a moment, and the server's history says so when it is asked.
 
 use super::{
-    held::HeldTask,
+    held::Holding,
     resolve::{Completion, Resolver},
     run::Run,
     stage::{Mode, Staged},
@@ -22,13 +22,13 @@ use crate::{
     context::WorkerFrame,
     crash_point::{crash_point, is_left_out},
     event::WorkflowState,
-    store::{Claim, EventStore},
+    store::EventStore,
 };
 use std::{
     collections::HashMap,
     convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 use temporalio_common::protos::coresdk::{
     workflow_activation::{
@@ -65,24 +65,6 @@ enum Slot {
         task: TaskExecution,
     },
     Running(Arc<Run>),
-}
-
-/// What is held of the task of a run in memory, and by whom.
-#[derive(Debug)]
-pub(super) struct Holding {
-    pub(super) held: HeldTask,
-    pub(super) claim: Arc<Claim>,
-    /// When the task began, where that is known.
-    pub(super) began: Option<SystemTime>,
-    /// When the worker was last done with an activation of the task.
-    pub(super) silent_since: Instant,
-    /// Local activities are under way, so that the task goes on.
-    pub(super) goes_on: bool,
-    /// The server is being asked.
-    pub(super) is_asked: bool,
-    /// Somebody asked the run a question since: it may have been closed before, and is only replayed for
-    /// the answer.
-    pub(super) was_queried: bool,
 }
 
 impl Commit {

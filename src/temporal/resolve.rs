@@ -83,7 +83,6 @@ impl Resolver {
     }
 
     /// Whether there is a server to ask.
-    #[cfg(feature = "plugin")]
     pub(super) fn can_ask(&self) -> bool {
         self.server.is_known()
     }
@@ -125,7 +124,6 @@ impl Resolver {
         });
     }
 
-    #[cfg(feature = "plugin")]
     /// Waits until nothing is under way, for `timeout` at most.
     pub(super) async fn idle(&self, timeout: Duration) {
         let wait = async {

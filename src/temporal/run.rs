@@ -2,8 +2,7 @@
 //! its present workflow task. Plain data that the interceptors share; knows nothing of activations.
 
 use super::{
-    commit::Holding,
-    held::HeldTask,
+    held::{HeldTask, Holding},
     payload,
     stage::{self, Mode, ReadOnly, RunIdentity, RunStage},
     task::TaskExecution,
@@ -99,7 +98,6 @@ impl Run {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[cfg(feature = "plugin")]
     pub(super) fn run_id(&self) -> &str {
         &self.stage.identity().run_id
     }
@@ -149,7 +147,6 @@ impl Run {
 
     /// The first thing that the task told the workflow is what a local activity came to: the workflow's
     /// time is that of the activity's end.
-    #[cfg(feature = "plugin")]
     pub(super) fn begins_with_local(&self, task: &TaskExecution) {
         let mut progress = self.progress();
         if progress.task == *task {
@@ -250,7 +247,6 @@ impl Run {
     }
 
     /// A query reached the run.
-    #[cfg(feature = "plugin")]
     pub(super) fn queried(&self) {
         if let Some(holding) = &mut self.progress().holding {
             holding.was_queried = true;
@@ -263,7 +259,6 @@ impl Run {
     }
 
     /// Takes what is held of another task than `task`, which comes later.
-    #[cfg(feature = "plugin")]
     pub(super) fn take_holding_before(&self, task: &TaskExecution) -> Option<Holding> {
         let mut progress = self.progress();
         // Another execution of the same task would have begun with the run's eviction.
@@ -274,7 +269,6 @@ impl Run {
 
     /// Takes what is held if an activity that was scheduled then proves that the task was accepted: nobody
     /// else can have scheduled it before another attempt of the task can have begun.
-    #[cfg(feature = "plugin")]
     pub(super) fn take_holding_that_scheduled(
         &self,
         scheduled_at: Option<SystemTime>,
@@ -291,7 +285,6 @@ impl Run {
 
     /// What is held of a task of which nothing was heard for `silence`; the inner none if that is not over
     /// yet, the outer if there is nothing to wait for.
-    #[cfg(feature = "plugin")]
     pub(super) fn silent_holding(
         &self,
         silence: impl FnOnce(bool) -> Duration,

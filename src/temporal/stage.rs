@@ -31,7 +31,6 @@ pub(super) const DETECTED_BY: &str = "detected_by";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     /// They wait for [`RunStage::take`], when the workflow task completes.
-    #[cfg_attr(not(feature = "plugin"), allow(dead_code))]
     UntilTaken,
     /// They go to the journal at once: nobody tells when a task completes.
     AtOnce,
@@ -126,13 +125,11 @@ impl RunStage {
     }
 
     /// Workflow code asked for a local activity.
-    #[cfg(feature = "plugin")]
     pub(super) fn schedule_local(&self, seq: u32, activity_type: &str, activity_id: &str) {
         self.state().local.schedule(seq, activity_type, activity_id);
     }
 
     /// Whether a local activity is under way, so that the workflow task goes on.
-    #[cfg(feature = "plugin")]
     pub(super) fn waits_for_local(&self) -> bool {
         !self.state().local.is_empty()
     }
@@ -157,7 +154,6 @@ impl RunStage {
     }
 
     /// The workflow is about to be told the outcome of a local activity.
-    #[cfg(feature = "plugin")]
     pub(super) fn resolve_local(
         &self,
         store: &EventStore,
@@ -170,7 +166,6 @@ impl RunStage {
     }
 
     /// Takes what is staged.
-    #[cfg_attr(not(feature = "plugin"), allow(dead_code))]
     pub(super) fn take(&self) -> Staged {
         std::mem::take(&mut self.state().staged)
     }

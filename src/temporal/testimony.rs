@@ -235,10 +235,14 @@ fn closes(attributes: &Attributes) -> Option<WorkflowState> {
 mod tests {
     use super::*;
     use std::time::{Duration, UNIX_EPOCH};
+    use temporalio_common::protos::coresdk::{
+        common::build_local_activity_marker_details, external_data::LocalActivityMarkerData,
+    };
     use temporalio_common::protos::temporal::api::history::v1::{
-        WorkflowExecutionSignaledEventAttributes, WorkflowExecutionTerminatedEventAttributes,
-        WorkflowTaskCompletedEventAttributes, WorkflowTaskFailedEventAttributes,
-        WorkflowTaskScheduledEventAttributes, WorkflowTaskStartedEventAttributes,
+        MarkerRecordedEventAttributes, WorkflowExecutionSignaledEventAttributes,
+        WorkflowExecutionTerminatedEventAttributes, WorkflowTaskCompletedEventAttributes,
+        WorkflowTaskFailedEventAttributes, WorkflowTaskScheduledEventAttributes,
+        WorkflowTaskStartedEventAttributes,
     };
 
     fn at(seconds: u64) -> SystemTime {
@@ -329,5 +333,37 @@ mod tests {
             read(&history, 3, 2),
             (TaskFate::Rejected, Some(WorkflowState::Terminated))
         );
+    }
+
+    fn local_activity(ended_at: u64) -> Attributes {
+        let data = LocalActivityMarkerData {
+            complete_time: Some(at(ended_at).into()),
+            ..LocalActivityMarkerData::default()
+        };
+        Attributes::MarkerRecordedEventAttributes(MarkerRecordedEventAttributes {
+            marker_name: LOCAL_ACTIVITY_MARKER.to_owned(),
+            details: build_local_activity_marker_details(data, None),
+            ..MarkerRecordedEventAttributes::default()
+        })
+    }
+
+    /// A heartbeat brings a new task, of which the workflow hears only when its local activity ends.
+    #[test]
+    fn a_task_that_began_with_the_end_of_a_local_activity_is_known_by_its_marker() {
+        let history = [
+            event(3, 2, started()),
+            event(4, 10, completed(3)),
+            event(6, 10, started()),
+            event(7, 14, completed(6)),
+            event(8, 14, local_activity(13)),
+            event(9, 14, local_activity(12)),
+            event(11, 20, started()),
+            event(12, 21, completed(11)),
+            event(13, 21, local_activity(11)),
+        ];
+        assert_eq!(read(&history, 6, 13), (TaskFate::Accepted, None));
+        assert_eq!(read(&history, 6, 12), (TaskFate::Accepted, None));
+        // The same task, executed by somebody else: that activity ended at another time.
+        assert_eq!(read(&history, 6, 11), (TaskFate::Rejected, None));
     }
 }

@@ -189,6 +189,8 @@ async fn what_a_dropped_worker_held_is_settled_in_the_same_process() {
     }
     drop(first);
     signal(server, "CONT");
+    // A worker that is dropped stays registered with its client.
+    let client = ground.client_with(&events).await;
     with_worker(&client, worker().build(), async {
         handle(&client, "dropped")
             .get_result(WorkflowGetResultOptions::default())
