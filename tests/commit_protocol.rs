@@ -13,11 +13,11 @@ use std::{
         Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use support::{
-    Ground, handle, history, lifecycle, outcome, rows, start, until, with_example_worker,
-    with_worker, workflows,
+    Ground, handle, history, last_task, lifecycle, outcome, rows, start, until,
+    with_example_worker, with_worker, workflows,
 };
 use temporal_eventstore::{Event, EventStore, testing::CapturedEvents};
 use temporalio_client::{
@@ -28,7 +28,7 @@ use temporalio_common::{
     RetryPolicy,
     protos::{
         coresdk::workflow_completion::WorkflowActivationCompletion,
-        temporal::api::{enums::v1::EventType, history::v1::HistoryEvent},
+        temporal::api::enums::v1::EventType,
     },
 };
 use temporalio_macros::{activities, workflow, workflow_methods};
@@ -703,14 +703,6 @@ async fn a_second_store_used_in_workflow_code_gets_its_own_events_once() {
 }
 
 /// A crash between commit and confirmation leaves a held end; the next start settles it.
-/// How the journal names an execution of a workflow task, by the event that began it.
-fn evidence(started: &HistoryEvent) -> String {
-    let at = SystemTime::try_from(started.event_time.unwrap()).unwrap();
-    let at = chrono::DateTime::<chrono::Utc>::from(at);
-    let at = at.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true);
-    format!("{}@{at}", started.event_id)
-}
-
 #[tokio::test]
 async fn held_ends_of_an_earlier_process_are_settled_on_start() {
     let ground = Ground::new().await;
@@ -751,11 +743,7 @@ async fn held_ends_of_an_earlier_process_are_settled_on_start() {
             .into_iter()
             .find_map(|row| row.is_of(id).then_some(row.workflow_run_id).flatten())
             .unwrap();
-        let recorded = history(&bare, id, &run_id).await;
-        let started = recorded
-            .iter()
-            .rfind(|event| event.event_type() == EventType::WorkflowTaskStarted);
-        last_tasks.push(started.map(evidence).unwrap());
+        last_tasks.push(last_task(&bare, id, &run_id).await);
     }
     let file = rusqlite::Connection::open(ground.file()).unwrap();
     let held = |run: &str, from: &str, task: &str| {
