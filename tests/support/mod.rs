@@ -17,7 +17,7 @@ use std::{
     future::Future,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use temporal_eventstore::EventStore;
 use temporalio_client::{
@@ -28,6 +28,7 @@ use temporalio_client::{
 use temporalio_common::HasWorkflowDefinition;
 use temporalio_common::protos::temporal::api::{
     common::v1::WorkflowExecution,
+    enums::v1::EventType,
     history::v1::HistoryEvent,
     workflow::v1::WorkflowExecutionInfo,
     workflowservice::v1::{GetWorkflowExecutionHistoryRequest, ListWorkflowExecutionsRequest},
@@ -194,6 +195,19 @@ pub async fn history(client: &Client, workflow_id: &str, run_id: &str) -> Vec<Hi
             return events;
         }
     }
+}
+
+/// The last workflow task of a run that a worker began, as the journal names what is held of it.
+pub async fn last_task(client: &Client, workflow_id: &str, run_id: &str) -> String {
+    let recorded = history(client, workflow_id, run_id).await;
+    let started = recorded
+        .iter()
+        .rfind(|event| event.event_type() == EventType::WorkflowTaskStarted)
+        .unwrap();
+    let at = SystemTime::try_from(started.event_time.unwrap()).unwrap();
+    let at = chrono::DateTime::<chrono::Utc>::from(at);
+    let at = at.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true);
+    format!("{}@{at}", started.event_id)
 }
 
 /// One row of the table `events`.
