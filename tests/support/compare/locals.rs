@@ -3,7 +3,7 @@
 //! not happen.
 
 use super::{Differences, RunHistory, Source, state_of, witnessed::Witnessed};
-use crate::support::Row;
+use crate::support::{Row, witness::Attempt};
 use std::collections::BTreeMap;
 use temporalio_common::protos::{
     coresdk::common::extract_local_activity_marker_data,
@@ -27,15 +27,18 @@ pub(super) struct Marker {
 }
 
 impl Marker {
-    /// It was given up while it ran or waited to run again: how its code ended, and at which attempt, the
-    /// marker does not say.
+    /// It was given up, in this word, while it ran or waited to run again: how its code ended, and (0, or the
+    /// first) at which attempt, the marker does not say.
+    fn given_up(&self) -> Option<&'static str> {
+        match self.failure.as_ref()?.failure_info.as_ref()? {
+            FailureInfo::CanceledFailureInfo(_) => Some("cancelled"),
+            FailureInfo::TimeoutFailureInfo(_) => Some("timed_out"),
+            _ => None,
+        }
+    }
+
     fn is_given_up(&self) -> bool {
-        matches!(
-            self.failure
-                .as_ref()
-                .and_then(|failure| failure.failure_info.as_ref()),
-            Some(FailureInfo::CanceledFailureInfo(_) | FailureInfo::TimeoutFailureInfo(_))
-        )
+        self.given_up().is_some()
     }
 }
 
@@ -129,7 +132,7 @@ pub(super) fn compare_locals(
                 .any(|marker| has_marker(marker) && !marker.is_given_up()) => {}
             [] if source == Source::Lossy => differences.lost.push(format!("end of {what}")),
             [] => differences.missing.push(format!("activity_end of {what}")),
-            [end] if end.status() != status && !end.is_of_reconciler() => {
+            [end] if !may_be_told(end, attempt, status, &markers, witnessed) => {
                 differences.wrong_outcome.push(format!(
                     "activity_end of {what}: {}, it {status}",
                     end.status()
@@ -155,6 +158,25 @@ pub(super) fn compare_locals(
             }
         }
     }
+}
+
+/// Whether the end of an attempt is what its code came to or, where the activity was given up meanwhile,
+/// what the workflow was told.
+fn may_be_told(
+    end: &Row,
+    attempt: &Attempt,
+    status: &str,
+    markers: &[Marker],
+    witnessed: &Witnessed,
+) -> bool {
+    let mut of_it = markers
+        .iter()
+        .filter(|marker| marker.activity_id == attempt.activity_id && !marker.goes_on);
+    let is_last = !witnessed
+        .attempts()
+        .any(|later| later.activity_id == attempt.activity_id && later.number > attempt.number);
+    let told = of_it.next().and_then(Marker::given_up).filter(|_| is_last);
+    end.status() == told.unwrap_or(status) || end.status() == status
 }
 
 /// The failure in the marker is the one in the event.
