@@ -106,7 +106,14 @@ fn told(run: &RunHistory, rows: &[&Row]) -> String {
         run.workflow_id, run.run_id, run.status
     );
     for event in &run.events {
-        text.push_str(&format!("\n  {} {:?}", event.event_id, event.event_type()));
+        let at = event.event_time.unwrap_or_default();
+        text.push_str(&format!(
+            "\n  {} {}.{:09} {:?}",
+            event.event_id,
+            at.seconds,
+            at.nanos,
+            event.event_type()
+        ));
     }
     text.push_str("\nthe store:");
     for row in rows {
