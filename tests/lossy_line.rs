@@ -7,22 +7,27 @@ use fastrand::Rng;
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 use support::{
     Ground,
-    compare::{Source, compare, compare_with},
+    compare::{RunHistory, Source, compare, compare_with},
     histories,
     lossy_line::{Fault, LossyLine, Plan},
-    until, with_example_worker, workflows,
+    until, with_example_worker, with_worker, workflows,
 };
-use temporal_eventstore::{EventStore, Reconciler, ReconcilerOptions};
+use temporal_eventstore::{Event, EventStore, Reconciler, ReconcilerOptions};
 use temporalio_client::{
     Client, ClientOptions, ConnectionOptions, WorkflowGetResultOptions, WorkflowStartOptions,
 };
-use temporalio_common::HasWorkflowDefinition;
+use temporalio_common::{HasWorkflowDefinition, protos::temporal::api::history::v1::HistoryEvent};
+use temporalio_macros::{activities, workflow, workflow_methods};
+use temporalio_sdk::{
+    LocalActivityOptions, WorkerOptions, WorkflowContext, WorkflowResult,
+    activities::{ActivityContext, ActivityError},
+};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -184,5 +189,119 @@ async fn any_fault_on_any_call() {
     );
     let runs = histories(&ground, &direct).await;
     let differences = compare_with(Source::Reconciled, &runs, &ground.events());
+    assert!(differences.is_empty(), "{differences}");
+}
+
+struct Slow;
+
+#[activities]
+impl Slow {
+    /// Works a little shorter than a workflow task of this test may take.
+    #[activity]
+    async fn work(_ctx: ActivityContext, _input: ()) -> Result<(), ActivityError> {
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        Ok(())
+    }
+}
+
+/// Publishes before and after a slow local activity. Its first task fails: history has no room for the
+/// attempts at it that follow, so that they share the place of the one that is accepted.
+#[workflow]
+#[derive(Default)]
+struct Prolonged;
+
+static HAS_FAILED: AtomicBool = AtomicBool::new(false);
+
+#[workflow_methods]
+impl Prolonged {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, _input: ()) -> WorkflowResult<()> {
+        assert!(HAS_FAILED.swap(true, Ordering::Relaxed), "on purpose");
+        temporal_eventstore::publish(Event::new("before"));
+        let options = LocalActivityOptions::builder()
+            .start_to_close_timeout(TIMEOUT)
+            .build();
+        ctx.execute_local_activity(Slow::work, (), options).await?;
+        temporal_eventstore::publish(Event::new("after"));
+        Ok(())
+    }
+}
+
+fn told(run: &RunHistory) -> String {
+    let event = |event: &HistoryEvent| {
+        let at = event.event_time.unwrap_or_default();
+        format!("{} {:?} {at}\n", event.event_id, event.event_type())
+    };
+    run.events.iter().map(event).collect()
+}
+
+/// A worker that hears of a task late is late with its heartbeat, too: the server gives the task out
+/// again, and to the worker that has the run still. The SDK's core (0.10.1) goes on with the new task where
+/// it is, and tells the workflow nothing of it: what it completes began with the old one.
+#[tokio::test]
+async fn a_task_that_is_given_out_again_to_the_worker_that_has_it() {
+    let ground = Ground::new().await;
+    let completions = AtomicUsize::new(0);
+    let plan: Plan = Arc::new(move |name| match name {
+        "RespondWorkflowTaskFailed" => {
+            // All of this process stands still while the next attempt begins.
+            tokio::spawn(async {
+                tokio::time::sleep(Duration::from_millis(4)).await;
+                std::thread::sleep(Duration::from_millis(500));
+            });
+            None
+        }
+        // Only history can tell what became of the task.
+        "RespondWorkflowTaskCompleted" => {
+            let is_first = completions.fetch_add(1, Ordering::Relaxed) == 0;
+            is_first.then_some(Fault::LoseAnswer)
+        }
+        _ => None,
+    });
+    let line = LossyLine::to(ground.server.port(), plan).await;
+    let events = ground.store().await;
+    let direct = ground.client().await;
+    let client = client_through(&line, &events).await;
+    let worker = WorkerOptions::new("orders")
+        .register_activities(Slow)
+        .register_workflow::<Prolonged>()
+        .unwrap()
+        .build();
+    with_worker(&client, worker, async {
+        let options = WorkflowStartOptions::new("orders", "prolonged")
+            .task_timeout(Duration::from_secs(1))
+            .build();
+        direct
+            .start_workflow(Prolonged::run, (), options)
+            .await
+            .unwrap()
+            .get_result(WorkflowGetResultOptions::default())
+            .await
+            .unwrap();
+        nothing_held(&ground).await;
+    })
+    .await;
+    events.shutdown(TIMEOUT).await.unwrap();
+    let runs = histories(&ground, &direct).await;
+    let user: Vec<String> = ground
+        .events()
+        .into_iter()
+        .filter(|row| row.event_type != "application_events")
+        .map(|row| row.event_type)
+        .collect();
+    let seconds = |id: usize| {
+        runs[0].events[id - 1]
+            .event_time
+            .unwrap_or_default()
+            .seconds
+    };
+    // The task that failed, and the start of the one that was accepted.
+    assert!(
+        seconds(6) > seconds(4),
+        "the task was not given out again, so that the test shows nothing: {}",
+        told(&runs[0])
+    );
+    assert_eq!(user, ["before", "after"], "{}", told(&runs[0]));
+    let differences = compare(&runs, &ground.events());
     assert!(differences.is_empty(), "{differences}");
 }
