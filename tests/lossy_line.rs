@@ -196,6 +196,12 @@ struct Slow;
 
 #[activities]
 impl Slow {
+    /// Another answer each time.
+    #[activity]
+    async fn answer(_ctx: ActivityContext, _input: ()) -> Result<usize, ActivityError> {
+        Ok(ANSWERS.fetch_add(1, Ordering::Relaxed))
+    }
+
     /// Works a little shorter than a workflow task of this test may take.
     #[activity]
     async fn work(_ctx: ActivityContext, _input: ()) -> Result<(), ActivityError> {
@@ -304,4 +310,72 @@ async fn a_task_that_is_given_out_again_to_the_worker_that_has_it() {
     assert_eq!(user, ["before", "after"], "{}", told(&runs[0]));
     let differences = compare(&runs, &ground.events());
     assert!(differences.is_empty(), "{differences}");
+}
+
+/// Says what a first local activity answers, and panics once behind a second one.
+#[workflow]
+#[derive(Default)]
+struct Fickle;
+
+static ANSWERS: AtomicUsize = AtomicUsize::new(0);
+
+#[workflow_methods]
+impl Fickle {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, _input: ()) -> WorkflowResult<usize> {
+        let options = || {
+            LocalActivityOptions::builder()
+                .start_to_close_timeout(TIMEOUT)
+                .build()
+        };
+        let answer = ctx
+            .execute_local_activity(Slow::answer, (), options())
+            .await?;
+        temporal_eventstore::publish(Event::new(format!("answer.{answer}")));
+        ctx.execute_local_activity(Slow::work, (), options())
+            .await?;
+        assert!(answer > 0, "on purpose");
+        Ok(answer)
+    }
+}
+
+/// As above; but the execution that goes on under the next attempt at its task fails after all.
+#[tokio::test]
+async fn the_next_attempt_at_a_task_does_not_show_that_it_was_accepted() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    let worker = WorkerOptions::new("orders")
+        .register_activities(Slow)
+        .register_workflow::<Fickle>()
+        .unwrap()
+        .build();
+    with_worker(&client, worker, async {
+        // The worker polls.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let options = WorkflowStartOptions::new("orders", "fickle")
+            .task_timeout(Duration::from_secs(1))
+            .build();
+        let started = client.start_workflow(Fickle::run, (), options).await;
+        // All of this process stands still while the task begins.
+        std::thread::sleep(Duration::from_millis(500));
+        let handle = started.unwrap();
+        let answer = handle
+            .get_result(WorkflowGetResultOptions::default())
+            .await
+            .unwrap();
+        assert_eq!(answer, 1);
+        nothing_held(&ground).await;
+    })
+    .await;
+    events.shutdown(TIMEOUT).await.unwrap();
+    let direct = ground.client().await;
+    let runs = histories(&ground, &direct).await;
+    let user: Vec<String> = ground
+        .events()
+        .into_iter()
+        .filter(|row| row.event_type != "application_events")
+        .map(|row| row.event_type)
+        .collect();
+    assert_eq!(user, ["answer.1"], "{}", told(&runs[0]));
 }
