@@ -3,6 +3,8 @@
 
 #[path = "commit_protocol/accepted_tasks.rs"]
 mod accepted_tasks;
+#[path = "commit_protocol/given_up.rs"]
+mod given_up;
 #[path = "commit_protocol/many_hands.rs"]
 mod many_hands;
 mod support;

@@ -1,0 +1,86 @@
+//! Local activities that are given up while they wait to be tried again.
+
+use super::*;
+use support::{
+    compare::{Source, compare_with},
+    histories,
+};
+use temporal_eventstore::{Reconciler, ReconcilerOptions};
+use temporalio_sdk::CancellableFuture as _;
+
+struct Hopeless;
+
+#[activities]
+impl Hopeless {
+    #[activity]
+    async fn fail(_ctx: ActivityContext, _input: ()) -> Result<(), ActivityError> {
+        Err(anyhow::anyhow!("on purpose").into())
+    }
+}
+
+/// Cancels a local activity between its first attempt and its second.
+#[workflow]
+#[derive(Default)]
+struct GivesUp;
+
+#[workflow_methods]
+impl GivesUp {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, _input: ()) -> WorkflowResult<()> {
+        let policy = RetryPolicy::builder()
+            .initial_interval(Duration::from_secs(20))
+            .build();
+        let options = LocalActivityOptions::builder()
+            .start_to_close_timeout(TIMEOUT)
+            .retry_policy(policy)
+            .cancel_type(temporalio_sdk::ActivityCancellationType::WaitCancellationCompleted)
+            .build();
+        let hopeless = ctx.execute_local_activity(Hopeless::fail, (), options);
+        ctx.timer(Duration::from_millis(300)).await;
+        hopeless.cancel();
+        assert!(hopeless.await.is_err());
+        Ok(())
+    }
+}
+
+/// Its marker names the attempt 0, which was never made.
+#[tokio::test]
+async fn a_local_activity_that_is_cancelled_while_it_waits_has_no_attempt_0() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    let worker = WorkerOptions::new("orders")
+        .register_activities(Hopeless)
+        .register_workflow::<GivesUp>()
+        .unwrap()
+        .build();
+    with_worker(&client, worker, async {
+        let options = WorkflowStartOptions::new("orders", "gives-up")
+            .task_timeout(Duration::from_secs(1))
+            .build();
+        client
+            .start_workflow(GivesUp::run, (), options)
+            .await
+            .unwrap()
+            .get_result(WorkflowGetResultOptions::default())
+            .await
+            .unwrap();
+    })
+    .await;
+    let options = ReconcilerOptions::builder().grace(Duration::ZERO).build();
+    Reconciler::new(&events, &client, options)
+        .run_once()
+        .await
+        .unwrap();
+    events.shutdown(TIMEOUT).await.unwrap();
+    let rows = ground.events();
+    let attempts: Vec<_> = rows
+        .iter()
+        .filter(|row| row.event_name == "activity_end")
+        .map(|row| row.attempt)
+        .collect();
+    assert_eq!(attempts, [Some(1)], "{:?}", lifecycle(&rows, "gives-up"));
+    let runs = histories(&ground, &client).await;
+    let differences = compare_with(Source::Reconciled, &runs, &rows);
+    assert!(differences.is_empty(), "{differences}");
+}
