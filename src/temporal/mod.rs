@@ -11,9 +11,12 @@ mod payload;
 #[cfg(feature = "plugin")]
 mod plugin;
 mod reconcile;
+#[cfg(feature = "plugin")]
+mod registration;
 mod resolve;
 mod run;
 mod server;
+mod source;
 #[cfg(feature = "plugin")]
 mod worker;
 mod workflow;

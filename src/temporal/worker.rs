@@ -38,7 +38,14 @@ use temporalio_sdk::{
     },
     workflow_interceptors::WorkflowInterceptorConstructor,
 };
+use tokio::sync::watch;
 use tracing::warn;
+use uuid::Uuid;
+
+tokio::task_local! {
+    /// The workers around the code that runs, by their keys, each with a store whose plugin it has.
+    static AROUND: Vec<(Uuid, EventStore)>;
+}
 
 /// How long a worker that stops waits for the server's word on its last ends.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,6 +59,8 @@ pub(super) struct WorkerEvents {
     description: Map<String, Value>,
     frame: WorkerFrame,
     reconcile: Option<(ReconcilerOptions, Duration)>,
+    // As it was told, until the SDK shows it.
+    namespace: watch::Sender<Option<Arc<str>>>,
     // The frame with what is known only when the worker runs.
     running: OnceLock<WorkerFrame>,
     // The same store's plugin is on this worker twice, and this is the inner one.
@@ -109,6 +118,7 @@ impl WorkerEvents {
             description,
             frame,
             reconcile,
+            namespace: watch::Sender::new(namespace.map(Into::into)),
             running: OnceLock::new(),
             silent: AtomicBool::new(false),
         }
@@ -126,26 +136,65 @@ impl WorkerEvents {
     pub(super) fn workflow_interceptors(self: &Arc<Self>) -> WorkflowInterceptorConstructor {
         let worker = self.clone();
         WorkflowInterceptorConstructor::new(move |view: &WorkflowContextView| {
-            let run = (!worker.is_silent()).then(|| worker.commit.adopt(worker.frame(), view));
+            let run = (!worker.is_silent()).then(|| {
+                worker.runs_in(view.namespace());
+                worker.commit.adopt(worker.frame(), view)
+            });
             WorkflowEvents::hooked(&worker.store, run)
         })
     }
 
+    /// The SDK shows in which namespace the worker is: that counts, whatever the plugin was told.
+    fn runs_in(&self, namespace: &str) {
+        if namespace.is_empty() || self.namespace.borrow().as_deref() == Some(namespace) {
+            return;
+        }
+        self.namespace.send_replace(Some(namespace.into()));
+    }
+
+    /// Stays beside the worker while it runs: reconciles, and begins anew when its namespace turns out
+    /// to be another one than it was `told`.
+    async fn attend(
+        self: Arc<Self>,
+        mut told: Option<Arc<str>>,
+        mut namespace: watch::Receiver<Option<Arc<str>>>,
+    ) {
+        loop {
+            let other = async {
+                if namespace.changed().await.is_err() {
+                    std::future::pending().await
+                }
+            };
+            match told.as_deref().and_then(|told| self.reconciler(told)) {
+                Some((reconciler, every)) => reconciler.run(every, other).await,
+                None => other.await,
+            }
+            let Some(shown) = namespace.borrow_and_update().clone() else {
+                continue;
+            };
+            if let Some(told) = &told {
+                warn!(
+                    told = &**told,
+                    namespace = &*shown,
+                    "the worker runs in another namespace than the plugin was told: from now on its                      own counts. Make clients with options of their own, and with                      ClientOptions::new(namespace)"
+                );
+            }
+            self.resolver.recover(&shown);
+            told = Some(shown);
+        }
+    }
+
     /// The reconciler that runs beside the worker, if one is wanted.
-    fn reconciler(&self) -> Option<(Reconciler, Duration)> {
+    fn reconciler(&self, namespace: &str) -> Option<(Reconciler, Duration)> {
         let (mut options, every) = self.reconcile.clone()?;
         let frame = self.frame();
-        let Some(namespace) = &frame.namespace else {
-            warn!("the reconciler does not run: the event store's plugin knows no namespace");
-            return None;
-        };
         if options.task_queue.is_none() && options.filter.is_none() {
             options.task_queue = frame.task_queue.as_deref().map(str::to_owned);
         }
         let reconciler = Reconciler::with_server(
             self.store.clone(),
             self.server.clone(),
-            namespace.to_string(),
+            namespace.to_owned(),
             options,
         );
         Some((reconciler, every))
@@ -160,7 +209,7 @@ impl WorkerEvents {
         if let Some(namespace) = &self.frame().namespace {
             data.insert("namespace".to_owned(), json!(&**namespace));
         }
-        if let Some((host, port)) = self.server.address() {
+        if let Some((host, port)) = self.server.source().address() {
             data.insert(
                 "connection_string".to_owned(),
                 json!(format!("{host}:{port}")),
@@ -205,7 +254,7 @@ impl WorkerEvents {
         let mut frame = self.frame.clone();
         if frame.worker_identity.is_none() && self.server.is_known() {
             // The SDK's own default, `{pid}@{hostname}`, where neither worker nor client has one.
-            let identity = self.server.identity().unwrap_or_else(|| {
+            let identity = self.server.source().identity().unwrap_or_else(|| {
                 format!(
                     "{}@{}",
                     std::process::id(),
@@ -230,12 +279,12 @@ impl WorkerInterceptor for Hooks {
     ) -> LocalBoxFuture<'a, Result<(), WorkerRunError>> {
         let worker = &self.0;
         Box::pin(async move {
-            let around = Context::current();
-            if around.worker().is_some()
-                && around
-                    .extension::<Outlet>()
-                    .is_some_and(|outlet| outlet.store.is_same_as(&worker.store))
-            {
+            let key = input.worker.worker_instance_key();
+            let mut around = AROUND.try_with(Clone::clone).unwrap_or_default();
+            let is_registered = around
+                .iter()
+                .any(|(worker_key, store)| *worker_key == key && store.is_same_as(&worker.store));
+            if is_registered {
                 warn!(
                     "the event store's plugin is registered twice, on the client and on the worker \
                      or twice on one of them; once is enough, the second is ignored"
@@ -243,14 +292,23 @@ impl WorkerInterceptor for Hooks {
                 worker.silent.store(true, Ordering::Relaxed);
                 return next.run(input).await;
             }
+            around.push((key, worker.store.clone()));
             // A worker runs once, so that the cell is empty here.
             let frame = worker.running.get_or_init(|| worker.running_frame());
             let context = Context::new().push(frame.clone());
             if worker.store.lifecycle().worker {
                 worker.emit_start(&context).await;
             }
-            if let Some(namespace) = &frame.namespace {
-                worker.resolver.recover(namespace);
+            let mut namespace = worker.namespace.subscribe();
+            let told = namespace.borrow_and_update().clone();
+            match &told {
+                Some(told) => worker.resolver.recover(told),
+                None => warn!(
+                    "the event store's plugin knows no namespace: it learns it from the worker's \
+                     first task, and only then settles what an earlier worker left, and \
+                     reconciles. Register it on the client, or tell it with \
+                     EventStorePlugin::namespace"
+                ),
             }
             if !worker.server.is_known() {
                 warn!(
@@ -264,13 +322,11 @@ impl WorkerInterceptor for Hooks {
                 place: Place::Worker,
             }));
             let started = Instant::now();
-            let reconciling = worker.reconciler().map(|(reconciler, every)| {
-                AbortOnDrop(tokio::spawn(async move {
-                    reconciler.run(every, std::future::pending()).await;
-                }))
-            });
-            let result = scope.scope(async move { next.run(input).await }).await;
-            drop(reconciling);
+            let attending = AbortOnDrop(tokio::spawn(worker.clone().attend(told, namespace)));
+            // `next` is called inside of both: its interceptors may look at once.
+            let run = scope.scope(async move { next.run(input).await });
+            let result = AROUND.scope(around, run).await;
+            drop(attending);
             worker.commit.stopped();
             worker.resolver.idle(SETTLE_TIMEOUT).await;
             if worker.store.lifecycle().worker {
@@ -320,6 +376,7 @@ impl ActivityInboundInterceptor for ActivityHooks {
             return next.run(input);
         }
         let info = input.activity_info();
+        self.0.runs_in(&info.namespace);
         let run = match info.workflow_run_id.as_deref() {
             Some(run_id) if info.is_local => self.0.commit.run(run_id),
             _ => None,
