@@ -364,6 +364,52 @@ async fn the_sdks_wrapper_on_two_clients_serves_both_namespaces() {
     events.shutdown(TIMEOUT).await.unwrap();
 }
 
+/// The SDK does not show the plugin a connection that a client is made with.
+#[tokio::test]
+async fn a_client_on_the_connection_of_another_one_asks_the_same_server() {
+    let ground = two_namespaces().await;
+    let (log, _guard) = Log::capture();
+    let events = ground.store().await;
+    let plugin = events.plugin();
+    let first = client_of(&ground, "default", plugin.clone()).await;
+    let options = ClientOptions::new("second").plugin(plugin.clone()).build();
+    let second = Client::new(first.connection().clone(), options).unwrap();
+    with_worker(&second, without_cache(), async {
+        outcome(&second, workflows::Noop::run, (), "noop")
+            .await
+            .unwrap();
+        until("the end is settled", || events.stats().held == 0).await;
+    })
+    .await;
+    events.shutdown(TIMEOUT).await.unwrap();
+    assert_eq!(ends(&ground, "second", "completed"), 1);
+    assert_eq!(log.to_string(), "");
+}
+
+#[tokio::test]
+async fn a_worker_asks_the_server_of_the_client_that_has_a_clone() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let plugin = events.plugin();
+    let client = ground
+        .connect(
+            ClientOptions::new("default")
+                .client_plugin(plugin.clone())
+                .build(),
+        )
+        .await;
+    let options = with_plugin(without_cache(), &plugin);
+    with_worker(&client, options, async {
+        outcome(&client, workflows::Noop::run, (), "noop")
+            .await
+            .unwrap();
+        until("the end is settled", || events.stats().held == 0).await;
+    })
+    .await;
+    events.shutdown(TIMEOUT).await.unwrap();
+    assert_eq!(ends(&ground, "default", "completed"), 1);
+}
+
 /// An activity that runs another worker, with the plugin of the same store.
 struct Nesting {
     inner: Client,

@@ -64,9 +64,11 @@ impl Registration {
         frames
     }
 
-    /// What is known of a worker that is being made. Says what is not.
-    fn worker(&self) -> WorkerPlace {
+    /// What is known of a worker that is being made; `others` is for clients whose connection the SDK
+    /// does not show. Says what is not known.
+    fn worker(&self, others: Option<ConnectionOptions>) -> WorkerPlace {
         let mut seen = self.seen();
+        seen.clients.retain(SeenClient::is_alive);
         seen.workers.retain(|server| server.strong_count() > 0);
         let alive = || seen.clients.iter().filter(|client| client.is_alive());
         let newest = alive().rev().find_map(|client| client.options.as_ref());
@@ -80,7 +82,8 @@ impl Registration {
         let mut namespaces: Vec<_> = alive().map(|client| client.namespace.clone()).collect();
         namespaces.sort_unstable();
         namespaces.dedup();
-        let server = Arc::new(Server::of(newest.filter(|_| is_one_server).cloned()));
+        let options = newest.cloned().or(others).filter(|_| is_one_server);
+        let server = Arc::new(Server::of(options));
         seen.workers.push(Arc::downgrade(&server));
         drop(seen);
         if !is_one_server {
@@ -108,12 +111,12 @@ impl Registration {
         }
     }
 
-    /// Namespaces and servers of the clients that are there.
-    fn clients(&self) -> Vec<(String, Option<Url>)> {
+    /// Namespaces of the clients that are there, and how they connected.
+    fn connected(&self) -> Vec<(String, ConnectionOptions)> {
         let seen = self.seen();
         let alive = seen.clients.iter().filter(|client| client.is_alive());
         alive
-            .map(|client| (client.namespace.clone(), client.target().cloned()))
+            .filter_map(|client| Some((client.namespace.clone(), client.options.clone()?)))
             .collect()
     }
 
@@ -199,7 +202,7 @@ impl Registrations {
             server,
             namespace,
             is_one_server,
-        } = registration.worker();
+        } = registration.worker(self.only_server());
         // `set_connection` reaches it from here on, so that none is missed.
         let given = self.connection().clone().filter(|_| is_one_server);
         if let Some(connection) = given {
@@ -224,15 +227,29 @@ impl Registrations {
         }
     }
 
+    fn connected(&self) -> Vec<(String, ConnectionOptions)> {
+        self.all().iter().flat_map(|it| it.connected()).collect()
+    }
+
     fn servers(&self, is_asked_for: impl Fn(&str) -> bool) -> Vec<Url> {
-        let clients = self.all().into_iter().flat_map(|it| it.clients());
-        let mut servers: Vec<Url> = clients
+        let connected = self.connected().into_iter();
+        let mut servers: Vec<Url> = connected
             .filter(|(namespace, _)| is_asked_for(namespace))
-            .filter_map(|(_, server)| server)
+            .map(|(_, options)| options.target)
             .collect();
         servers.sort_unstable();
         servers.dedup();
         servers
+    }
+
+    /// How the clients connected, if all of them are on one server.
+    fn only_server(&self) -> Option<ConnectionOptions> {
+        let mut connected = self.connected();
+        let (_, newest) = connected.pop()?;
+        connected
+            .iter()
+            .all(|(_, options)| options.target == newest.target)
+            .then_some(newest)
     }
 
     /// Whether what is given now is for one server. A connection says nothing of where it leads to, and a
