@@ -61,6 +61,7 @@ pub(super) struct WorkerEvents {
     reconcile: Option<(ReconcilerOptions, Duration)>,
     // As it was told, until the SDK shows it.
     namespace: watch::Sender<Option<Arc<str>>>,
+    is_shown: AtomicBool,
     // The frame with what is known only when the worker runs.
     running: OnceLock<WorkerFrame>,
     // The same store's plugin is on this worker twice, and this is the inner one.
@@ -119,6 +120,7 @@ impl WorkerEvents {
             frame,
             reconcile,
             namespace: watch::Sender::new(namespace.map(Into::into)),
+            is_shown: AtomicBool::new(false),
             running: OnceLock::new(),
             silent: AtomicBool::new(false),
         }
@@ -146,10 +148,13 @@ impl WorkerEvents {
 
     /// The SDK shows in which namespace the worker is: that counts, whatever the plugin was told.
     fn runs_in(&self, namespace: &str) {
-        if namespace.is_empty() || self.namespace.borrow().as_deref() == Some(namespace) {
+        if self.is_shown.load(Ordering::Relaxed) || namespace.is_empty() {
             return;
         }
-        self.namespace.send_replace(Some(namespace.into()));
+        self.is_shown.store(true, Ordering::Relaxed);
+        if self.namespace.borrow().as_deref() != Some(namespace) {
+            self.namespace.send_replace(Some(namespace.into()));
+        }
     }
 
     /// Stays beside the worker while it runs: reconciles, and begins anew when its namespace turns out
@@ -176,7 +181,9 @@ impl WorkerEvents {
                 warn!(
                     told = &**told,
                     namespace = &*shown,
-                    "the worker runs in another namespace than the plugin was told: from now on its                      own counts. Make clients with options of their own, and with                      ClientOptions::new(namespace)"
+                    "the worker runs in another namespace than the plugin was told: from now on its \
+                     own counts. Make each client with ClientOptions::new(namespace), and with a \
+                     clone of the plugin"
                 );
             }
             self.resolver.recover(&shown);
@@ -330,6 +337,9 @@ impl WorkerInterceptor for Hooks {
             worker.commit.stopped();
             worker.resolver.idle(SETTLE_TIMEOUT).await;
             if worker.store.lifecycle().worker {
+                let mut frame = frame.clone();
+                frame.namespace = worker.namespace.borrow().clone();
+                let context = Context::new().push(frame);
                 worker.emit_end(&context, started, &result).await;
             }
             result
