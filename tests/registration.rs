@@ -308,6 +308,9 @@ async fn a_namespace_that_turns_out_to_be_another_one_is_corrected() {
         log.says("another namespace than the plugin was told"),
         "{log}"
     );
+    let last = ground.events().pop().unwrap();
+    assert_eq!(last.event_name, "worker_end");
+    assert_eq!(last.metadata("namespace"), "second");
 }
 
 #[tokio::test]
