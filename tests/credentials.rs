@@ -75,6 +75,7 @@ fn ends(ground: &Ground, state: &str) -> usize {
 fn refused_questions(line: &LossyLine) -> usize {
     let faults = line.faults();
     let questions = [
+        "GetWorkflowExecutionHistoryReverse",
         "DescribeWorkflowExecution",
         "ListWorkflowExecutions",
         "GetSystemInfo",

@@ -24,12 +24,7 @@ const BOTH: [&str; 2] = ["default", "second"];
 
 /// A server with the namespaces `default` and `second`.
 async fn two_namespaces() -> Ground {
-    Ground {
-        server: DevServer::start_with(&["--namespace", "second"])
-            .await
-            .unwrap(),
-        directory: tempfile::tempdir().unwrap(),
-    }
+    Ground::with_lasting_server_and(&["--namespace", "second"]).await
 }
 
 fn reconciling(plugin: EventStorePlugin) -> EventStorePlugin {

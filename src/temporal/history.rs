@@ -2,14 +2,13 @@
 //! interceptors would have made of it. Reads one history event after the other and keeps only what is
 //! still open; knows neither where histories come from nor which events are stored already.
 
-use super::{failure, payload};
+use super::{failure, payload, stage::DETECTED_BY};
 use crate::{
     context::{ActivityFrame, Context, Frame, WorkerFrame, WorkflowFrame},
     event::{ActivityStatus, Event, FailureDetails, LifecycleEvent, WorkflowState, lifecycle},
     store::{
         EventStore,
         publish::{Draft, Identity},
-        stage::DETECTED_BY,
     },
 };
 use chrono::{DateTime, Utc};
@@ -28,7 +27,7 @@ use temporalio_common::protos::{
 };
 
 /// The marker in which the SDK's core records a local activity.
-const LOCAL_ACTIVITY_MARKER: &str = "core_local_activity";
+pub(super) const LOCAL_ACTIVITY_MARKER: &str = "core_local_activity";
 /// Of an activity that was tried more often than this, only so many of the last attempts are given:
 /// history says nothing of the others but their number.
 const MAX_EARLIER_ATTEMPTS: u32 = 1000;
@@ -460,15 +459,15 @@ fn activity_context(worker: WorkerFrame, frame: ActivityFrame, user: Option<Fram
 }
 
 /// How an attempt ended that left this failure.
-fn ended_in(failure: &Failure) -> ActivityStatus {
-    match &failure.failure_info {
+pub(super) fn ended_in(failure: &Failure) -> ActivityStatus {
+    match &failure::innermost(failure).failure_info {
         Some(FailureInfo::TimeoutFailureInfo(_)) => ActivityStatus::TimedOut,
         Some(FailureInfo::CanceledFailureInfo(_)) => ActivityStatus::Cancelled,
         _ => ActivityStatus::Failed,
     }
 }
 
-fn time<T>(timestamp: Option<T>) -> Option<SystemTime>
+pub(super) fn time<T>(timestamp: Option<T>) -> Option<SystemTime>
 where
     SystemTime: TryFrom<T>,
 {
