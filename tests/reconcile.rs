@@ -14,13 +14,16 @@ use std::{
 use support::{
     Ground, Row,
     compare::{Source, compare_with, state_of},
-    example, handle, histories, history, lifecycle, outcome, rows, start, start_worker, until,
-    with_example_worker, with_worker, workflows,
+    example, handle, histories, history,
+    late_visibility::LateVisibility,
+    lifecycle, outcome, rows, start, start_worker, until, with_example_worker, with_worker,
+    workflows,
 };
 use temporal_eventstore::{EventStore, ReconcileError, Reconciled, Reconciler, ReconcilerOptions};
 use temporalio_client::{
-    Client, ClientOptions, RpcOptions, WorkflowSignalOptions, WorkflowStartOptions,
-    WorkflowTerminateOptions, schedules::ScheduleOverlapPolicy, tonic::IntoRequest as _,
+    Client, ClientOptions, ConnectionOptions, GrpcCompression, RpcOptions, WorkflowSignalOptions,
+    WorkflowStartOptions, WorkflowTerminateOptions, schedules::ScheduleOverlapPolicy,
+    tonic::IntoRequest as _,
 };
 use temporalio_common::protos::temporal::api::{
     common::v1::WorkflowExecution,
@@ -1000,4 +1003,57 @@ async fn a_lost_journal_heals_by_replay_and_reconciler() {
     let runs = histories(&ground, &client).await;
     let differences = compare_with(Source::Reconciled, &runs, &rows);
     assert!(differences.is_empty(), "{differences}");
+}
+
+#[tokio::test]
+async fn runs_that_visibility_shows_late_are_found() {
+    let ground = Ground::new().await;
+    let line = LateVisibility::of(ground.server.port()).await;
+    let client = ground.client().await;
+    let through = ConnectionOptions::new(line.url().parse::<url::Url>().unwrap())
+        .grpc_compression(GrpcCompression::None)
+        .build();
+    let through = Client::connect(through, ClientOptions::new("default").build())
+        .await
+        .unwrap();
+    let events = ground.store().await;
+    // What is later than the overlap is late: a moment instead of two minutes.
+    let options = || {
+        ReconcilerOptions::builder()
+            .grace(Duration::ZERO)
+            .overlap(Duration::from_millis(100))
+            .late(Duration::from_secs(60))
+            .requests_per_second(500)
+            .build()
+    };
+    line.hide("late");
+    with_example_worker(&client, async {
+        for id in ["early", "late", "later"] {
+            outcome(&client, workflows::Noop::run, (), id)
+                .await
+                .unwrap();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    })
+    .await;
+    closed(&ground, &client, 3).await;
+    let reconciler = Reconciler::new(&events, &through, options());
+    assert_eq!(reconciler.run_once().await.unwrap().runs, 2);
+    line.show("late");
+    let found = reconciler.run_once().await.unwrap();
+    assert_eq!((found.runs, found.added()), (1, 4), "{found:?}");
+    // It is not time again: nothing is listed but what closed since; the next process looks at the run of
+    // the checkpoint once more.
+    assert_eq!(reconciler.run_once().await.unwrap(), Reconciled::default());
+    let again = Reconciler::new(&events, &through, options());
+    let found = again.run_once().await.unwrap();
+    assert_eq!((found.runs, found.added()), (1, 0), "{found:?}");
+    // When it is, what the store has is not read again.
+    rusqlite::Connection::open(ground.file())
+        .unwrap()
+        .execute("DELETE FROM cursors WHERE name LIKE 'reconciler late%'", [])
+        .unwrap();
+    assert_eq!(again.run_once().await.unwrap(), Reconciled::default());
+    events.shutdown(TIMEOUT).await.unwrap();
+    whole(&ground, &client).await;
 }

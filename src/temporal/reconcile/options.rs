@@ -35,6 +35,15 @@ pub struct ReconcilerOptions {
     /// How far back the first look goes, when there is no checkpoint yet; one day by default.
     #[builder(default = Duration::from_secs(24 * 60 * 60))]
     pub lookback: Duration,
+    /// Visibility shows a closed run a moment late: so much before the checkpoint is looked at again each
+    /// time; two minutes by default.
+    #[builder(default = Duration::from_secs(2 * 60))]
+    pub overlap: Duration,
+    /// How late visibility may show a run, and it is found all the same; four hours by default. Four times
+    /// within that time, what closed so long before the checkpoint is listed again, and what was not
+    /// listed before is looked at. Zero to leave it; never more than `lookback`.
+    #[builder(default = Duration::from_secs(4 * 60 * 60))]
+    pub late: Duration,
     /// How much time is looked at between two checkpoints; one hour by default.
     #[builder(default = Duration::from_secs(60 * 60))]
     pub window: Duration,
