@@ -76,6 +76,7 @@ async fn main() -> anyhow::Result<()> {
             "workflow_ends": found.workflow_ends,
             "activity_starts": found.activity_starts,
             "activity_ends": found.activity_ends,
+            "activity_async_ends": found.activity_async_ends,
             "settled": found.settled,
         })
     );

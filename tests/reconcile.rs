@@ -21,18 +21,20 @@ use support::{
 };
 use temporal_eventstore::{EventStore, ReconcileError, Reconciled, Reconciler, ReconcilerOptions};
 use temporalio_client::{
-    Client, ClientOptions, ConnectionOptions, GrpcCompression, RpcOptions, WorkflowSignalOptions,
-    WorkflowStartOptions, WorkflowTerminateOptions, schedules::ScheduleOverlapPolicy,
-    tonic::IntoRequest as _,
+    ActivityIdentifier, Client, ClientOptions, ConnectionOptions, GrpcCompression, RpcOptions,
+    WorkflowSignalOptions, WorkflowStartOptions, WorkflowTerminateOptions,
+    schedules::ScheduleOverlapPolicy, tonic::IntoRequest as _,
 };
+use temporalio_common::error::ApplicationFailure;
 use temporalio_common::protos::temporal::api::{
     common::v1::WorkflowExecution,
     enums::v1::EventType,
     workflowservice::v1::{DescribeWorkflowExecutionRequest, ResetWorkflowExecutionRequest},
 };
-use temporalio_macros::{workflow, workflow_methods};
+use temporalio_macros::{activities, workflow, workflow_methods};
 use temporalio_sdk::{
     ActivityOptions, SyncWorkflowContext, WorkerOptions, WorkflowContext, WorkflowResult,
+    activities::{ActivityContext, ActivityError},
     runtime::WorkflowErrorType,
 };
 
@@ -1056,4 +1058,145 @@ async fn runs_that_visibility_shows_late_are_found() {
     assert_eq!(again.run_once().await.unwrap(), Reconciled::default());
     events.shutdown(TIMEOUT).await.unwrap();
     whole(&ground, &client).await;
+}
+
+struct Approvals;
+
+#[activities]
+impl Approvals {
+    /// Leaves its completion to others; a second attempt does the work itself.
+    #[activity]
+    async fn ask(ctx: ActivityContext, _input: ()) -> Result<(), ActivityError> {
+        if ctx.info().attempt == 1 {
+            return Err(ActivityError::WillCompleteAsync);
+        }
+        Ok(())
+    }
+}
+
+/// Runs the activity `ask`, as often as is allowed.
+#[workflow]
+#[derive(Default)]
+struct Approval;
+
+#[workflow_methods]
+impl Approval {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, attempts: u32) -> WorkflowResult<()> {
+        let options = ActivityOptions::with_start_to_close_timeout(Duration::from_secs(2))
+            .activity_id("ask".to_owned())
+            .retry_policy(
+                temporalio_common::RetryPolicy::builder()
+                    .initial_interval(Duration::from_millis(50))
+                    .maximum_attempts(attempts)
+                    .build(),
+            )
+            .build();
+        ctx.execute_activity(Approvals::ask, (), options).await.ok();
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn how_an_asynchronous_completion_ended_is_added_once() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    let options = WorkerOptions::new("orders")
+        .register_activities(Approvals)
+        .register_workflow::<Approval>()
+        .unwrap()
+        .build();
+    let of = |id: &str| {
+        client.get_async_activity_handle(ActivityIdentifier::by_id_workflow(id, "", "ask"))
+    };
+    let refused = || {
+        ApplicationFailure::builder(anyhow::anyhow!("refused"))
+            .type_name("Refused".to_owned())
+            .non_retryable(false)
+    };
+    with_worker(&client, options, async {
+        for (id, attempts) in [
+            ("completed", 1),
+            ("failed", 1),
+            ("tried", 2),
+            ("timed-out", 1),
+        ] {
+            client
+                .start_workflow(Approval::run, attempts, start(id))
+                .await
+                .unwrap();
+        }
+        until("all are left to others", || {
+            let rows = ground.events();
+            rows.iter()
+                .filter(|row| row.event_name == "activity_end")
+                .count()
+                == 4
+        })
+        .await;
+        of("completed")
+            .complete(None::<()>, RpcOptions::default())
+            .await
+            .unwrap();
+        for id in ["failed", "tried"] {
+            of(id)
+                .fail(refused().build(), None::<()>, RpcOptions::default())
+                .await
+                .unwrap();
+        }
+        closed(&ground, &client, 4).await;
+    })
+    .await;
+    let reconciler = Reconciler::new(&events, &client, at_once());
+    let found = reconciler.run_once().await.unwrap();
+    assert_eq!((found.runs, found.activity_async_ends), (4, 4), "{found:?}");
+    assert_eq!(found.added(), 4, "{found:?}");
+    // Not again: not by the same one, nor in another process with the same store.
+    let all = || SystemTime::UNIX_EPOCH..SystemTime::now();
+    assert_eq!(reconciler.backfill(all()).await.unwrap().added(), 0);
+    events.shutdown(TIMEOUT).await.unwrap();
+    let events = ground.store().await;
+    let again = Reconciler::new(&events, &client, at_once());
+    assert_eq!(again.backfill(all()).await.unwrap().added(), 0);
+    events.shutdown(TIMEOUT).await.unwrap();
+
+    let rows = whole(&ground, &client).await;
+    let of_activity = |id: &str| {
+        let mut lines = lifecycle(&rows, id);
+        lines.retain(|line| line.starts_with("activity"));
+        lines
+    };
+    let left = [
+        "activity_start Approvals::ask 1",
+        "activity_end Approvals::ask 1 will_complete_async",
+    ];
+    for (id, status) in [
+        ("completed", "completed"),
+        ("failed", "failed"),
+        ("timed-out", "timed_out"),
+    ] {
+        let end = format!("activity_async_end Approvals::ask 1 {status}");
+        assert_eq!(of_activity(id), [left[0], left[1], end.as_str()]);
+    }
+    assert_eq!(
+        of_activity("tried"),
+        [
+            left[0],
+            left[1],
+            "activity_start Approvals::ask 2",
+            "activity_end Approvals::ask 2 completed",
+            "activity_async_end Approvals::ask 1 failed",
+        ]
+    );
+    let end = |id: &str| {
+        let mut ends = rows
+            .iter()
+            .filter(|row| row.event_name == "activity_async_end");
+        ends.find(|row| row.is_of(id)).unwrap()
+    };
+    assert_eq!(end("failed").data("error")["type"], "Refused");
+    assert_eq!(end("failed").data("error")["message"], "refused");
+    assert!(end("completed").data("duration_ms").as_f64().unwrap() > 0.0);
+    assert!(found_by_reconciler(end("completed")));
 }

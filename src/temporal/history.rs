@@ -2,23 +2,24 @@
 //! interceptors would have made of it. Reads one history event after the other and keeps only what is
 //! still open; knows neither where histories come from nor which events are stored already.
 
-use super::{failure, payload};
+use super::{
+    attempt::{self, AttemptEnd, KnownActivity, ended_in, milliseconds, of_attempt, sdk},
+    failure, payload,
+};
 use crate::{
-    context::{ActivityFrame, Context, Frame, WorkerFrame, WorkflowFrame},
+    context::{ActivityFrame, Context, WorkflowFrame},
     event::{ActivityStatus, Event, FailureDetails, LifecycleEvent, WorkflowState, lifecycle},
     store::{
         EventStore,
         publish::{Draft, Identity},
-        stage::DETECTED_BY,
     },
 };
-use chrono::{DateTime, Utc};
 use std::{collections::HashMap, time::SystemTime};
 use temporalio_common::protos::{
     coresdk::common::extract_local_activity_marker_data,
     temporal::api::{
         enums::v1::WorkflowTaskFailedCause,
-        failure::v1::{Failure, failure::FailureInfo},
+        failure::v1::Failure,
         history::v1::{
             ActivityTaskScheduledEventAttributes, ActivityTaskStartedEventAttributes, HistoryEvent,
             MarkerRecordedEventAttributes, WorkflowExecutionStartedEventAttributes,
@@ -59,8 +60,7 @@ struct Started {
 }
 
 struct OpenActivity {
-    frame: ActivityFrame,
-    user: Option<Frame>,
+    activity: KnownActivity,
     // Its last attempt, if it is known.
     attempt: Option<Attempt>,
 }
@@ -266,8 +266,10 @@ impl<'a> HistoryReader<'a> {
         self.open.insert(
             event_id,
             OpenActivity {
-                frame,
-                user: payload::frame(&fields),
+                activity: KnownActivity {
+                    frame,
+                    user: payload::frame(&fields),
+                },
                 attempt: None,
             },
         );
@@ -293,7 +295,7 @@ impl<'a> HistoryReader<'a> {
     /// The server writes this when the activity ends: it is its last attempt.
     fn attempt(&mut self, start: ActivityTaskStartedEventAttributes, at: Option<SystemTime>) {
         if let Some(activity) = self.open.get_mut(&start.scheduled_event_id) {
-            activity.frame.attempt = u32::try_from(start.attempt).unwrap_or_default();
+            activity.activity.frame.attempt = u32::try_from(start.attempt).unwrap_or_default();
             activity.attempt = Some(Attempt {
                 started_at: at,
                 worker_identity: start.identity,
@@ -312,61 +314,35 @@ impl<'a> HistoryReader<'a> {
     ) {
         // An activity that no worker ever took has no attempt, and so no event.
         let Some(OpenActivity {
-            frame,
-            user,
+            activity,
             attempt: Some(attempt),
         }) = self.open.remove(&scheduled_event_id)
         else {
             return;
         };
-        let mut drafts = Vec::new();
-        let last = frame.attempt;
+        let found = self.before_reset.as_mut().unwrap_or(found);
+        let last = activity.frame.attempt;
         for earlier in last.saturating_sub(MAX_EARLIER_ATTEMPTS).max(1)..last {
-            let (status, failure) = match &attempt.last_failure {
+            // Nobody knows exactly when it ended.
+            let end = match &attempt.last_failure {
                 Some(failure) if earlier + 1 == last => {
-                    (ended_in(failure), Some(self.details(failure)))
+                    AttemptEnd::failed(self.store, failure, attempt.started_at)
                 }
-                _ => (ActivityStatus::Unknown, None),
+                _ => AttemptEnd::forgotten(attempt.started_at),
             };
-            let mut event = lifecycle::activity_end(status, 0.0, failure.as_ref());
-            // Nobody knows how long it took, nor exactly when it ended.
-            event.data.remove("duration_ms");
-            let frame = ActivityFrame {
-                attempt: earlier,
-                ..frame.clone()
-            };
-            let context = activity_context(sdk(), frame, user.clone());
-            drafts.push(self.attempt_draft(
-                context,
-                event,
-                LifecycleEvent::ActivityEnd,
-                attempt.started_at,
-            ));
+            found.extend(attempt::earlier(self.store, &activity, earlier, &end));
         }
-        let worker = WorkerFrame {
-            worker_identity: Some(attempt.worker_identity)
-                .filter(|identity| !identity.is_empty())
-                .map(Into::into),
-            ..sdk()
-        };
-        let context = activity_context(worker, frame, user);
-        drafts.push(self.attempt_draft(
-            context.clone(),
-            lifecycle::activity_start(),
-            LifecycleEvent::ActivityStart,
+        found.extend(attempt::whole(
+            self.store,
+            activity,
             attempt.started_at,
+            attempt.worker_identity,
+            &AttemptEnd {
+                status,
+                failure,
+                at,
+            },
         ));
-        let duration_ms = milliseconds(attempt.started_at, at).unwrap_or_default();
-        drafts.push(self.attempt_draft(
-            context,
-            lifecycle::activity_end(status, duration_ms, failure.as_ref()),
-            LifecycleEvent::ActivityEnd,
-            at,
-        ));
-        self.before_reset
-            .as_mut()
-            .unwrap_or(found)
-            .append(&mut drafts);
     }
 
     fn local_activity(&mut self, marker: &MarkerRecordedEventAttributes, found: &mut Vec<Draft>) {
@@ -390,10 +366,12 @@ impl<'a> HistoryReader<'a> {
         let mut frame = self.activity_frame(recorded.activity_type, recorded.activity_id);
         frame.attempt = recorded.attempt;
         frame.is_local = true;
-        let draft = self.attempt_draft(
-            activity_context(sdk(), frame, None),
+        let activity = KnownActivity { frame, user: None };
+        let draft = attempt::draft(
+            self.store,
+            attempt::context(sdk(), activity),
             event,
-            LifecycleEvent::ActivityEnd,
+            of_attempt(LifecycleEvent::ActivityEnd),
             time(recorded.complete_time),
         );
         self.before_reset.as_mut().unwrap_or(found).push(draft);
@@ -409,62 +387,11 @@ impl<'a> HistoryReader<'a> {
         let identity = Identity::Run {
             kind: kind.as_str(),
         };
-        self.draft(context, event, identity, at)
-    }
-
-    fn attempt_draft(
-        &self,
-        context: Context,
-        event: Event,
-        kind: LifecycleEvent,
-        at: Option<SystemTime>,
-    ) -> Draft {
-        let identity = Identity::Attempt {
-            kind: kind.as_str(),
-            ordinal: 0,
-        };
-        self.draft(context, event, identity, at)
-    }
-
-    fn draft(
-        &self,
-        context: Context,
-        event: Event,
-        identity: Identity,
-        at: Option<SystemTime>,
-    ) -> Draft {
-        let mut event = event.metadata(DETECTED_BY, "reconciler");
-        event.metadata.created_at = at.map(DateTime::<Utc>::from);
-        Draft::new(self.store.rules(), event, context, identity)
+        attempt::draft(self.store, context, event, identity, at)
     }
 
     fn details(&self, failure: &Failure) -> FailureDetails {
         failure::recorded(self.store, failure)
-    }
-}
-
-/// What is known of a worker that is not asked.
-fn sdk() -> WorkerFrame {
-    WorkerFrame {
-        sdk_version: Some(super::SDK_VERSION.into()),
-        ..WorkerFrame::default()
-    }
-}
-
-fn activity_context(worker: WorkerFrame, frame: ActivityFrame, user: Option<Frame>) -> Context {
-    let context = Context::new().push(worker).push(frame);
-    match user {
-        Some(user) => context.push(user),
-        None => context,
-    }
-}
-
-/// How an attempt ended that left this failure.
-fn ended_in(failure: &Failure) -> ActivityStatus {
-    match &failure.failure_info {
-        Some(FailureInfo::TimeoutFailureInfo(_)) => ActivityStatus::TimedOut,
-        Some(FailureInfo::CanceledFailureInfo(_)) => ActivityStatus::Cancelled,
-        _ => ActivityStatus::Failed,
     }
 }
 
@@ -473,9 +400,4 @@ where
     SystemTime: TryFrom<T>,
 {
     SystemTime::try_from(timestamp?).ok()
-}
-
-fn milliseconds(from: Option<SystemTime>, to: Option<SystemTime>) -> Option<f64> {
-    let duration = to?.duration_since(from?).ok()?;
-    Some(duration.as_secs_f64() * 1000.0)
 }

@@ -3,6 +3,7 @@
 //! store delivers.
 
 mod activity;
+mod attempt;
 mod client;
 mod failure;
 mod history;

@@ -2,10 +2,11 @@
 
 use super::{Pass, ReconcileError, Reconciled, Reconciler};
 use crate::{
-    event::EventId,
+    event::{ActivityStatus, EventId, LifecycleEvent},
     journal::JournalError,
     store::{PublishError, Receipt, publish::Draft},
 };
+use serde_json::Value;
 use std::collections::HashSet;
 
 /// How many events wait for the journal at once.
@@ -25,6 +26,7 @@ impl Reconciler {
         let store = &self.shared.store;
         let ids = drafts.iter().filter_map(Draft::derived_id).collect();
         let missing: HashSet<EventId> = store.missing(ids).await?.into_iter().collect();
+        let left_to_others = self.left_to_others(&drafts, &missing).await?;
         let mut missing: Vec<Draft> = drafts
             .into_iter()
             // With activities switched off, a history is only read for its ends.
@@ -32,6 +34,9 @@ impl Reconciler {
             // What is older than the store keeps is absent because it was there long enough.
             .filter(|draft| pass == Pass::Backfill || !store.is_past_retention(draft.happened_at()))
             .filter(|draft| draft.derived_id().is_some_and(|id| missing.contains(&id)))
+            .filter(|draft| {
+                !is_async_end(draft) || end_of(draft).is_some_and(|id| left_to_others.contains(&id))
+            })
             .collect();
         // A part of the queue at a time: others publish, too.
         let at_once = (store.queue_size() / 4).clamp(1, APPENDED_AT_ONCE);
@@ -48,6 +53,29 @@ impl Reconciler {
         Ok(())
     }
 
+    /// The `activity_end` events of those attempts whose code left the completion to others, as the store
+    /// has it. History says of them what it says of any other attempt.
+    async fn left_to_others(
+        &self,
+        drafts: &[Draft],
+        missing: &HashSet<EventId>,
+    ) -> Result<HashSet<EventId>, ReconcileError> {
+        let ends = drafts
+            .iter()
+            .filter(|draft| is_async_end(draft))
+            .filter(|draft| draft.derived_id().is_some_and(|id| missing.contains(&id)))
+            .filter_map(end_of)
+            .filter(|end| !missing.contains(end));
+        let ends = self.shared.store.find(ends.collect()).await?.into_iter();
+        Ok(ends
+            .filter(|end| {
+                end.data.get("status").and_then(Value::as_str)
+                    == Some(ActivityStatus::WillCompleteAsync.as_str())
+            })
+            .filter_map(|end| end.metadata.event_id)
+            .collect())
+    }
+
     async fn all_stored(&self, receipts: Vec<Receipt>) -> Result<(), ReconcileError> {
         for receipt in receipts {
             match receipt.await {
@@ -59,4 +87,13 @@ impl Reconciler {
         }
         Ok(())
     }
+}
+
+fn is_async_end(draft: &Draft) -> bool {
+    draft.event_name() == LifecycleEvent::ActivityAsyncEnd.as_str()
+}
+
+/// The id of the `activity_end` of the same attempt.
+fn end_of(draft: &Draft) -> Option<EventId> {
+    draft.attempt_event_id(LifecycleEvent::ActivityEnd.as_str())
 }

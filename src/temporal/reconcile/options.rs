@@ -112,6 +112,8 @@ pub struct Reconciled {
     pub activity_starts: u64,
     /// `activity_end` events that were missing and were added.
     pub activity_ends: u64,
+    /// `activity_async_end` events that were added.
+    pub activity_async_ends: u64,
     /// Held ends that were released, or dropped since the server closed the run otherwise.
     pub settled: u64,
 }
@@ -119,7 +121,11 @@ pub struct Reconciled {
 impl Reconciled {
     /// How many events were added.
     pub fn added(&self) -> u64 {
-        self.workflow_starts + self.workflow_ends + self.activity_starts + self.activity_ends
+        self.workflow_starts
+            + self.workflow_ends
+            + self.activity_starts
+            + self.activity_ends
+            + self.activity_async_ends
     }
 
     pub(super) fn count(&mut self, event_name: &str) {
@@ -127,6 +133,7 @@ impl Reconciled {
             "workflow_start" => self.workflow_starts += 1,
             "workflow_end" => self.workflow_ends += 1,
             "activity_start" => self.activity_starts += 1,
+            "activity_async_end" => self.activity_async_ends += 1,
             _ => self.activity_ends += 1,
         }
     }
@@ -139,6 +146,7 @@ impl AddAssign for Reconciled {
         self.workflow_ends += other.workflow_ends;
         self.activity_starts += other.activity_starts;
         self.activity_ends += other.activity_ends;
+        self.activity_async_ends += other.activity_async_ends;
         self.settled += other.settled;
     }
 }
