@@ -1200,3 +1200,179 @@ async fn how_an_asynchronous_completion_ended_is_added_once() {
     assert!(end("completed").data("duration_ms").as_f64().unwrap() > 0.0);
     assert!(found_by_reconciler(end("completed")));
 }
+
+/// Reconciles until `done`, while the run is open.
+async fn reconciled_meanwhile(
+    ground: &Ground,
+    reconciler: &Reconciler,
+    done: impl Fn(&[Row]) -> bool,
+) -> Vec<Row> {
+    let started = Instant::now();
+    loop {
+        reconciler.run_once().await.unwrap();
+        let rows = ground.events();
+        if done(&rows) {
+            return rows;
+        }
+        assert!(started.elapsed() < Duration::from_secs(15), "{rows:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn attempts_of_dead_workers_get_their_end_while_the_run_goes_on() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let events = ground.store().await;
+    let reconciler = Reconciler::new(&events, &client, at_once());
+    let options = WorkerOptions::new("orders")
+        .register_activities(workflows::Orders)
+        .register_workflow::<Patient>()
+        .unwrap()
+        .build();
+    // Without the plugin: as far as the store can tell, the worker died in each attempt.
+    with_worker(&client, options, async {
+        client
+            .start_workflow(Patient::run, (), start("patient"))
+            .await
+            .unwrap();
+        let rows = reconciled_meanwhile(&ground, &reconciler, |rows| !rows.is_empty()).await;
+        assert_eq!(
+            lifecycle(&rows, "patient"),
+            ["activity_end Orders::work 1 timed_out"]
+        );
+        closed(&ground, &client, 1).await;
+    })
+    .await;
+    reconciler.run_once().await.unwrap();
+    events.shutdown(TIMEOUT).await.unwrap();
+    let rows = whole(&ground, &client).await;
+    let mut lines = lifecycle(&rows, "patient");
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            "activity_end Orders::work 1 timed_out",
+            "activity_end Orders::work 2 timed_out",
+            "activity_end Orders::work 3 timed_out",
+            "activity_start Orders::work 3",
+            "workflow_end completed",
+            "workflow_start running",
+        ]
+    );
+    // It ended when it timed out, and not when the next one began.
+    let at = |name: &str, attempt: Option<u32>| {
+        let mut named = rows.iter().filter(|row| row.event_name == name);
+        let row = named.find(|row| row.attempt == attempt).unwrap();
+        let at = row.metadata("created_at").as_str().unwrap();
+        chrono::DateTime::parse_from_rfc3339(at).unwrap()
+    };
+    let after = at("activity_end", Some(1)) - at("workflow_start", None);
+    assert!((900..1500).contains(&after.num_milliseconds()), "{after:?}");
+}
+
+struct Unregistered;
+
+#[activities]
+impl Unregistered {
+    #[activity]
+    async fn come(_ctx: ActivityContext, _input: ()) -> Result<(), ActivityError> {
+        Ok(())
+    }
+
+    /// What is registered under this name takes a number.
+    #[activity(name = "Orders::work")]
+    async fn work(_ctx: ActivityContext, _input: String) -> Result<(), ActivityError> {
+        Ok(())
+    }
+}
+
+/// Two activities of which no attempt gets as far as its code.
+#[workflow]
+#[derive(Default)]
+struct Unready;
+
+#[workflow_methods]
+impl Unready {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, _input: ()) -> WorkflowResult<()> {
+        let options = || {
+            ActivityOptions::with_start_to_close_timeout(Duration::from_secs(10))
+                .retry_policy(
+                    temporalio_common::RetryPolicy::builder()
+                        .initial_interval(Duration::from_secs(1))
+                        .backoff_coefficient(1.0)
+                        .maximum_attempts(3)
+                        .build(),
+                )
+                .build()
+        };
+        let come = ctx.execute_activity(Unregistered::come, (), options());
+        let work = ctx.execute_activity(Unregistered::work, "words".to_owned(), options());
+        let (come, work) = futures::join!(come, work);
+        assert!(come.is_err() && work.is_err());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn attempts_that_fail_before_their_code_runs_are_found() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    let reconciler = Reconciler::new(&events, &client, at_once());
+    let options = WorkerOptions::new("orders")
+        .register_activities(workflows::Orders)
+        .register_workflow::<Unready>()
+        .unwrap()
+        .build();
+    let attempts = |rows: &[Row]| {
+        let mut lines = lifecycle(rows, "unready");
+        lines.retain(|line| line.starts_with("activity"));
+        lines.sort_unstable();
+        lines
+    };
+    with_worker(&client, options, async {
+        client
+            .start_workflow(Unready::run, (), start("unready"))
+            .await
+            .unwrap();
+        let rows = reconciled_meanwhile(&ground, &reconciler, |rows| {
+            let ended = rows.iter().filter(|row| row.event_name == "activity_end");
+            ended.count() == 2
+        })
+        .await;
+        assert_eq!(
+            attempts(&rows),
+            [
+                "activity_end Orders::work 1 failed",
+                "activity_end Unregistered::come 1 failed",
+            ]
+        );
+        let come = rows
+            .iter()
+            .find(|row| row.activity_type.as_deref() == Some("Unregistered::come"))
+            .unwrap();
+        assert_eq!(come.data("error")["type"], "NotFoundError");
+        assert_eq!(come.metadata("workflow_type"), "Unready");
+        assert!(found_by_reconciler(come));
+        closed(&ground, &client, 1).await;
+    })
+    .await;
+    reconciler.run_once().await.unwrap();
+    events.shutdown(TIMEOUT).await.unwrap();
+    let rows = whole(&ground, &client).await;
+    assert_eq!(
+        attempts(&rows),
+        [
+            "activity_end Orders::work 1 failed",
+            "activity_end Orders::work 2 failed",
+            "activity_end Orders::work 3 failed",
+            "activity_end Unregistered::come 1 failed",
+            "activity_end Unregistered::come 2 failed",
+            "activity_end Unregistered::come 3 failed",
+            "activity_start Orders::work 3",
+            "activity_start Unregistered::come 3",
+        ]
+    );
+}

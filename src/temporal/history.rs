@@ -14,7 +14,7 @@ use crate::{
         publish::{Draft, Identity},
     },
 };
-use std::{collections::HashMap, time::SystemTime};
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
 use temporalio_common::protos::{
     coresdk::common::extract_local_activity_marker_data,
     temporal::api::{
@@ -255,41 +255,19 @@ impl<'a> HistoryReader<'a> {
         if !self.store.lifecycle().activity {
             return;
         }
-        let fields = activity.header.unwrap_or_default().fields;
-        let mut frame = self.activity_frame(
-            activity.activity_type.unwrap_or_default().name,
-            activity.activity_id,
-        );
-        frame.task_queue = activity.task_queue.map(|queue| queue.name.into());
-        frame.scheduled_time = at;
-        frame.traceparent = payload::traceparent(&fields).map(Into::into);
+        let activity = scheduled(&self.name, self.workflow_type(), activity, at);
         self.open.insert(
             event_id,
             OpenActivity {
-                activity: KnownActivity {
-                    frame,
-                    user: payload::frame(&fields),
-                },
+                activity,
                 attempt: None,
             },
         );
     }
 
-    fn activity_frame(&self, activity_type: String, activity_id: String) -> ActivityFrame {
-        let workflow_type = self
-            .started
-            .as_ref()
-            .and_then(|started| started.context.workflow())
-            .map(|workflow| workflow.workflow_type.clone());
-        ActivityFrame {
-            namespace: self.name.namespace.as_str().into(),
-            workflow_type,
-            workflow_id: Some(self.name.workflow_id.as_str().into()),
-            workflow_run_id: Some(self.name.run_id.as_str().into()),
-            activity_type: activity_type.into(),
-            activity_id: activity_id.into(),
-            ..ActivityFrame::default()
-        }
+    fn workflow_type(&self) -> Option<Arc<str>> {
+        let workflow = self.started.as_ref()?.context.workflow()?;
+        Some(workflow.workflow_type.clone())
     }
 
     /// The server writes this when the activity ends: it is its last attempt.
@@ -363,7 +341,12 @@ impl<'a> HistoryReader<'a> {
                 .as_ref(),
         );
         event.data.remove("duration_ms");
-        let mut frame = self.activity_frame(recorded.activity_type, recorded.activity_id);
+        let mut frame = activity_frame(
+            &self.name,
+            self.workflow_type(),
+            recorded.activity_type,
+            recorded.activity_id,
+        );
         frame.attempt = recorded.attempt;
         frame.is_local = true;
         let activity = KnownActivity { frame, user: None };
@@ -395,7 +378,47 @@ impl<'a> HistoryReader<'a> {
     }
 }
 
-fn time<T>(timestamp: Option<T>) -> Option<SystemTime>
+/// What an activity was scheduled with.
+pub(super) fn scheduled(
+    name: &RunName,
+    workflow_type: Option<Arc<str>>,
+    activity: ActivityTaskScheduledEventAttributes,
+    at: Option<SystemTime>,
+) -> KnownActivity {
+    let fields = activity.header.unwrap_or_default().fields;
+    let mut frame = activity_frame(
+        name,
+        workflow_type,
+        activity.activity_type.unwrap_or_default().name,
+        activity.activity_id,
+    );
+    frame.task_queue = activity.task_queue.map(|queue| queue.name.into());
+    frame.scheduled_time = at;
+    frame.traceparent = payload::traceparent(&fields).map(Into::into);
+    KnownActivity {
+        frame,
+        user: payload::frame(&fields),
+    }
+}
+
+fn activity_frame(
+    name: &RunName,
+    workflow_type: Option<Arc<str>>,
+    activity_type: String,
+    activity_id: String,
+) -> ActivityFrame {
+    ActivityFrame {
+        namespace: name.namespace.as_str().into(),
+        workflow_type,
+        workflow_id: Some(name.workflow_id.as_str().into()),
+        workflow_run_id: Some(name.run_id.as_str().into()),
+        activity_type: activity_type.into(),
+        activity_id: activity_id.into(),
+        ..ActivityFrame::default()
+    }
+}
+
+pub(super) fn time<T>(timestamp: Option<T>) -> Option<SystemTime>
 where
     SystemTime: TryFrom<T>,
 {

@@ -1,6 +1,10 @@
 //! Asking the server: how a run stands, which runs closed, what their histories say. Knows how to
 //! reach the server, and nothing of the events that are made of its answers.
 
+mod open;
+
+pub(super) use open::OpenRun;
+
 use std::{
     fmt,
     sync::{Mutex, PoisonError},

@@ -5,6 +5,7 @@
 
 mod adding;
 mod asking;
+mod open;
 mod options;
 mod passes;
 mod ranges;
@@ -27,6 +28,7 @@ use crate::{
 };
 use adding::APPENDED_AT_ONCE;
 use asking::server_error;
+use open::Open;
 use seen::Seen;
 use std::{
     fmt,
@@ -88,6 +90,7 @@ struct Shared {
     pace: tokio::sync::Mutex<Option<Interval>>,
     // Runs whose histories were read.
     seen: Mutex<Seen>,
+    open_runs: Open,
 }
 
 impl Reconciler {
@@ -111,6 +114,7 @@ impl Reconciler {
                 options,
                 pace: tokio::sync::Mutex::new(None),
                 seen: Mutex::default(),
+                open_runs: Open::default(),
             }),
         }
     }
@@ -118,6 +122,8 @@ impl Reconciler {
     /// Looks at the runs that closed since the checkpoint, or, the first time, within
     /// [`lookback`](ReconcilerOptions::lookback); then moves the checkpoint, which the journal keeps.
     /// Runs that closed within the last [`grace`](ReconcilerOptions::grace) are left for the next time.
+    /// Now and then it looks at what visibility shows [`late`](ReconcilerOptions::late), and each time at
+    /// some of the [`open_runs`](ReconcilerOptions::open_runs).
     ///
     /// Cancel safe: what was added stays, the checkpoint stands where the last whole window ended.
     ///
@@ -126,7 +132,9 @@ impl Reconciler {
     /// found until then is in the store.
     pub async fn run_once(&self) -> Result<Reconciled, ReconcileError> {
         self.shared.options.check()?;
-        self.catch_up().await
+        let mut found = self.catch_up().await?;
+        found += self.look_at_open_runs().await?;
+        Ok(found)
     }
 
     /// Looks at the runs that closed within a time range, and leaves the checkpoint alone. For the time

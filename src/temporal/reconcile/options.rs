@@ -28,6 +28,11 @@ pub struct ReconcilerOptions {
     /// closed run; without it, only histories of runs are read whose start or end is missing.
     #[builder(default = true)]
     pub activities: bool,
+    /// How many open runs are asked about in each pass, for attempts that ended and whose worker did not
+    /// report it; 100 by default, 0 to leave open runs alone. Each pass goes on where the last one ended.
+    /// One request for each, and a part of the history of those in which an attempt was followed by another.
+    #[builder(default = 100)]
+    pub open_runs: u32,
     /// How long after a run closed it is looked at; 10 seconds by default. Until then its worker may
     /// still report it, and say more than history does.
     #[builder(default = Duration::from_secs(10))]
