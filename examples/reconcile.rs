@@ -72,6 +72,7 @@ async fn main() -> anyhow::Result<()> {
         "{}",
         serde_json::json!({
             "runs": found.runs,
+            "standalone_activities": found.standalone_activities,
             "workflow_starts": found.workflow_starts,
             "workflow_ends": found.workflow_ends,
             "activity_starts": found.activity_starts,

@@ -21,9 +21,9 @@ use support::{
 };
 use temporal_eventstore::{EventStore, ReconcileError, Reconciled, Reconciler, ReconcilerOptions};
 use temporalio_client::{
-    ActivityIdentifier, Client, ClientOptions, ConnectionOptions, GrpcCompression, RpcOptions,
-    WorkflowSignalOptions, WorkflowStartOptions, WorkflowTerminateOptions,
-    schedules::ScheduleOverlapPolicy, tonic::IntoRequest as _,
+    ActivityIdentifier, ActivityStartOptions, Client, ClientOptions, ConnectionOptions,
+    GrpcCompression, RpcOptions, WorkflowSignalOptions, WorkflowStartOptions,
+    WorkflowTerminateOptions, schedules::ScheduleOverlapPolicy, tonic::IntoRequest as _,
 };
 use temporalio_common::error::ApplicationFailure;
 use temporalio_common::protos::temporal::api::{
@@ -1375,4 +1375,231 @@ async fn attempts_that_fail_before_their_code_runs_are_found() {
             "activity_start Unregistered::come 3",
         ]
     );
+}
+
+/// Reconciles until so many closed standalone activities were looked at.
+async fn standalone(reconciler: &Reconciler, activities: u64) -> Reconciled {
+    let started = Instant::now();
+    let mut all = Reconciled::default();
+    while all.standalone_activities < activities {
+        assert!(started.elapsed() < Duration::from_secs(20), "{all:?}");
+        all += reconciler.run_once().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    all
+}
+
+fn alone(id: &str, queue: &str, seconds: u64, attempts: u32, pause: u64) -> ActivityStartOptions {
+    ActivityStartOptions::with_start_to_close_timeout(queue, id, Duration::from_secs(seconds))
+        .heartbeat_timeout(Duration::from_secs(5))
+        .retry_policy(
+            temporalio_common::RetryPolicy::builder()
+                .initial_interval(Duration::from_millis(pause))
+                .maximum_attempts(attempts)
+                .build(),
+        )
+        .build()
+}
+
+/// The events of a standalone activity.
+fn of_standalone(rows: &[Row], activity_id: &str) -> Vec<String> {
+    let of_it = |row: &&Row| row.activity_id.as_deref() == Some(activity_id);
+    rows.iter()
+        .filter(of_it)
+        .map(|row| {
+            assert_eq!(row.workflow_id, None);
+            let status = row.data("status").as_str().unwrap_or_default();
+            let attempt = row.attempt.unwrap_or_default();
+            format!("{} {attempt} {status}", row.event_name)
+                .trim_end()
+                .to_owned()
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn standalone_activities_have_the_ids_of_the_interceptors() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    let options = WorkerOptions::new("orders")
+        .register_activities(workflows::Orders)
+        .register_activities(Approvals)
+        .build();
+    let reconciler = Reconciler::new(&events, &client, at_once());
+    with_worker(&client, options, async {
+        // An id may be used again when its execution is over.
+        for _ in 0..2 {
+            let twice = client.start_activity(
+                workflows::Orders::noop,
+                (),
+                alone("twice", "orders", 5, 1, 50),
+            );
+            twice.await.unwrap().result().await.unwrap();
+        }
+        let mut delayed = alone("delayed", "orders", 5, 1, 50);
+        delayed.start_delay = Some(Duration::from_millis(300));
+        let delayed = client
+            .start_activity(workflows::Orders::noop, (), delayed)
+            .await
+            .unwrap();
+        let retried = alone("retried", "orders", 5, 2, 50);
+        let retried = client.start_activity(workflows::Orders::reserve, (), retried);
+        retried.await.unwrap().result().await.unwrap();
+        delayed.result().await.unwrap();
+        let left = alone("left", "orders", 5, 1, 50);
+        let left = client
+            .start_activity(Approvals::ask, (), left)
+            .await
+            .unwrap();
+        until("it is left to others", || {
+            of_standalone(&ground.events(), "left").len() == 2
+        })
+        .await;
+        client
+            .get_async_activity_handle(ActivityIdentifier::by_id_standalone("left", ""))
+            .complete(None::<()>, RpcOptions::default())
+            .await
+            .unwrap();
+        left.result().await.unwrap();
+    })
+    .await;
+    let found = standalone(&reconciler, 5).await;
+    assert_eq!(
+        (found.activity_async_ends, found.added()),
+        (1, 1),
+        "{found:?}"
+    );
+    let all = SystemTime::UNIX_EPOCH..SystemTime::now();
+    let again = reconciler.backfill(all).await.unwrap();
+    assert_eq!(
+        (again.standalone_activities, again.added()),
+        (5, 0),
+        "{again:?}"
+    );
+    events.shutdown(TIMEOUT).await.unwrap();
+    assert_eq!(
+        of_standalone(&ground.events(), "left"),
+        [
+            "activity_start 1",
+            "activity_end 1 will_complete_async",
+            "activity_async_end 1 completed",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn ends_of_standalone_activities_that_no_worker_reported_are_found() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let events = ground.store().await;
+    let options = WorkerOptions::new("orders")
+        .register_activities(workflows::Orders)
+        .graceful_shutdown_period(Duration::from_millis(100))
+        .build();
+    let reconciler = Reconciler::new(&events, &client, at_once());
+    // Without the plugin: as far as the store can tell, the workers died.
+    with_worker(&client, options, async {
+        for options in [
+            alone("slow", "orders", 1, 1, 50),
+            alone("slow-twice", "orders", 1, 2, 3000),
+            alone("terminated", "orders", 60, 1, 50),
+            alone("cancelled", "orders", 60, 1, 50),
+            alone("nobody", "nobody", 60, 1, 50),
+        ] {
+            client
+                .start_activity(workflows::Orders::work, 30, options)
+                .await
+                .unwrap();
+        }
+        let given_up = alone("given-up", "orders", 60, 5, 60_000);
+        let given_up = client.start_activity(Unregistered::come, (), given_up);
+        given_up.await.unwrap();
+        let retried = alone("retried", "orders", 5, 2, 50);
+        let retried = client.start_activity(workflows::Orders::reserve, (), retried);
+        retried.await.unwrap().result().await.unwrap();
+        // While they are open: the attempts that were followed by others.
+        let rows = reconciled_meanwhile(&ground, &reconciler, |rows| {
+            ["slow-twice", "given-up"]
+                .into_iter()
+                .all(|id| !of_standalone(rows, id).is_empty())
+        })
+        .await;
+        assert_eq!(
+            of_standalone(&rows, "slow-twice"),
+            ["activity_end 1 timed_out"]
+        );
+        assert_eq!(of_standalone(&rows, "given-up"), ["activity_end 1 failed"]);
+        for id in ["terminated", "given-up"] {
+            let activity = client.get_untyped_activity_handle(id, None);
+            activity.terminate(Default::default()).await.unwrap();
+        }
+        for id in ["cancelled", "nobody"] {
+            let activity = client.get_untyped_activity_handle(id, None);
+            activity.cancel(Default::default()).await.unwrap();
+        }
+        for id in [
+            "slow",
+            "slow-twice",
+            "terminated",
+            "cancelled",
+            "nobody",
+            "given-up",
+        ] {
+            let activity = client.get_untyped_activity_handle(id, None);
+            assert!(activity.result().await.is_err(), "{id}");
+        }
+    })
+    .await;
+    let another = Reconciler::new(&events, &client, at_once());
+    let all = || SystemTime::UNIX_EPOCH..SystemTime::now();
+    let started = Instant::now();
+    while another.backfill(all()).await.unwrap().standalone_activities < 7 {
+        assert!(started.elapsed() < Duration::from_secs(20));
+    }
+    assert_eq!(another.backfill(all()).await.unwrap().added(), 0);
+    events.shutdown(TIMEOUT).await.unwrap();
+    let rows = ground.events();
+    for (id, expected) in [
+        (
+            "slow",
+            &["activity_start 1", "activity_end 1 timed_out"][..],
+        ),
+        (
+            "slow-twice",
+            &[
+                "activity_end 1 timed_out",
+                "activity_start 2",
+                "activity_end 2 timed_out",
+            ],
+        ),
+        (
+            "terminated",
+            &["activity_start 1", "activity_end 1 terminated"],
+        ),
+        (
+            "cancelled",
+            &["activity_start 1", "activity_end 1 cancelled"],
+        ),
+        ("nobody", &[]),
+        ("given-up", &["activity_end 1 failed"]),
+        (
+            "retried",
+            &[
+                "activity_end 1 failed",
+                "activity_start 2",
+                "activity_end 2 completed",
+            ],
+        ),
+    ] {
+        assert_eq!(of_standalone(&rows, id), expected, "{id}");
+    }
+    assert!(rows.iter().all(found_by_reconciler));
+    let slow = rows
+        .iter()
+        .find(|row| row.activity_id.as_deref() == Some("slow") && row.event_name == "activity_end");
+    let slow = slow.unwrap();
+    assert_eq!(slow.data("error")["type"], "TimeoutError");
+    assert!(slow.data("duration_ms").as_f64().unwrap() >= 900.0);
+    assert_eq!(slow.activity_type.as_deref(), Some("Orders::work"));
 }

@@ -113,6 +113,8 @@ pub enum ActivityStatus {
     WillCompleteAsync,
     /// The server gave it up: its worker died, or was too slow. Only the reconciler knows.
     TimedOut,
+    /// The server ended its standalone activity while it was under way. Only the reconciler knows.
+    Terminated,
     /// It ended without a result and was tried again; the server does not keep how. Only the
     /// reconciler says so.
     Unknown,
@@ -127,6 +129,7 @@ impl ActivityStatus {
             Self::Cancelled => "cancelled",
             Self::WillCompleteAsync => "will_complete_async",
             Self::TimedOut => "timed_out",
+            Self::Terminated => "terminated",
             Self::Unknown => "unknown",
         }
     }

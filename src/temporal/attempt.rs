@@ -15,6 +15,10 @@ use chrono::{DateTime, Utc};
 use std::time::SystemTime;
 use temporalio_common::protos::temporal::api::failure::v1::{Failure, failure::FailureInfo};
 
+/// Of an activity that was tried more often than this, only so many of the last attempts are given:
+/// the server says nothing of the others but their number.
+pub(super) const MAX_EARLIER_ATTEMPTS: u32 = 1000;
+
 /// An activity, and the user's frame that it was scheduled with.
 #[derive(Clone)]
 pub(super) struct KnownActivity {

@@ -3,7 +3,10 @@
 //! still open; knows neither where histories come from nor which events are stored already.
 
 use super::{
-    attempt::{self, AttemptEnd, KnownActivity, ended_in, milliseconds, of_attempt, sdk},
+    attempt::{
+        self, AttemptEnd, KnownActivity, MAX_EARLIER_ATTEMPTS, ended_in, milliseconds, of_attempt,
+        sdk,
+    },
     failure, payload,
 };
 use crate::{
@@ -30,9 +33,6 @@ use temporalio_common::protos::{
 
 /// The marker in which the SDK's core records a local activity.
 const LOCAL_ACTIVITY_MARKER: &str = "core_local_activity";
-/// Of an activity that was tried more often than this, only so many of the last attempts are given:
-/// history says nothing of the others but their number.
-const MAX_EARLIER_ATTEMPTS: u32 = 1000;
 
 /// Who a run is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,6 +15,7 @@ mod reconcile;
 mod resolve;
 mod run;
 mod server;
+mod standalone;
 #[cfg(feature = "plugin")]
 mod worker;
 mod workflow;

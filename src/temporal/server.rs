@@ -2,8 +2,10 @@
 //! reach the server, and nothing of the events that are made of its answers.
 
 mod open;
+mod standalone;
 
 pub(super) use open::OpenRun;
+pub(super) use standalone::{StandaloneActivity, StandaloneDescription};
 
 use std::{
     fmt,

@@ -11,6 +11,7 @@ mod passes;
 mod ranges;
 mod schedule;
 mod seen;
+mod standalone;
 
 pub use options::{
     ReconcileError, Reconciled, ReconcilerOptions, ReconcilerOptionsBuilder,
@@ -29,6 +30,7 @@ use crate::{
 use adding::APPENDED_AT_ONCE;
 use asking::server_error;
 use open::Open;
+use passes::Kind;
 use seen::Seen;
 use std::{
     fmt,
@@ -44,8 +46,8 @@ use tracing::{debug, info, warn};
 
 /// Adds to a store what its workers could not report: `workflow_end` of runs that were terminated,
 /// timed out, or failed without the worker's code; `workflow_start` of runs that no worker saw begin;
-/// `activity_end` of attempts whose worker died. Reads the server's histories of closed runs, and
-/// derives the same event ids as the interceptors, so that both can run at once and nothing is there
+/// `activity_end` of attempts whose worker died, also of standalone activities. Reads the server's
+/// histories of closed runs, asks about open ones, and derives the same event ids as the interceptors, so that both can run at once and nothing is there
 /// twice. What it adds has `detected_by: "reconciler"` in its metadata.
 ///
 /// Run it once ([`run_once`](Self::run_once)), over a time range ([`backfill`](Self::backfill)), in
@@ -88,9 +90,11 @@ struct Shared {
     namespace: String,
     options: ReconcilerOptions,
     pace: tokio::sync::Mutex<Option<Interval>>,
-    // Runs whose histories were read.
-    seen: Mutex<Seen>,
+    // Runs whose histories were read, and standalone activities that were described.
+    runs: Mutex<Seen>,
+    standalone: Mutex<Seen>,
     open_runs: Open,
+    open_standalone: Open,
 }
 
 impl Reconciler {
@@ -113,8 +117,10 @@ impl Reconciler {
                 namespace,
                 options,
                 pace: tokio::sync::Mutex::new(None),
-                seen: Mutex::default(),
+                runs: Mutex::default(),
+                standalone: Mutex::default(),
                 open_runs: Open::default(),
+                open_standalone: Open::default(),
             }),
         }
     }
@@ -132,7 +138,11 @@ impl Reconciler {
     /// found until then is in the store.
     pub async fn run_once(&self) -> Result<Reconciled, ReconcileError> {
         self.shared.options.check()?;
-        let mut found = self.catch_up().await?;
+        let mut found = self.catch_up(Kind::Runs).await?;
+        if self.looks_at_standalone() {
+            found += self.catch_up(Kind::StandaloneActivities).await?;
+            found += self.look_at_open_standalone().await?;
+        }
         found += self.look_at_open_runs().await?;
         Ok(found)
     }
@@ -151,7 +161,11 @@ impl Reconciler {
         if closed.is_empty() {
             return Err(ReconcileError::EmptyRange);
         }
-        self.reconcile(closed, Pass::Backfill).await
+        let mut found = self.reconcile(closed.clone(), Pass::Backfill).await?;
+        if self.looks_at_standalone() {
+            found += self.reconcile_standalone(closed, Pass::Backfill).await?;
+        }
+        Ok(found)
     }
 
     /// Runs [`run_once`](Self::run_once) every so often until `stop` resolves. Errors are logged and
@@ -185,7 +199,7 @@ impl Reconciler {
         pass: Pass,
     ) -> Result<Reconciled, ReconcileError> {
         let shared = &self.shared;
-        let query = self.query(&closed);
+        let query = self.query(Kind::Runs, &closed);
         let mut found = Reconciled::default();
         let mut page_token = Vec::new();
         loop {
@@ -209,7 +223,7 @@ impl Reconciler {
                 found.runs += 1;
                 found.settled += self.settle(&held, &run);
                 self.reconcile_run(&run, pass, &mut found).await?;
-                self.seen().remember(closed_at(&run), &run.run_id);
+                self.seen(Kind::Runs).remember(closed_at(&run), &run.run_id);
             }
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -290,7 +304,7 @@ impl Reconciler {
     /// Whether a listed run need not be looked at.
     async fn is_done(&self, run: &ClosedRun, pass: Pass) -> Result<bool, ReconcileError> {
         let is_new = {
-            let seen = self.seen();
+            let seen = self.seen(Kind::Runs);
             if seen.contains(closed_at(run), &run.run_id) {
                 return Ok(true);
             }
@@ -301,15 +315,16 @@ impl Reconciler {
         }
         // It closed before what this process remembers. Its history was read then, or its worker saw all
         // of it: to read it once more for what may be missing within would be the price of every start.
-        self.seen().remember(closed_at(run), &run.run_id);
+        self.seen(Kind::Runs).remember(closed_at(run), &run.run_id);
         Ok(true)
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.shared
-            .seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn seen(&self, kind: Kind) -> MutexGuard<'_, Seen> {
+        let seen = match kind {
+            Kind::Runs => &self.shared.runs,
+            Kind::StandaloneActivities => &self.shared.standalone,
+        };
+        seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn has_start_and_end(&self, run: &ClosedRun) -> Result<bool, ReconcileError> {

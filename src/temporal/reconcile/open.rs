@@ -111,7 +111,7 @@ impl Reconciler {
         }
         let mut place = shared.open_runs.take_place();
         while left > 0 {
-            let page_size = left.min(shared.options.page_size);
+            let page_size = left.min(shared.options.page_size.max(1));
             let page = self
                 .request(|| {
                     let place = place.clone();

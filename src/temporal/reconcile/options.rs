@@ -24,12 +24,16 @@ pub struct ReconcilerOptions {
     /// Only runs that this [visibility query](https://docs.temporal.io/visibility) finds, such as
     /// `WorkflowType = 'Order'`.
     pub filter: Option<String>,
+    /// Only standalone activities that this visibility query finds, such as `ActivityType = 'Charge'`.
+    /// Where [`filter`](Self::filter) is set and this is not, standalone activities are left alone: what
+    /// filters runs says nothing of them.
+    pub standalone_filter: Option<String>,
     /// Whether lost activity attempts are looked for too; on by default. This costs the history of every
     /// closed run; without it, only histories of runs are read whose start or end is missing.
     #[builder(default = true)]
     pub activities: bool,
-    /// How many open runs are asked about in each pass, for attempts that ended and whose worker did not
-    /// report it; 100 by default, 0 to leave open runs alone. Each pass goes on where the last one ended.
+    /// How many open runs, and how many open standalone activities, are asked about in each pass, for attempts that ended and whose worker did not
+    /// report it; 100 by default, 0 to leave what is open alone. Each pass goes on where the last one ended.
     /// One request for each, and a part of the history of those in which an attempt was followed by another.
     #[builder(default = 100)]
     pub open_runs: u32,
@@ -69,11 +73,20 @@ impl Default for ReconcilerOptions {
 impl ReconcilerOptions {
     /// The visibility query of task queue and filter.
     pub(super) fn query(&self) -> Option<String> {
+        self.query_with(self.filter.as_deref())
+    }
+
+    /// The same for standalone activities.
+    pub(super) fn standalone_query(&self) -> Option<String> {
+        self.query_with(self.standalone_filter.as_deref())
+    }
+
+    fn query_with(&self, filter: Option<&str>) -> Option<String> {
         let task_queue = self
             .task_queue
             .as_deref()
             .map(|queue| format!("TaskQueue = '{}'", quoted(queue)));
-        let filter = self.filter.as_deref().map(|filter| format!("({filter})"));
+        let filter = filter.map(|filter| format!("({filter})"));
         match (task_queue, filter) {
             (Some(task_queue), Some(filter)) => Some(format!("{task_queue} AND {filter}")),
             (task_queue, filter) => task_queue.or(filter),
@@ -109,6 +122,8 @@ fn quoted(text: &str) -> String {
 pub struct Reconciled {
     /// Closed runs that were looked at.
     pub runs: u64,
+    /// Closed standalone activities that were looked at.
+    pub standalone_activities: u64,
     /// `workflow_start` events that were missing and were added.
     pub workflow_starts: u64,
     /// `workflow_end` events that were missing and were added.
@@ -147,6 +162,7 @@ impl Reconciled {
 impl AddAssign for Reconciled {
     fn add_assign(&mut self, other: Self) {
         self.runs += other.runs;
+        self.standalone_activities += other.standalone_activities;
         self.workflow_starts += other.workflow_starts;
         self.workflow_ends += other.workflow_ends;
         self.activity_starts += other.activity_starts;
