@@ -176,6 +176,7 @@ fn known(namespace: &str, info: &ActivityExecutionInfo) -> KnownActivity {
 mod tests {
     use super::*;
     use ActivityExecutionStatus::{Canceled, Completed, Failed, Running, Terminated, TimedOut};
+    use std::time::{Duration, UNIX_EPOCH};
     use temporalio_common::protos::temporal::api::failure::v1::TimeoutFailureInfo;
 
     fn timed_out(kind: TimeoutType) -> Failure {
@@ -192,14 +193,11 @@ mod tests {
     fn described(
         status: ActivityExecutionStatus,
         attempt: i32,
-        (started, ended): (i64, i64),
+        (started, ended): (u64, u64),
         last_failure: Option<&Failure>,
     ) -> ActivityExecutionInfo {
-        let at = |seconds: i64| {
-            (seconds > 0).then(|| prost_types::Timestamp {
-                seconds,
-                ..prost_types::Timestamp::default()
-            })
+        let at = |seconds: u64| {
+            (seconds > 0).then(|| (UNIX_EPOCH + Duration::from_secs(seconds)).into())
         };
         ActivityExecutionInfo {
             status: status.into(),
