@@ -1,8 +1,13 @@
 //! Stage, commit, confirm, recover: what a workflow task publishes is in the store once, and a
 //! workflow's end only if the server accepted it.
 
+#[path = "commit_protocol/accepted_tasks.rs"]
+mod accepted_tasks;
+#[path = "commit_protocol/many_hands.rs"]
+mod many_hands;
 mod support;
 
+use serde_json::{Value, json};
 use std::{
     sync::{
         Mutex, OnceLock,
@@ -11,16 +16,20 @@ use std::{
     time::Duration,
 };
 use support::{
-    Ground, handle, history, lifecycle, outcome, rows, start, until, with_example_worker,
-    with_worker, workflows,
+    Ground, handle, history, last_task, lifecycle, outcome, rows, start, until,
+    with_example_worker, with_worker, workflows,
 };
 use temporal_eventstore::{Event, EventStore, testing::CapturedEvents};
 use temporalio_client::{
     Client, ClientOptions, WorkflowGetResultOptions, WorkflowQueryOptions, WorkflowSignalOptions,
     WorkflowStartOptions, WorkflowTerminateOptions,
 };
-use temporalio_common::protos::{
-    coresdk::workflow_completion::WorkflowActivationCompletion, temporal::api::enums::v1::EventType,
+use temporalio_common::{
+    RetryPolicy,
+    protos::{
+        coresdk::workflow_completion::WorkflowActivationCompletion,
+        temporal::api::enums::v1::EventType,
+    },
 };
 use temporalio_macros::{activities, workflow, workflow_methods};
 use temporalio_sdk::{
@@ -726,25 +735,40 @@ async fn held_ends_of_an_earlier_process_are_settled_on_start() {
         client
     };
     // Put both ends into `held`, as they are between commit and confirmation.
+    let bare = ground.client().await;
+    let mut last_tasks = Vec::new();
+    for id in ["closed", "open"] {
+        let run_id = ground
+            .events()
+            .into_iter()
+            .find_map(|row| row.is_of(id).then_some(row.workflow_run_id).flatten())
+            .unwrap();
+        last_tasks.push(last_task(&bare, id, &run_id).await);
+    }
     let file = rusqlite::Connection::open(ground.file()).unwrap();
-    let held = |run: &str, from: &str| {
+    let held = |run: &str, from: &str, task: &str| {
         file.execute(
-            "INSERT INTO held SELECT 'default', ?1, workflow_run_id, ?2, 0, event_id, event_type, \
+            "INSERT INTO held SELECT 'default', ?1, workflow_run_id, ?2, 0, ?4, event_id, event_type, \
              event_name, workflow_type, workflow_id, workflow_run_id, workflow_state, activity_type, \
              activity_id, attempt, created_at, event FROM events \
              WHERE workflow_id = ?1 AND event_name = ?3",
-            rusqlite::params![run, uuid::Uuid::new_v4().to_string(), from],
+            rusqlite::params![run, uuid::Uuid::new_v4().to_string(), from, task],
         )
         .unwrap();
     };
-    held("closed", "workflow_end");
+    held("closed", "workflow_end", &last_tasks[0]);
     file.execute(
         "DELETE FROM events WHERE workflow_id = 'closed' AND event_name = 'workflow_end'",
         [],
     )
     .unwrap();
-    // An end that was never accepted: the run is open. Its other fields do not matter.
-    held("open", "workflow_start");
+    // An execution of the task that was never accepted: another one was. Its other fields do not matter.
+    let (id, _) = last_tasks[1].split_once('@').unwrap();
+    held(
+        "open",
+        "workflow_start",
+        &format!("{id}@2001-01-01T00:00:00Z"),
+    );
     drop(file);
     drop(client);
     assert_eq!(

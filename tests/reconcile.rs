@@ -14,7 +14,7 @@ use std::{
 use support::{
     Ground, Row,
     compare::{Source, compare_with, state_of},
-    example, handle, histories, history,
+    example, handle, histories, history, last_task,
     late_visibility::LateVisibility,
     lifecycle, outcome, rows, start, start_worker, until, with_example_worker, with_worker,
     workflows,
@@ -778,6 +778,7 @@ async fn what_is_held_without_an_end_is_released_with_its_run() {
     ground.store().await.shutdown(TIMEOUT).await.unwrap();
     // As a worker leaves it that emits no workflow events and dies before it knows of the acceptance.
     let run_id = current_run(&client, "noop").await;
+    let task = last_task(&client, "noop", &run_id).await;
     let event_id = "01a20750-58f5-75c7-af38-d0761a33cd63";
     let event = serde_json::json!({
         "metadata": { "event_id": event_id, "workflow_id": "noop", "workflow_run_id": run_id },
@@ -786,10 +787,10 @@ async fn what_is_held_without_an_end_is_released_with_its_run() {
     rusqlite::Connection::open(ground.file())
         .unwrap()
         .execute(
-            "INSERT INTO held (namespace, held_workflow, held_run, hold_id, position, event_id, \
-             event_type, event_name, workflow_id, workflow_run_id, created_at, event) \
-             VALUES ('default', 'noop', ?1, ?2, 0, ?2, 'order.paid', 'OrderPaid', 'noop', ?1, '', ?3)",
-            rusqlite::params![run_id, event_id, event.to_string()],
+            "INSERT INTO held (namespace, held_workflow, held_run, hold_id, position, evidence, \
+             event_id, event_type, event_name, workflow_id, workflow_run_id, created_at, event) \
+             VALUES ('default', 'noop', ?1, ?2, 0, ?4, ?2, 'order.paid', 'OrderPaid', 'noop', ?1, '', ?3)",
+            rusqlite::params![run_id, event_id, event.to_string(), task],
         )
         .unwrap();
     let events = ground.store().await;

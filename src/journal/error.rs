@@ -47,6 +47,20 @@ pub enum JournalError {
         /// The newest known version.
         supported: u32,
     },
+    /// The file was written by an older version, before the first release.
+    #[error(
+        "the journal {} has schema version {found}, and this version of temporal-eventstore needs \
+         {supported}; let the version that wrote it deliver what is in it, then move the file aside",
+        path.display()
+    )]
+    OlderSchema {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The version that is needed.
+        supported: u32,
+    },
     /// The file cannot be written now; what was accepted is in memory, as far as it has room.
     #[error("the journal cannot write its file, and keeps events in memory: {reason}")]
     Degraded {

@@ -4,7 +4,7 @@
 use super::{
     JournalError, JournalOptions,
     memory::{Backlog, MemoryLog},
-    record::{Change, HeldRun, Refused, Stored},
+    record::{Change, Held, Refused, Stored},
     sqlite::{Lock, OpenFailure, Removed, SqliteLog, Trouble},
     status::Counters,
 };
@@ -366,7 +366,7 @@ impl FileLog {
         }
     }
 
-    pub(super) fn held(&self) -> Result<Vec<HeldRun>, JournalError> {
+    pub(super) fn held(&self) -> Result<Vec<Held>, JournalError> {
         match self.source()? {
             Source::File(log) => log.held().map_err(read_error),
             Source::Memory(memory) => Ok(memory.held()),

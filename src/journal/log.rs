@@ -6,7 +6,7 @@ use super::file::FileLog;
 use super::{
     JournalError, JournalOptions, Target,
     memory::MemoryLog,
-    record::{Change, HeldRun, Refused, Stored},
+    record::{Change, Held, Refused, Stored},
     status::Counters,
 };
 use uuid::Uuid;
@@ -58,7 +58,7 @@ impl Log {
         }
     }
 
-    pub(super) fn held(&self) -> Result<Vec<HeldRun>, JournalError> {
+    pub(super) fn held(&self) -> Result<Vec<Held>, JournalError> {
         match self {
             Self::Memory(log) => Ok(log.held()),
             #[cfg(feature = "sqlite")]

@@ -3,7 +3,7 @@
 
 use super::{
     MAX_READ_BYTES,
-    record::{Applied, Change, HeldRun, Record, Refused, RunKey, Stored},
+    record::{Applied, Change, Held, Record, Refused, RunKey, Stored},
     status::Counters,
 };
 use std::{
@@ -17,7 +17,7 @@ use uuid::Uuid;
 pub(super) struct MemoryLog {
     events: VecDeque<(u64, Record)>,
     ids: HashSet<Uuid>,
-    held: Vec<(RunKey, Vec<Record>)>,
+    held: Vec<(RunKey, String, Vec<Record>)>,
     cursors: HashMap<String, u64>,
     refused: Vec<Refused>,
     // Who must have an event before it may go.
@@ -68,12 +68,13 @@ impl MemoryLog {
         for change in changes {
             match change {
                 Change::Insert(records) => self.insert(records, &mut applied),
-                Change::Hold(key, records) => {
-                    let before = self.held.len();
-                    self.held.retain(|(held, _)| !held.is_same_run(key));
-                    applied.held -= i64::from(self.held.len() < before);
-                    if !records.is_empty() {
-                        self.held.push((key.clone(), records.clone()));
+                Change::Hold(key, evidence, records) => {
+                    let known = self.held.iter_mut().find(|(held, ..)| held == key);
+                    if let Some((.., held)) = known {
+                        held.extend(records.iter().cloned());
+                    } else {
+                        let held = (key.clone(), evidence.clone(), records.clone());
+                        self.held.push(held);
                         applied.held += 1;
                     }
                 }
@@ -112,9 +113,9 @@ impl MemoryLog {
     }
 
     fn take_held(&mut self, key: &RunKey, applied: &mut Applied) -> Option<Vec<Record>> {
-        let index = self.held.iter().position(|(held, _)| held == key)?;
+        let index = self.held.iter().position(|(held, ..)| held == key)?;
         applied.held -= 1;
-        Some(self.held.remove(index).1)
+        Some(self.held.remove(index).2)
     }
 
     fn insert(&mut self, records: &[Record], applied: &mut Applied) {
@@ -156,11 +157,12 @@ impl MemoryLog {
         (before - self.events.len()) as u64
     }
 
-    pub(super) fn held(&self) -> Vec<HeldRun> {
+    pub(super) fn held(&self) -> Vec<Held> {
         self.held
             .iter()
-            .map(|(key, records)| HeldRun {
+            .map(|(key, evidence, records)| Held {
                 key: key.clone(),
+                evidence: evidence.clone(),
                 records: records.iter().map(|record| record.json.clone()).collect(),
             })
             .collect()

@@ -1,5 +1,5 @@
 //! The durable local log. Whatever waits is written in one transaction by one thread, and all who
-//! wait are answered; ends of workflows are held until they are confirmed.
+//! wait are answered; what is not known to be true yet is held until somebody says so.
 //!
 //! Knows nothing of what an event is, of Temporal, or of where events go next.
 
@@ -18,7 +18,7 @@ mod writer;
 mod tests;
 
 pub use error::JournalError;
-pub(crate) use record::{Draft, HeldRun, Prepared, Record, Refused, RunKey, Stored};
+pub(crate) use record::{Draft, Held, Hold, Prepared, Record, Refused, RunKey, Stored};
 pub(crate) use status::JournalStatus;
 
 use crossbeam_channel::Sender;
@@ -225,9 +225,9 @@ impl<D: Draft> Journal<D> {
     pub(crate) fn commit(
         &self,
         append: Vec<D>,
-        hold: Option<(RunKey, Vec<D>)>,
+        hold: Option<Hold<D>>,
     ) -> Result<CommitReceipt, Rejected> {
-        let events = append.len() + hold.as_ref().map_or(0, |(_, drafts)| drafts.len());
+        let events = append.len() + hold.as_ref().map_or(0, |hold| hold.drafts.len());
         self.send(events, self.inner.queue_size.saturating_mul(2), |answer| {
             Command::Commit {
                 append,
@@ -257,7 +257,7 @@ impl<D: Draft> Journal<D> {
     }
 
     /// Everything that is held.
-    pub(crate) async fn held(&self) -> Result<Vec<HeldRun>, JournalError> {
+    pub(crate) async fn held(&self) -> Result<Vec<Held>, JournalError> {
         self.ask(|answer| Command::Held { answer }).await
     }
 

@@ -1,4 +1,4 @@
-//! What the journal holds: records, and the names under which ends are held. Plain data.
+//! What the journal holds: records, and the names under which they wait for a verdict. Plain data.
 
 use uuid::Uuid;
 
@@ -40,8 +40,8 @@ pub(crate) struct Record {
     pub(crate) json: String,
 }
 
-/// The name under which an end is held. A second hold of the same run takes the place of the first;
-/// `hold_id` tells them apart, so that a late answer about the first does not touch the second.
+/// The name under which events of a run wait for a verdict. `hold_id` tells the holds of one run apart, so
+/// that what is said of one does not touch another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct RunKey {
     pub(crate) namespace: String,
@@ -50,18 +50,21 @@ pub(crate) struct RunKey {
     pub(crate) hold_id: Uuid,
 }
 
-impl RunKey {
-    pub(crate) fn is_same_run(&self, other: &Self) -> bool {
-        self.run_id == other.run_id
-            && self.workflow_id == other.workflow_id
-            && self.namespace == other.namespace
-    }
+/// Events to be held: behind those that are held under the same key already.
+#[derive(Debug)]
+pub(crate) struct Hold<D> {
+    pub(crate) key: RunKey,
+    /// What the verdict depends on, in the words of whoever holds. The journal only keeps it.
+    pub(crate) evidence: String,
+    pub(crate) drafts: Vec<D>,
 }
 
-/// What is held of one run, as JSON, in order.
+/// What is held under one key, as JSON, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct HeldRun {
+pub(crate) struct Held {
     pub(crate) key: RunKey,
+    /// See [`Hold::evidence`].
+    pub(crate) evidence: String,
     pub(crate) records: Vec<String>,
 }
 
@@ -86,7 +89,7 @@ pub(crate) struct Refused {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Insert(Vec<Record>),
-    Hold(RunKey, Vec<Record>),
+    Hold(RunKey, String, Vec<Record>),
     Release(RunKey),
     Replace(RunKey, Vec<Record>),
     Discard(RunKey),
@@ -113,7 +116,9 @@ impl Change {
 
     pub(super) fn records(&self) -> &[Record] {
         match self {
-            Self::Insert(records) | Self::Hold(_, records) | Self::Replace(_, records) => records,
+            Self::Insert(records) | Self::Hold(_, _, records) | Self::Replace(_, records) => {
+                records
+            }
             Self::Release(_)
             | Self::Discard(_)
             | Self::MoveCursor(..)
@@ -131,7 +136,7 @@ pub(super) struct Applied {
     pub(super) removed: u64,
     /// Events that every sink has, and that made room.
     pub(super) removed_delivered: u64,
-    /// How many more runs are held than before.
+    /// How many more keys hold something than before.
     pub(super) held: i64,
     /// The position of the newest event that was inserted; 0 without any.
     pub(super) newest: u64,

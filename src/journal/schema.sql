@@ -1,4 +1,4 @@
--- Version 1. The log, in `seq` order; the columns beside the JSON are for people who query it.
+-- Version 2. The log, in `seq` order; the columns beside the JSON are for people who query it.
 CREATE TABLE IF NOT EXISTS events (
     -- The newest row is never removed, so that no position is used twice.
     seq             INTEGER PRIMARY KEY,
@@ -22,13 +22,15 @@ CREATE INDEX IF NOT EXISTS events_by_workflow ON events (workflow_id, workflow_r
 CREATE INDEX IF NOT EXISTS events_of_applications ON events (seq)
     WHERE event_type <> 'application_events';
 
--- Ends that wait for the server's word, with what was published in the same workflow task.
+-- What workflow tasks published and how they ended, until the server's word on them is known.
 CREATE TABLE IF NOT EXISTS held (
     namespace       TEXT NOT NULL,
     held_workflow   TEXT NOT NULL,
     held_run        TEXT NOT NULL,
     hold_id         TEXT NOT NULL,
     position        INTEGER NOT NULL,
+    -- Which execution of which workflow task it was.
+    evidence        TEXT NOT NULL,
     event_id        TEXT NOT NULL,
     event_type      TEXT NOT NULL,
     event_name      TEXT NOT NULL,
@@ -41,7 +43,7 @@ CREATE TABLE IF NOT EXISTS held (
     attempt         INTEGER,
     created_at      TEXT NOT NULL,
     event           TEXT NOT NULL,
-    PRIMARY KEY (namespace, held_workflow, held_run, position)
+    PRIMARY KEY (namespace, held_workflow, held_run, hold_id, position)
 ) WITHOUT ROWID;
 
 -- How far each sink has read.
@@ -66,4 +68,4 @@ CREATE TABLE IF NOT EXISTS meta (
     key   TEXT PRIMARY KEY,
     value TEXT NOT NULL
 ) WITHOUT ROWID;
-INSERT OR IGNORE INTO meta (key, value) VALUES ('schema_version', '1');
+INSERT OR IGNORE INTO meta (key, value) VALUES ('schema_version', '2');

@@ -50,6 +50,14 @@ fn draft(number: u128) -> Plain {
     Plain::Record(Box::new(record(number, false)))
 }
 
+fn hold(key: RunKey, drafts: Vec<Plain>) -> Option<Hold<Plain>> {
+    Some(Hold {
+        key,
+        evidence: "what happened".to_owned(),
+        drafts,
+    })
+}
+
 fn key(run: &str, hold: u128) -> RunKey {
     RunKey {
         namespace: "default".to_owned(),
@@ -94,10 +102,7 @@ fn memory() -> Journal<Plain> {
 /// The same behaviour in memory and in a file.
 async fn holds_and_releases(journal: Journal<Plain>) {
     journal
-        .commit(
-            vec![draft(1)],
-            Some((key("r1", 1), vec![draft(2), draft(3)])),
-        )
+        .commit(vec![draft(1)], hold(key("r1", 1), vec![draft(2), draft(3)]))
         .unwrap()
         .await
         .unwrap();
@@ -106,6 +111,7 @@ async fn holds_and_releases(journal: Journal<Plain>) {
     let held = journal.held().await.unwrap();
     assert_eq!(held.len(), 1);
     assert_eq!(held[0].key, key("r1", 1));
+    assert_eq!(held[0].evidence, "what happened");
     assert_eq!(held[0].records, ["{\"n\":2}", "{\"n\":3}"]);
 
     // A key of an earlier hold of the run changes nothing.
@@ -113,25 +119,32 @@ async fn holds_and_releases(journal: Journal<Plain>) {
     journal.release(key("r1", 9)).unwrap().await.unwrap();
     assert_eq!(numbers(&journal).await, [1]);
 
-    // A second hold of the run takes the place of the first.
+    // A second hold of the run is another one; more under the same key comes behind.
     journal
-        .commit(vec![], Some((key("r1", 2), vec![draft(4)])))
+        .commit(vec![], hold(key("r1", 2), vec![draft(4)]))
         .unwrap()
         .await
         .unwrap();
-    journal.release(key("r1", 1)).unwrap().await.unwrap();
-    assert_eq!(numbers(&journal).await, [1]);
+    journal
+        .commit(vec![], hold(key("r1", 1), vec![draft(9)]))
+        .unwrap()
+        .await
+        .unwrap();
+    assert_eq!(journal.status().held, 2);
     journal.release(key("r1", 2)).unwrap().await.unwrap();
     assert_eq!(numbers(&journal).await, [1, 4]);
+    assert_eq!(journal.status().held, 1);
+    journal.release(key("r1", 1)).unwrap().await.unwrap();
+    assert_eq!(numbers(&journal).await, [1, 4, 2, 3, 9]);
     assert_eq!(journal.status().held, 0);
 
     // Releasing again, or what never was: nothing.
     journal.release(key("r1", 2)).unwrap().await.unwrap();
-    assert_eq!(numbers(&journal).await, [1, 4]);
+    assert_eq!(numbers(&journal).await, [1, 4, 2, 3, 9]);
 
     // Replaced and discarded.
     journal
-        .commit(vec![], Some((key("r2", 3), vec![draft(5)])))
+        .commit(vec![], hold(key("r2", 3), vec![draft(5)]))
         .unwrap()
         .await
         .unwrap();
@@ -146,12 +159,12 @@ async fn holds_and_releases(journal: Journal<Plain>) {
         .await
         .unwrap();
     journal
-        .commit(vec![], Some((key("r3", 4), vec![draft(8)])))
+        .commit(vec![], hold(key("r3", 4), vec![draft(8)]))
         .unwrap()
         .await
         .unwrap();
     journal.discard(key("r3", 4)).unwrap().await.unwrap();
-    assert_eq!(numbers(&journal).await, [1, 4, 6]);
+    assert_eq!(numbers(&journal).await, [1, 4, 2, 3, 9, 6]);
     assert!(journal.held().await.unwrap().is_empty());
     journal.close().await.unwrap();
 }
@@ -326,7 +339,7 @@ mod file {
         let (_directory, path) = scratch();
         let journal = open(&path);
         journal
-            .commit(vec![draft(1)], Some((key("r", 1), vec![draft(2)])))
+            .commit(vec![draft(1)], hold(key("r", 1), vec![draft(2)]))
             .unwrap()
             .await
             .unwrap();
@@ -357,7 +370,7 @@ mod file {
         let (directory, path) = scratch();
         let journal = open(&path);
         journal
-            .commit(vec![draft(1)], Some((key("r", 1), vec![draft(2)])))
+            .commit(vec![draft(1)], hold(key("r", 1), vec![draft(2)]))
             .unwrap()
             .await
             .unwrap();
@@ -428,6 +441,23 @@ mod file {
             .err()
             .unwrap();
         assert!(matches!(error, JournalError::NotAJournal { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_older_schema_is_refused() {
+        let (_directory, path) = scratch();
+        open(&path).close().await.unwrap();
+        rusqlite::Connection::open(&path)
+            .unwrap()
+            .execute_batch("UPDATE meta SET value = '1' WHERE key = 'schema_version'")
+            .unwrap();
+        let error = Journal::<Plain>::open(options(Target::Sqlite(path)))
+            .err()
+            .unwrap();
+        assert!(
+            matches!(error, JournalError::OlderSchema { found: 1, .. }),
+            "{error}"
+        );
     }
 
     #[tokio::test]
@@ -726,8 +756,12 @@ mod file {
         log.go_on_after(3);
         // Also when the first that comes was held.
         let key = key("r", 1);
-        log.apply(&[Change::Hold(key.clone(), vec![record(1, true)])])
-            .unwrap();
+        log.apply(&[Change::Hold(
+            key.clone(),
+            String::new(),
+            vec![record(1, true)],
+        )])
+        .unwrap();
         assert_eq!(log.newest(), 0);
         log.apply(&[Change::Release(key)]).unwrap();
         log.apply(&[Change::Insert(vec![record(2, true)])]).unwrap();

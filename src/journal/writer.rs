@@ -4,7 +4,7 @@
 use super::{
     Appended, JournalError, JournalOptions,
     log::Log,
-    record::{Change, Draft, HeldRun, Prepared, Record, Refused, RunKey, Stored},
+    record::{Change, Draft, Held, Hold, Prepared, Record, Refused, RunKey, Stored},
     status::Counters,
 };
 use crate::crash_point::crash_point;
@@ -30,7 +30,7 @@ pub(super) enum Command<D> {
     },
     Commit {
         append: Vec<D>,
-        hold: Option<(RunKey, Vec<D>)>,
+        hold: Option<Hold<D>>,
         answer: Reply<()>,
     },
     Release {
@@ -47,7 +47,7 @@ pub(super) enum Command<D> {
         answer: Reply<()>,
     },
     Held {
-        answer: Reply<Vec<HeldRun>>,
+        answer: Reply<Vec<Held>>,
     },
     Read {
         /// The cursor of the sink that reads, if one does.
@@ -213,11 +213,14 @@ impl<D: Draft> Writer<D> {
                     if !records.is_empty() {
                         batch.changes.push(Change::Insert(records));
                     }
-                    if let Some((key, drafts)) = hold {
-                        batch.events += drafts.len();
-                        let (records, held) = self.prepare_all(drafts);
+                    if let Some(hold) = hold {
+                        batch.events += hold.drafts.len();
+                        let (records, held) = self.prepare_all(hold.drafts);
                         result = result.and(held);
-                        batch.changes.push(Change::Hold(key, records));
+                        if !records.is_empty() {
+                            let change = Change::Hold(hold.key, hold.evidence, records);
+                            batch.changes.push(change);
+                        }
                     }
                     batch.waiting.push(Waiting::Commit(answer, result));
                 }
@@ -402,7 +405,7 @@ impl<D: Draft> Writer<D> {
                     answer,
                 } => {
                     answer.send(Err(JournalError::Closed)).ok();
-                    append.len() + hold.map_or(0, |(_, drafts)| drafts.len())
+                    append.len() + hold.map_or(0, |hold| hold.drafts.len())
                 }
                 Command::Replace { drafts, answer, .. } => {
                     answer.send(Err(JournalError::Closed)).ok();

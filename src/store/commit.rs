@@ -2,12 +2,12 @@
 //! publish. Knows the journal, and not when or why it is asked.
 
 use super::{
-    EventStore, LifecycleSelection, PublishError, Receipt, Rules, publish::Draft, stats::add,
+    Claim, EventStore, LifecycleSelection, PublishError, Receipt, Rules, publish::Draft, stats::add,
 };
 use crate::{
     crash_point::is_left_out,
     event::{Event, EventError, EventId},
-    journal::{self, JournalError, Rejected, RunKey},
+    journal::{Held, Hold, JournalError, Rejected, RunKey},
 };
 use std::{
     sync::{Arc, PoisonError},
@@ -88,7 +88,7 @@ impl EventStore {
 
     /// Sends the events of one workflow task, or an activity's end, and waits until they are
     /// durable, for no longer than the commit timeout; then they stay queued and the caller goes on.
-    pub(crate) async fn commit(&self, append: Vec<Draft>, hold: Option<(RunKey, Vec<Draft>)>) {
+    pub(crate) async fn commit(&self, append: Vec<Draft>, hold: Option<Hold<Draft>>) {
         let Some(journal) = &self.shared.journal else {
             return;
         };
@@ -146,11 +146,16 @@ impl EventStore {
         }
     }
 
-    /// Holds an end without waiting for it to be durable.
-    pub(crate) fn hold_without_waiting(&self, key: RunKey, events: Vec<Draft>) {
+    /// Holds events without waiting for them to be durable.
+    pub(crate) fn hold_without_waiting(&self, hold: Hold<Draft>) {
         if let Some(journal) = &self.shared.journal {
-            self.not_refused(journal.commit(Vec::new(), Some((key, events))));
+            self.not_refused(journal.commit(Vec::new(), Some(hold)));
         }
+    }
+
+    /// Takes what is held under a key into one's care, unless somebody in this process has it.
+    pub(crate) fn claim(&self, key: &RunKey) -> Option<Claim> {
+        self.shared.claims.claim(key.hold_id)
     }
 
     /// Those of `ids` that no stored event has.
@@ -200,28 +205,28 @@ impl EventStore {
     }
 
     /// Everything that is held.
-    pub(crate) async fn held(&self) -> Result<Vec<journal::HeldRun>, JournalError> {
+    pub(crate) async fn held(&self) -> Result<Vec<Held>, JournalError> {
         match &self.shared.journal {
             None => Ok(Vec::new()),
             Some(journal) => journal.held().await,
         }
     }
 
-    /// The server accepted the end: it goes to the store.
+    /// The server accepted what is held: it goes to the store.
     pub(crate) fn release(&self, key: RunKey) {
         if let Some(journal) = &self.shared.journal {
             self.not_refused(journal.release(key));
         }
     }
 
-    /// The server accepted another end than the one that is held.
+    /// The server accepted something else than what is held.
     pub(crate) fn replace(&self, key: RunKey, events: Vec<Draft>) {
         if let Some(journal) = &self.shared.journal {
             self.not_refused(journal.replace(key, events));
         }
     }
 
-    /// The server did not accept the end.
+    /// The server did not accept what is held.
     pub(crate) fn discard(&self, key: RunKey) {
         if let Some(journal) = &self.shared.journal {
             add(&self.shared.counters.discarded, 1);
@@ -229,18 +234,9 @@ impl EventStore {
         }
     }
 
-    /// Takes the ends of a namespace that an earlier process left without the server's word.
-    pub(crate) fn take_leftovers(&self, namespace: &str) -> Vec<journal::HeldRun> {
-        let mut leftovers = self
-            .shared
-            .leftovers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let (taken, left) = std::mem::take(&mut *leftovers)
-            .into_iter()
-            .partition(|held| held.key.namespace == namespace);
-        *leftovers = left;
-        taken
+    /// Counts an event that is skipped because of where it was published.
+    pub(crate) fn count_skipped(&self) {
+        add(&self.shared.counters.skipped, 1);
     }
 
     fn not_refused<T>(&self, result: Result<T, Rejected>) {

@@ -78,6 +78,12 @@ pub enum PublishError {
     /// published there.
     #[error("nothing can be published in a query or an update validator")]
     ReadOnly,
+    /// A local activity published after its workflow had been told another outcome, or after its run had
+    /// left the worker: nothing that the server records knows of that code.
+    #[error(
+        "nobody waits for this local activity any more: what it publishes is not part of the run"
+    )]
+    GivenUp,
     /// The journal could not make the event durable.
     #[error(transparent)]
     Journal(#[from] JournalError),

@@ -1,21 +1,24 @@
 //! The handle that people hold: an [`EventStore`] enriches what is published from the context stack
 //! and hands it to the journal. Knows the context and the journal, and nothing of Temporal.
 
+mod claims;
 mod commit;
 mod deliver;
 mod error;
 mod options;
+mod outlet;
 pub(crate) mod publish;
-pub(crate) mod stage;
 mod stats;
 mod url;
 
+pub(crate) use claims::Claim;
 pub use error::{BuildError, FlushError, PublishError};
 pub use options::{
     DEFAULT_BATCH_SIZE, DEFAULT_COMMIT_TIMEOUT, DEFAULT_LINGER, DEFAULT_QUEUE_SIZE, Durability,
     EventStoreOptions, EventStoreOptionsBuilder, Filter, Keep, LifecycleSelection,
     event_store_options_builder,
 };
+pub(crate) use outlet::{Outlet, Place};
 pub use publish::Receipt;
 pub use stats::{Health, Stats};
 
@@ -26,15 +29,15 @@ use crate::{
     journal::{self, Journal, JournalError, JournalOptions},
     sink::SinkError,
 };
+use claims::Claims;
 use deliver::JournalSource;
 use publish::{Draft, Identity};
-use stage::RunStage;
 use stats::{Counters, add, get};
 use std::{
     path::Path,
     sync::{
         Arc, Mutex, Once,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -80,8 +83,7 @@ struct Shared {
     error_messages: bool,
     repair_on_replay: bool,
     counters: Counters,
-    // Ends that an earlier process left without the server's word.
-    leftovers: Mutex<Vec<journal::HeldRun>>,
+    claims: Arc<Claims>,
     shut_down: AtomicBool,
     closed: OnceCell<Result<(), FlushError>>,
     said_skipped: Once,
@@ -91,29 +93,9 @@ struct Shared {
 /// What a store that stores is made of.
 struct Parts {
     journal: Journal<Draft>,
-    leftovers: Vec<journal::HeldRun>,
     delivery: Option<Delivery>,
     is_lasting: bool,
     retention: Option<Duration>,
-}
-
-/// Which code is publishing; travels with the context stack.
-pub(crate) struct Outlet {
-    pub(crate) store: EventStore,
-    pub(crate) place: Place,
-}
-
-/// See [`Outlet`].
-pub(crate) enum Place {
-    /// The worker itself.
-    #[cfg(feature = "plugin")]
-    Worker,
-    /// Workflow code that may publish: run, signal and update handlers.
-    Workflow(Arc<RunStage>),
-    /// Workflow code that may not: queries and update validators.
-    ReadOnly,
-    /// An activity attempt, with the number of events it published.
-    Attempt(AtomicU64),
 }
 
 impl EventStore {
@@ -154,8 +136,6 @@ impl EventStore {
         let journal = tokio::task::spawn_blocking(move || Journal::open(journal_options))
             .await
             .map_err(|error| JournalError::Stopped(error.to_string()))??;
-        // A file that cannot be read has said so in the log; that is no reason to stop.
-        let leftovers = journal.held().await.unwrap_or_default();
         let delivery = (!targets.is_empty())
             .then(|| Delivery::start(targets, Arc::new(JournalSource::new(&journal)), batch));
         if delivery.is_some() && !is_lasting {
@@ -168,7 +148,6 @@ impl EventStore {
             options,
             Some(Parts {
                 journal,
-                leftovers,
                 delivery,
                 is_lasting,
                 retention,
@@ -182,11 +161,10 @@ impl EventStore {
     }
 
     fn new(options: EventStoreOptions, parts: Option<Parts>) -> Self {
-        let (journal, leftovers, delivery, is_lasting, retention) = match parts {
-            None => (None, Vec::new(), None, false, None),
+        let (journal, delivery, is_lasting, retention) = match parts {
+            None => (None, None, false, None),
             Some(parts) => (
                 Some(parts.journal),
-                parts.leftovers,
                 parts.delivery,
                 parts.is_lasting,
                 parts.retention,
@@ -211,7 +189,7 @@ impl EventStore {
                 error_messages: options.error_messages.unwrap_or(true),
                 repair_on_replay: options.repair_on_replay.unwrap_or(false),
                 counters: Counters::default(),
-                leftovers: Mutex::new(leftovers),
+                claims: Arc::default(),
                 shut_down: AtomicBool::new(false),
                 closed: OnceCell::new(),
                 said_skipped: Once::new(),
@@ -231,38 +209,18 @@ impl EventStore {
     /// is published with it, once, however often the task is executed or replayed.
     pub fn publish(&self, event: Event) -> Receipt {
         let context = Context::current();
-        let outlet = context.extension::<Outlet>();
-        match outlet.as_deref().map(|outlet| &outlet.place) {
-            Some(Place::Workflow(stage)) if self.is_enabled() => {
-                // Another store than the plugin's is told of no task's completion.
-                let is_own = outlet
-                    .as_deref()
-                    .is_some_and(|outlet| outlet.store.is_same_as(self));
-                stage.publish(self, is_own, event, context)
-            }
-            Some(Place::ReadOnly) if self.is_enabled() => {
-                add(&self.shared.counters.skipped, 1);
-                debug!("an event published in a query or an update validator was skipped");
-                Receipt::ready(Err(PublishError::ReadOnly))
-            }
-            Some(Place::Attempt(published)) => {
-                let ordinal = published.fetch_add(1, Ordering::Relaxed) + 1;
-                self.append(Draft::new(
-                    self.rules(),
-                    event,
-                    context.without_extension(),
-                    Identity::Attempt {
-                        kind: "user",
-                        ordinal,
-                    },
-                ))
-            }
-            _ => self.append(Draft::new(
+        let outlet = context.extension::<Outlet>().filter(|_| self.is_enabled());
+        match &outlet {
+            None => self.append(Draft::new(
                 self.rules(),
                 event,
                 context.without_extension(),
                 Identity::Random,
             )),
+            Some(innermost) => match innermost.of(self) {
+                Some(own) => own.place.publish(self, true, event, context),
+                None => innermost.place.publish(self, false, event, context),
+            },
         }
     }
 

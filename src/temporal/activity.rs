@@ -1,21 +1,31 @@
 //! The activity interceptor: `activity_start` and `activity_end` for each attempt, and the context
-//! stack around activity code. Never delays the start, and waits for the end to be durable before
-//! the result goes back to the worker. Knows nothing of workflows' commit protocol.
+//! stack around activity code. Never delays the start, and waits for the end, and for what the code
+//! published, to be durable before the result goes back to the worker. Knows nothing of workflows' commit
+//! protocol.
 
-use super::{failure, payload, run::Run};
+use super::{
+    failure,
+    local::{AttemptName, LocalAttempt},
+    payload,
+    run::Run,
+    stage::RunStage,
+};
 use crate::{
     context::{ActivityFrame, Context, WorkerFrame},
     crash_point::crash_point,
     event::{ActivityStatus, Event, FailureDetails, LifecycleEvent, lifecycle},
     store::{
-        EventStore, Outlet, Place,
+        EventStore, Outlet, Place, Receipt,
         publish::{Draft, Identity},
     },
 };
 use futures_util::FutureExt as _;
 use std::{
     panic::{AssertUnwindSafe, resume_unwind},
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 use temporalio_sdk::{
@@ -23,12 +33,55 @@ use temporalio_sdk::{
     interceptors::{ExecuteActivityInput, ExecuteActivityOutput, ExecuteActivityResult, Next},
 };
 
-/// Runs one activity attempt between its two events. A local activity belongs to a workflow task, and
-/// has happened only if that is accepted: its events are staged with those of its `run`.
+/// Where the events of an attempt wait.
+pub(super) enum Staging {
+    /// Nowhere: they are true when they happen.
+    None,
+    /// With the run that runs a local activity: the attempt has happened only if a workflow task that knows
+    /// its outcome is accepted.
+    With(Arc<Run>),
+    /// The run of a local activity has left this worker: no task will ever know of the attempt.
+    Forgotten,
+}
+
+/// Activity code that is not local, as a place to publish from; with the number of events that it
+/// published.
+#[derive(Default)]
+struct Attempt(AtomicU64);
+
+impl Place for Attempt {
+    fn publish(
+        &self,
+        store: &EventStore,
+        _is_own: bool,
+        event: Event,
+        context: Context,
+    ) -> Receipt {
+        let ordinal = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+        store.append(Draft::new(
+            store.rules(),
+            event,
+            context.without_extension(),
+            Identity::Attempt {
+                kind: "user",
+                ordinal,
+            },
+        ))
+    }
+}
+
+/// The events of an attempt, and where they go.
+enum Events {
+    AtOnce(Arc<Attempt>),
+    Staged(Arc<RunStage>, AttemptName),
+    Nowhere,
+}
+
+/// Runs one activity attempt between its two events.
 pub(super) fn execute<'a>(
     store: EventStore,
     worker: &WorkerFrame,
-    run: Option<Arc<Run>>,
+    staging: Staging,
     input: ExecuteActivityInput,
     next: Next<'a, ExecuteActivityInput, ExecuteActivityOutput<'a>>,
 ) -> ExecuteActivityOutput<'a> {
@@ -45,54 +98,78 @@ pub(super) fn execute<'a>(
     if let Some(user) = payload::frame(input.headers()) {
         context = context.push(user);
     }
-    let scope = context.clone().with_extension(Arc::new(Outlet {
-        store: store.clone(),
-        place: Place::Attempt(AtomicU64::new(0)),
-    }));
+    let around = Context::current();
     Box::pin(async move {
-        if emits {
-            let start = draft(
-                &store,
-                &context,
-                lifecycle::activity_start(),
-                LifecycleEvent::ActivityStart,
-            );
-            match &run {
-                Some(run) => run.stage().with_task(start),
-                // Not awaited: an activity does not wait for its start to be stored.
-                None => drop(store.append(start)),
-            }
-        }
+        let start = emits.then(|| {
+            let event = lifecycle::activity_start();
+            draft(&store, &context, event, LifecycleEvent::ActivityStart)
+        });
+        let (events, place) = begin(&store, &context, staging, start);
+        let outlet = Outlet::new(&store, place, &around);
+        let scope = context.clone().with_extension(outlet);
         let started = Instant::now();
         // `next` runs inside of the scope too: interceptors below may look at the stack at once.
         let attempt = scope.scope(async move { next.run(input).await });
         let outcome = AssertUnwindSafe(attempt).catch_unwind().await;
         crash_point("activity-before-commit");
-        if emits {
+        let end = emits.then(|| {
             let (status, error) = match &outcome {
                 Ok(result) => status(&store, result),
                 Err(_) => (ActivityStatus::Failed, Some(failure::panicked(&store))),
             };
             let duration_ms = started.elapsed().as_secs_f64() * 1000.0;
-            let end = draft(
-                &store,
-                &context,
-                lifecycle::activity_end(status, duration_ms, error.as_ref()),
-                LifecycleEvent::ActivityEnd,
-            );
-            match &run {
-                // It is durable before the task's completion is sent, as all that the task did.
-                Some(run) => run.stage().with_task(end),
-                None => store.commit(vec![end], None).await,
+            let event = lifecycle::activity_end(status, duration_ms, error.as_ref());
+            let kind = LifecycleEvent::ActivityEnd;
+            (status, draft(&store, &context, event, kind))
+        });
+        match (events, end) {
+            (Events::AtOnce(attempt), end) => {
+                let end: Vec<Draft> = end.into_iter().map(|(_, end)| end).collect();
+                // Also without an end: what the code published is durable before its result.
+                if !end.is_empty() || attempt.0.load(Ordering::Relaxed) > 0 {
+                    store.commit(end, None).await;
+                }
             }
-            crash_point("activity-after-commit");
+            // It is durable before the completion of the task is sent that is told of it.
+            (Events::Staged(stage, name), Some((status, end))) => {
+                stage.end_local(name, status, end);
+            }
+            (Events::Staged(..), None) | (Events::Nowhere, _) => {}
         }
+        crash_point("activity-after-commit");
         match outcome {
             Ok(result) => result,
             // The SDK reports a panic as a failure of the attempt; that stays its business.
             Err(panic) => resume_unwind(panic),
         }
     })
+}
+
+fn begin(
+    store: &EventStore,
+    context: &Context,
+    staging: Staging,
+    start: Option<Draft>,
+) -> (Events, Arc<dyn Place>) {
+    let stage = match staging {
+        Staging::None => {
+            // Not awaited: an activity does not wait for its start to be stored.
+            drop(start.map(|start| store.append(start)));
+            let attempt = Arc::<Attempt>::default();
+            return (Events::AtOnce(attempt.clone()), attempt);
+        }
+        Staging::With(run) => Some(run.stage().clone()),
+        Staging::Forgotten => None,
+    };
+    let name = stage
+        .as_ref()
+        .and_then(|stage| stage.begin_local(context, start));
+    let waiting = stage.zip(name);
+    let place = Arc::new(LocalAttempt::new(waiting.clone()));
+    match waiting {
+        Some((stage, name)) => (Events::Staged(stage, name), place),
+        None => (Events::Nowhere, place),
+    }
 }
 
 fn draft(store: &EventStore, context: &Context, event: Event, kind: LifecycleEvent) -> Draft {

@@ -1,14 +1,13 @@
 //! What the server says of an activity attempt, wherever it says it, as the events that the
 //! interceptors would have made of it, under the same ids. Knows neither histories nor descriptions.
 
-use super::failure;
+use super::{failure, stage::DETECTED_BY};
 use crate::{
     context::{ActivityFrame, Context, Frame, WorkerFrame},
     event::{ActivityStatus, Event, FailureDetails, LifecycleEvent, lifecycle},
     store::{
         EventStore,
         publish::{Draft, Identity},
-        stage::DETECTED_BY,
     },
 };
 use chrono::{DateTime, Utc};
@@ -167,7 +166,7 @@ pub(super) fn context(worker: WorkerFrame, activity: KnownActivity) -> Context {
 
 /// How an attempt ended that left this failure.
 pub(super) fn ended_in(failure: &Failure) -> ActivityStatus {
-    match &failure.failure_info {
+    match &failure::innermost(failure).failure_info {
         Some(FailureInfo::TimeoutFailureInfo(_)) => ActivityStatus::TimedOut,
         Some(FailureInfo::CanceledFailureInfo(_)) => ActivityStatus::Cancelled,
         _ => ActivityStatus::Failed,

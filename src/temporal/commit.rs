@@ -1,24 +1,34 @@
 //! The commit protocol of workflow tasks: **stage** while the task runs, **commit** before its
 //! completion is sent, **confirm** when the server's word is known, **recover** what a crash left.
 //! Knows activations and completions, and nothing of how interceptors are called.
+//!
+//! What a task publishes, what it did in local activities and the end that it brings are *held* under one
+//! key for each execution of a task, from its first activation to its last. They are released when
+//!
+//! * the run goes on in memory with a later task: the SDK's core evicts a run whose task the server did not
+//!   take;
+//! * an activity begins that only this task can have scheduled;
+//! * the run is evicted because the server accepted its end;
+//! * nothing of that happens for a moment, and the server's history says so when it is asked.
 
 use super::{
-    resolve::{Resolver, WhenOpen},
-    run::{HeldEnd, Run},
+    held::Holding,
+    resolve::{Completion, Resolver},
+    run::Run,
+    stage::{Mode, Staged},
+    task::TaskExecution,
 };
 use crate::{
     context::WorkerFrame,
     crash_point::{crash_point, is_left_out},
     event::WorkflowState,
-    store::{
-        EventStore,
-        stage::{Mode, Staged},
-    },
+    store::EventStore,
 };
 use std::{
     collections::HashMap,
+    convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 use temporalio_common::protos::coresdk::{
     workflow_activation::{
@@ -28,20 +38,31 @@ use temporalio_common::protos::coresdk::{
     workflow_commands::{WorkflowCommand, workflow_command},
     workflow_completion::{WorkflowActivationCompletion, workflow_activation_completion::Status},
 };
-use temporalio_sdk::WorkflowContextView;
+use temporalio_sdk::{WorkflowContextView, activities::ActivityInfo};
+use tokio::sync::Notify;
+
+/// A task that nothing was heard of for so long is asked for.
+const SILENCE: Duration = Duration::from_millis(500);
+/// The same while local activities are under way, so that the task goes on; heartbeats of it may have been
+/// accepted.
+const SILENCE_OF_LOCAL: Duration = Duration::from_secs(10);
+/// How often tasks are looked through for silent ones, while there are any that are held.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// The runs that one worker has in memory, and what becomes of their events.
 pub(super) struct Commit {
     store: EventStore,
     resolver: Arc<Resolver>,
     runs: Mutex<HashMap<String, Slot>>,
+    // Something is held of a run that goes on.
+    held: Notify,
 }
 
 enum Slot {
     /// The activation that starts the run was seen; its interceptor comes next.
     Announced {
         replaying: bool,
-        now: Option<SystemTime>,
+        task: TaskExecution,
     },
     Running(Arc<Run>),
 }
@@ -52,6 +73,7 @@ impl Commit {
             store,
             resolver,
             runs: Mutex::default(),
+            held: Notify::new(),
         }
     }
 
@@ -69,9 +91,12 @@ impl Commit {
 
     /// An activation is about to reach workflow code, or to evict it.
     pub(super) fn activation(&self, activation: &WorkflowActivation) {
-        let now = activation
-            .timestamp
-            .and_then(|timestamp| SystemTime::try_from(timestamp).ok());
+        let task = TaskExecution {
+            started_event_id: i64::from(activation.history_length),
+            first_time: activation
+                .timestamp
+                .and_then(|timestamp| SystemTime::try_from(timestamp).ok()),
+        };
         let mut initializes = false;
         let mut only_queries = true;
         let mut queries = false;
@@ -89,21 +114,40 @@ impl Commit {
         }
         if let Some(eviction) = evicts {
             self.evict(&activation.run_id, eviction);
-        } else if initializes {
-            self.runs().insert(
+            return;
+        }
+        if initializes {
+            let replaying = activation.is_replaying;
+            let earlier = self.runs().insert(
                 activation.run_id.clone(),
-                Slot::Announced {
-                    replaying: activation.is_replaying,
-                    now,
-                },
+                Slot::Announced { replaying, task },
             );
-        } else if let Some(run) = self.run(&activation.run_id) {
-            if queries {
-                run.queried();
+            if let Some(Slot::Running(run)) = earlier {
+                self.ask(&run, Completion::OnItsWay);
             }
-            // A query alone says nothing of where the run stands; what it touches is read-only.
-            if !only_queries {
-                run.begin(activation.is_replaying, now);
+            return;
+        }
+        let Some(run) = self.run(&activation.run_id) else {
+            return;
+        };
+        if queries {
+            run.queried();
+        }
+        // A query alone says nothing of where the run stands; what it touches is read-only.
+        if only_queries {
+            return;
+        }
+        if let Some(holding) = run.take_holding_before(&task) {
+            self.accepted(&holding);
+        }
+        run.begin_task(activation.is_replaying, task);
+        for job in &activation.jobs {
+            if let Some(Variant::ResolveActivity(resolved)) = &job.variant
+                && resolved.is_local
+            {
+                run.begins_with_local(&task);
+                let stage = run.stage();
+                stage.resolve_local(&self.store, resolved.seq, resolved.result.as_ref());
             }
         }
     }
@@ -112,11 +156,21 @@ impl Commit {
     pub(super) fn adopt(&self, worker: &WorkerFrame, view: &WorkflowContextView) -> Arc<Run> {
         let run = Arc::new(Run::new(&self.store, worker, view, Mode::UntilTaken));
         let mut runs = self.runs();
-        if let Some(Slot::Announced { replaying, now }) = runs.get(run.run_id()) {
-            run.begin(*replaying, *now);
+        if let Some(Slot::Announced { replaying, task }) = runs.get(run.run_id()) {
+            run.begin_task(*replaying, *task);
         }
         runs.insert(run.run_id().to_owned(), Slot::Running(run.clone()));
         run
+    }
+
+    /// An activity begins. If only the task that is held can have scheduled it, that task was accepted.
+    pub(super) fn activity_begins(&self, info: &ActivityInfo) {
+        let run = info.workflow_run_id.as_deref().filter(|_| !info.is_local);
+        if let Some(run) = run.and_then(|run_id| self.run(run_id))
+            && let Some(holding) = run.take_holding_that_scheduled(info.scheduled_time)
+        {
+            self.accepted(&holding);
+        }
     }
 
     /// A completion is about to be sent to the server: what is staged becomes durable first.
@@ -127,44 +181,46 @@ impl Commit {
         let staged = run.stage().take();
         crash_point("after-stage");
         let Some(Status::Successful(success)) = &completion.status else {
-            // The task failed and will be executed again, and will publish all of it again.
+            // The task failed and will be executed again, and will publish all of it again. What earlier
+            // activations of it published is held, and is settled when the run is evicted.
             return;
         };
+        for command in &success.commands {
+            if let Some(workflow_command::Variant::ScheduleLocalActivity(local)) = &command.variant
+            {
+                let stage = run.stage();
+                stage.schedule_local(local.seq, &local.activity_type, &local.activity_id);
+            }
+        }
         let Staged {
             mut lifecycle,
-            mut user,
+            user: mut with_task,
         } = staged;
         if run.stage().is_replaying() {
             // Only a store that repairs on replay has something here. It is history: true already, and
             // nobody waits for it.
-            for draft in lifecycle.into_iter().chain(user) {
+            for draft in lifecycle.into_iter().chain(with_task) {
                 drop(self.store.append(draft));
             }
             return;
         }
         let end = success.commands.iter().find_map(terminal_state);
-        match end {
-            Some(_) if user.is_empty() && !self.store.lifecycle().workflow => {}
-            Some(state) => {
-                let (held, end) = run.end(state);
-                if self.store.lifecycle().workflow {
-                    user.push(end);
-                }
-                // What workflow code published in the task that ends the run is true only if the
-                // server accepts the end: it is held with it.
-                if is_left_out("confirm") {
-                    lifecycle.append(&mut user);
-                    self.store.commit(lifecycle, None).await;
-                } else {
-                    self.store.commit(lifecycle, Some((held.key, user))).await;
-                }
-            }
-            None => {
-                lifecycle.append(&mut user);
-                if !lifecycle.is_empty() {
-                    self.store.commit(lifecycle, None).await;
-                }
-            }
+        if let Some(state) = &end
+            && self.store.lifecycle().workflow
+        {
+            with_task.push(run.end(state.clone()));
+        }
+        let left_out = if end.is_some() { "confirm" } else { "hold" };
+        if is_left_out(left_out) {
+            lifecycle.append(&mut with_task);
+        }
+        let hold = run.hold(&self.store, end, with_task);
+        let is_held = hold.is_some();
+        if is_held || !lifecycle.is_empty() {
+            self.store.commit(lifecycle, hold).await;
+        }
+        if is_held {
+            self.held.notify_one();
         }
         crash_point("before-completion");
     }
@@ -173,29 +229,101 @@ impl Commit {
         let Some(Slot::Running(run)) = self.runs().remove(run_id) else {
             return;
         };
-        let Some(HeldEnd { key, state }) = run.take_held() else {
+        let Some(holding) = run.take_holding() else {
             return;
         };
         crash_point("before-confirm");
         match eviction.reason() {
             // A run that was closed from outside and is replayed for a query may execute what came in
             // before, and then looks as if it had ended just now: the server knows better.
-            EvictionReason::WorkflowExecutionEnding if run.was_queried_after_end() => {
-                self.resolver.resolve(key, state, WhenOpen::Discard);
+            EvictionReason::WorkflowExecutionEnding
+                if holding.held.end.is_some() && !holding.was_queried =>
+            {
+                self.accepted(&holding);
             }
-            EvictionReason::WorkflowExecutionEnding => self.store.release(key),
-            EvictionReason::UnhandledCommand | EvictionReason::LangFail => self.store.discard(key),
-            _ => self.resolver.resolve(key, state, WhenOpen::Discard),
+            EvictionReason::UnhandledCommand => {
+                if holding.claim.settle() {
+                    self.store.discard(holding.held.key);
+                }
+            }
+            // The SDK evicts before it reports, in these cases.
+            EvictionReason::CacheFull
+            | EvictionReason::CacheMiss
+            | EvictionReason::LangRequested
+            | EvictionReason::Unspecified => {
+                self.resolve(holding, Completion::OnItsWay);
+            }
+            _ => self.resolve(holding, Completion::Answered),
         }
     }
 
-    /// The worker has stopped: ends for which no eviction came are settled by asking.
+    fn accepted(&self, holding: &Holding) {
+        if holding.claim.settle() {
+            self.store.release(holding.held.key.clone());
+        }
+    }
+
+    fn ask(&self, run: &Run, completion: Completion) {
+        if let Some(holding) = run.take_holding() {
+            self.resolve(holding, completion);
+        }
+    }
+
+    fn resolve(&self, holding: Holding, completion: Completion) {
+        self.resolver
+            .resolve(holding.held, holding.claim, completion);
+    }
+
+    /// Asks for tasks of which nothing was heard: a workflow may publish and then sleep for a month. Never
+    /// ends.
+    pub(super) async fn watch(&self) -> Infallible {
+        loop {
+            self.held.notified().await;
+            loop {
+                tokio::time::sleep(LOOK_EVERY).await;
+                if !self.ask_for_silent_ones() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Whether there are more to look at later.
+    fn ask_for_silent_ones(&self) -> bool {
+        let running: Vec<Arc<Run>> = self
+            .runs()
+            .values()
+            .filter_map(|slot| match slot {
+                Slot::Running(run) => Some(run.clone()),
+                Slot::Announced { .. } => None,
+            })
+            .collect();
+        let mut are_left = false;
+        for run in running {
+            let silence = |goes_on| if goes_on { SILENCE_OF_LOCAL } else { SILENCE };
+            match run.silent_holding(silence) {
+                Some(Some((held, claim))) => {
+                    if self.resolver.can_ask() {
+                        self.resolver.resolve(held, claim, Completion::OnItsWay);
+                    } else if claim.settle() {
+                        // Nobody can be asked. The SDK would have evicted the run by now, had the server
+                        // not taken the task.
+                        self.store.release(held.key);
+                    }
+                }
+                Some(None) => are_left = true,
+                None => {}
+            }
+        }
+        are_left
+    }
+
+    /// The worker has stopped, or was dropped: tasks for which no eviction came are settled by asking.
     pub(super) fn stopped(&self) {
-        for (_, slot) in self.runs().drain() {
-            if let Slot::Running(run) = slot
-                && let Some(HeldEnd { key, state }) = run.take_held()
-            {
-                self.resolver.resolve(key, state, WhenOpen::Discard);
+        let runs: Vec<Slot> = self.runs().drain().map(|(_, slot)| slot).collect();
+        for slot in runs {
+            if let Slot::Running(run) = slot {
+                self.ask(&run, Completion::OnItsWay);
             }
         }
     }

@@ -56,6 +56,17 @@ pub(super) fn recorded(store: &EventStore, failure: &Failure) -> FailureDetails 
     )
 }
 
+/// What failed, without the wrapping that tells in which activity.
+pub(super) fn innermost(failure: &Failure) -> &Failure {
+    let mut innermost = failure;
+    while let (Some(FailureInfo::ActivityFailureInfo(_)), Some(cause)) =
+        (&innermost.failure_info, &innermost.cause)
+    {
+        innermost = cause;
+    }
+    innermost
+}
+
 /// The details of an activity whose code panicked; the SDK reports it as a retryable failure.
 pub(super) fn panicked(store: &EventStore) -> FailureDetails {
     details(

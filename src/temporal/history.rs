@@ -32,7 +32,7 @@ use temporalio_common::protos::{
 };
 
 /// The marker in which the SDK's core records a local activity.
-const LOCAL_ACTIVITY_MARKER: &str = "core_local_activity";
+pub(super) const LOCAL_ACTIVITY_MARKER: &str = "core_local_activity";
 
 /// Who a run is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,18 +2,15 @@
 //! plugin, and no hook that sees a workflow task complete. Knows how to do without it.
 
 use super::{
-    activity,
+    activity::{self, Staging},
     client::ClientFrames,
-    resolve::{Resolver, WhenOpen},
+    resolve::{Completion, Resolver},
     run::Run,
     server::Server,
+    stage::Mode,
     workflow::{OnReturn, WorkflowEvents},
 };
-use crate::{
-    context::WorkerFrame,
-    event::WorkflowState,
-    store::{EventStore, stage::Mode},
-};
+use crate::{context::WorkerFrame, event::WorkflowState, store::EventStore};
 use std::{fmt, sync::Arc};
 use temporalio_client::{Client, ClientInterceptor, NamespacedClient as _};
 use temporalio_sdk::{
@@ -111,9 +108,13 @@ impl EventInterceptors {
             if !store.is_enabled() || !store.lifecycle().workflow {
                 return;
             }
-            let (held, end) = run.end(state);
-            store.hold_without_waiting(held.key.clone(), vec![end]);
-            resolver.resolve(held.key, held.state, WhenOpen::AskAgain);
+            let end = run.end(state.clone());
+            if let Some(hold) = run.hold(&store, Some(state), vec![end]) {
+                store.hold_without_waiting(hold);
+            }
+            if let Some(holding) = run.take_holding() {
+                resolver.resolve(holding.held, holding.claim, Completion::OnItsWay);
+            }
         })
     }
 }
@@ -147,6 +148,6 @@ impl ActivityInboundInterceptor for ActivityEvents {
         if !self.store.is_enabled() {
             return next.run(input);
         }
-        activity::execute(self.store.clone(), &frame(), None, input, next)
+        activity::execute(self.store.clone(), &frame(), Staging::None, input, next)
     }
 }

@@ -1,13 +1,22 @@
 //! The only place that knows Temporal's SDK: interceptors that keep the context stack, stage, commit
 //! and confirm events, and the plugin that installs them. Knows the store, and nothing of where the
 //! store delivers.
+#![cfg_attr(
+    not(feature = "plugin"),
+    allow(
+        dead_code,
+        reason = "without the plugin no hook tells when a workflow task completes"
+    )
+)]
 
 mod activity;
 mod attempt;
 mod client;
 mod failure;
+mod held;
 mod history;
 mod interceptors;
+mod local;
 mod payload;
 #[cfg(feature = "plugin")]
 mod plugin;
@@ -15,7 +24,10 @@ mod reconcile;
 mod resolve;
 mod run;
 mod server;
+mod stage;
 mod standalone;
+mod task;
+mod testimony;
 #[cfg(feature = "plugin")]
 mod worker;
 mod workflow;

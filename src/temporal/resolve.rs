@@ -1,12 +1,14 @@
-//! Ends whose fate is unknown: ask the server, off the worker's path, and release, correct or
-//! discard what is held. Knows held ends and the server, no interceptor.
+//! Tasks whose fate is unknown: ask the server, off the worker's path, and release, correct or discard
+//! what is held of them. Knows held tasks and the server, no interceptor.
 
-use super::server::{RequestError, RunStatus, Server};
+use super::{
+    held::{HeldTask, TaskFate, Testimony, Verdict, is_end, verdict},
+    server::{RequestError, Server},
+};
 use crate::{
-    crash_point::crash_point,
-    event::{Event, LifecycleEvent, WorkflowState},
-    journal::RunKey,
-    store::{EventStore, publish::Draft},
+    crash_point::{crash_point, is_left_out},
+    event::{Event, WorkflowState},
+    store::{Claim, EventStore, publish::Draft},
 };
 use std::{
     sync::{
@@ -20,22 +22,22 @@ use tracing::{debug, info, warn};
 
 /// How many questions may be under way at once.
 const CONCURRENT_QUESTIONS: usize = 8;
-/// While the server says that a worker has a task of the run, a completion may still be on its way;
-/// for this long at most the end stays held. Three times Temporal's default workflow task timeout.
-const TASK_PATIENCE: Duration = Duration::from_secs(30);
+/// For so long at most a completion may still be on its way, though the server knows nothing of its task.
+/// Three times Temporal's default workflow task timeout.
+const PATIENCE: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// What an open run means for a held end.
+/// Whether the completion of a task may still be on its way to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WhenOpen {
-    /// The end was not accepted: discard it.
-    Discard,
-    /// The completion may not even have been sent: go on asking.
-    AskAgain,
+pub(super) enum Completion {
+    /// The SDK said that it has its answer, or its process is gone.
+    Answered,
+    /// Nobody knows.
+    OnItsWay,
 }
 
-/// Settles held ends with the server's word.
+/// Settles held tasks with the server's word.
 pub(super) struct Resolver {
     store: EventStore,
     server: Arc<Server>,
@@ -57,12 +59,12 @@ impl Resolver {
         }
     }
 
-    /// Settles one held end in the background. Without an answer it stays held, for the next start.
+    /// Settles one held task in the background. Without an answer it stays held, for the next start.
     pub(super) fn resolve(
         self: &Arc<Self>,
-        key: RunKey,
-        state: WorkflowState,
-        when_open: WhenOpen,
+        held: HeldTask,
+        claim: Arc<Claim>,
+        completion: Completion,
     ) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
@@ -73,28 +75,55 @@ impl Resolver {
         }
         let resolver = self.clone();
         self.under_way.fetch_add(1, Ordering::AcqRel);
+        let under_way = UnderWay(resolver.clone());
         runtime.spawn(async move {
-            let _under_way = UnderWay(&resolver);
-            resolver.settle(key, state, when_open).await;
+            let _under_way = under_way;
+            resolver.settle(held, &claim, completion).await;
         });
     }
 
-    /// Settles the ends that an earlier process of this namespace left.
-    pub(super) fn recover(self: &Arc<Self>, namespace: &str) {
-        let leftovers = self.store.take_leftovers(namespace);
-        if !leftovers.is_empty() {
-            info!(
-                ends = leftovers.len(),
-                "asking the server about workflow ends that an earlier worker left unconfirmed"
-            );
-        }
-        for leftover in leftovers {
-            let state = held_state(&leftover.records);
-            self.resolve(leftover.key, state, WhenOpen::Discard);
-        }
+    /// Whether there is a server to ask.
+    pub(super) fn can_ask(&self) -> bool {
+        self.server.is_known()
     }
 
-    #[cfg(feature = "plugin")]
+    /// Settles, in the background, what is held in this namespace and nobody looks after: an earlier
+    /// process left it, or a worker of this one that was dropped. Call it within a tokio runtime.
+    pub(super) fn recover(self: &Arc<Self>, namespace: &str) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let resolver = self.clone();
+        let namespace = namespace.to_owned();
+        // A worker that stops does not wait for this: a journal that is slow is read by the next one.
+        runtime.spawn(async move {
+            let held = match resolver.store.held().await {
+                Ok(held) => held,
+                Err(error) => {
+                    warn!(%error, "what an earlier worker left held cannot be read");
+                    return;
+                }
+            };
+            let left: Vec<_> = held
+                .iter()
+                .filter(|held| held.key.namespace == namespace)
+                .filter_map(|held| {
+                    let task = HeldTask::read(held)?;
+                    Some((task, resolver.store.claim(&held.key)?))
+                })
+                .collect();
+            if !left.is_empty() {
+                info!(
+                    tasks = left.len(),
+                    "asking the server about workflow tasks that an earlier worker left unconfirmed"
+                );
+            }
+            for (held, claim) in left {
+                resolver.resolve(held, Arc::new(claim), Completion::Answered);
+            }
+        });
+    }
+
     /// Waits until nothing is under way, for `timeout` at most.
     pub(super) async fn idle(&self, timeout: Duration) {
         let wait = async {
@@ -110,40 +139,18 @@ impl Resolver {
         tokio::time::timeout(timeout, wait).await.ok();
     }
 
-    async fn settle(&self, key: RunKey, state: WorkflowState, when_open: WhenOpen) {
+    async fn settle(&self, held: HeldTask, claim: &Claim, completion: Completion) {
         let asked_first = Instant::now();
         let mut pause = FIRST_PAUSE;
-        loop {
-            let answer = self.ask(&key).await;
-            crash_point("inside-recovery");
-            match answer {
-                Ok(RunStatus::Closed(actual)) if actual == state => {
-                    self.store.release(key);
-                    return;
-                }
-                Ok(RunStatus::Closed(actual)) => {
-                    self.correct(key, state, actual).await;
-                    return;
-                }
-                Ok(RunStatus::Gone) => {
-                    warn!(
-                        workflow_id = key.workflow_id,
-                        run_id = key.run_id,
-                        "the server does not know the run of a held workflow end any more; \
-                         the end stays held"
-                    );
-                    return;
-                }
-                Ok(RunStatus::Open { task_started }) => {
-                    let wait = when_open == WhenOpen::AskAgain
-                        || (task_started && asked_first.elapsed() < TASK_PATIENCE);
-                    if !wait {
-                        debug!(
-                            workflow_id = key.workflow_id,
-                            run_id = key.run_id,
-                            "a workflow end was not accepted and is discarded: the run goes on"
-                        );
-                        self.store.discard(key);
+        while !claim.is_settled() {
+            match self.ask(&held).await {
+                Ok(testimony) => {
+                    crash_point("inside-recovery");
+                    let is_patient =
+                        completion == Completion::OnItsWay && asked_first.elapsed() < PATIENCE;
+                    let verdict = verdict(held.end.as_ref(), &testimony, is_patient);
+                    if verdict != Verdict::AskAgain {
+                        execute(&self.store, &held, claim, verdict).await;
                         return;
                     }
                 }
@@ -154,75 +161,112 @@ impl Resolver {
         }
     }
 
-    async fn ask(&self, key: &RunKey) -> Result<RunStatus, RequestError> {
+    async fn ask(&self, held: &HeldTask) -> Result<Testimony, RequestError> {
+        if is_left_out("ask") {
+            return Ok(Testimony::Of {
+                fate: TaskFate::Accepted,
+                closed: held.end.clone(),
+            });
+        }
         // The semaphore is never closed.
         let _slot = self.slots.acquire().await.ok();
-        self.server
-            .describe(&key.namespace, &key.workflow_id, &key.run_id)
-            .await
-    }
-
-    /// The server closed the run otherwise than the worker said: its word counts. What workflow code
-    /// published in that task was not accepted either.
-    async fn correct(&self, key: RunKey, state: WorkflowState, actual: WorkflowState) {
-        let held = match self.store.held().await {
-            Ok(held) => held,
-            Err(error) => {
-                warn!(%error, "a held workflow end cannot be read and stays held");
-                return;
-            }
-        };
-        let Some(run) = held.into_iter().find(|run| run.key == key) else {
-            return;
-        };
-        let Some(mut end) = find_end(&run.records) else {
-            // No end to correct: only what workflow code published, or an end that a filter made
-            // something else of. It is true if nothing is known to contradict it.
-            if state == WorkflowState::Unknown {
-                self.store.release(key);
-            } else {
-                self.store.discard(key);
-            }
-            return;
-        };
-        end.data
-            .insert("status".to_owned(), actual.as_str().to_owned().into());
-        end.data.remove("error");
-        end.metadata.workflow_state = actual;
-        let draft = Draft::finished(self.store.rules(), end);
-        self.store.replace(key, vec![draft]);
+        self.server.testimony(&held.key, &held.task).await
     }
 
     fn say_unreachable(&self, error: &RequestError) {
         let mut said = false;
-        self.said_unreachable.call_once(|| {
-            said = true;
+        self.said_unreachable.call_once(|| said = true);
+        if said {
             warn!(
                 %error,
-                "the fate of a workflow end is unknown, and the server cannot be asked; \
-                 the end stays held until it can"
+                "the fate of a workflow task is unknown, and the server cannot be asked; \
+                 its events stay held until it can"
             );
-        });
-        if !said {
-            debug!(%error, "a held workflow end is still unresolved");
+        } else {
+            debug!(%error, "a held workflow task is still unresolved");
         }
     }
 }
 
-/// The `workflow_end` among what is held of a run: it was put there last.
-fn find_end(records: &[String]) -> Option<Event> {
-    records
-        .iter()
-        .rev()
-        .filter_map(|json| Event::from_json(json).ok())
-        .find(|event| {
-            event.is_lifecycle() && event.event_name == LifecycleEvent::WorkflowEnd.as_str()
-        })
+/// Does what the verdict says, once.
+pub(super) async fn execute(store: &EventStore, held: &HeldTask, claim: &Claim, verdict: Verdict) {
+    let HeldTask { key, .. } = held;
+    match verdict {
+        Verdict::AskAgain => {}
+        Verdict::Keep => warn!(
+            workflow_id = key.workflow_id,
+            run_id = key.run_id,
+            "the server does not know the run of a held workflow task any more; its events stay held"
+        ),
+        Verdict::Release if claim.settle() => store.release(key.clone()),
+        Verdict::Discard if claim.settle() => {
+            debug!(
+                workflow_id = key.workflow_id,
+                run_id = key.run_id,
+                "a workflow task was not accepted, and what was held of it is discarded"
+            );
+            store.discard(key.clone());
+        }
+        Verdict::ReleaseWithoutEnd if claim.settle() => {
+            replace(store, held, |events| {
+                events.into_iter().filter(|event| !is_end(event)).collect()
+            })
+            .await;
+        }
+        Verdict::CorrectEnd(actual) if claim.settle() => {
+            replace(store, held, |events| {
+                let end = events.into_iter().find(is_end);
+                end.map(|end| corrected(end, actual)).into_iter().collect()
+            })
+            .await;
+        }
+        // Somebody was quicker.
+        Verdict::Release
+        | Verdict::Discard
+        | Verdict::ReleaseWithoutEnd
+        | Verdict::CorrectEnd(_) => {}
+    }
 }
 
-/// The outcome that a held end reports.
-pub(super) fn held_state(records: &[String]) -> WorkflowState {
-    find_end(records).map_or(WorkflowState::Unknown, |end| end.metadata.workflow_state)
+/// Puts what is true of what is held in its place.
+async fn replace(
+    store: &EventStore,
+    task: &HeldTask,
+    truth: impl FnOnce(Vec<Event>) -> Vec<Event>,
+) {
+    let held = match store.held().await {
+        Ok(held) => held,
+        Err(error) => {
+            warn!(%error, "what is held of a workflow task cannot be read and stays held");
+            return;
+        }
+    };
+    let Some(held) = held.into_iter().find(|held| held.key == task.key) else {
+        return;
+    };
+    let events = held
+        .records
+        .iter()
+        .filter_map(|json| Event::from_json(json).ok())
+        .collect();
+    let drafts: Vec<Draft> = truth(events)
+        .into_iter()
+        .map(|event| Draft::finished(store.rules(), event))
+        .collect();
+    if drafts.is_empty() {
+        store.discard(task.key.clone());
+    } else {
+        store.replace(task.key.clone(), drafts);
+    }
+}
+
+/// The server closed the run otherwise than the worker said: its word counts.
+fn corrected(mut end: Event, actual: WorkflowState) -> Event {
+    end.data
+        .insert("status".to_owned(), actual.as_str().to_owned().into());
+    end.data.remove("error");
+    end.metadata.workflow_state = actual;
+    end
 }
 
 impl std::fmt::Debug for Resolver {
@@ -233,9 +277,9 @@ impl std::fmt::Debug for Resolver {
     }
 }
 
-struct UnderWay<'a>(&'a Resolver);
+struct UnderWay(Arc<Resolver>);
 
-impl Drop for UnderWay<'_> {
+impl Drop for UnderWay {
     fn drop(&mut self) {
         if self.0.under_way.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.idle.notify_waiters();

@@ -18,32 +18,15 @@ use temporalio_client::{
 };
 use temporalio_common::protos::temporal::api::{
     common::v1::WorkflowExecution,
-    enums::v1::{PendingWorkflowTaskState, WorkflowExecutionStatus},
+    enums::v1::WorkflowExecutionStatus,
     history::v1::HistoryEvent,
-    workflowservice::v1::{
-        DescribeWorkflowExecutionRequest, GetWorkflowExecutionHistoryRequest,
-        ListWorkflowExecutionsRequest,
-    },
+    workflowservice::v1::{GetWorkflowExecutionHistoryRequest, ListWorkflowExecutionsRequest},
 };
 
 use crate::event::WorkflowState;
 
 /// One question may take this long; then the server counts as unreachable.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What the server says of a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum RunStatus {
-    /// The run is closed, with this outcome.
-    Closed(WorkflowState),
-    /// The run goes on.
-    Open {
-        /// A worker has a workflow task of this run right now, so its completion may be on the way.
-        task_started: bool,
-    },
-    /// The server knows the run no more: its retention is over, or it was deleted.
-    Gone,
-}
 
 /// A run that is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,7 +159,7 @@ impl Server {
         }
     }
 
-    async fn connection(&self) -> Result<Connection, RequestError> {
+    pub(super) async fn connection(&self) -> Result<Connection, RequestError> {
         let options = match &*self.source() {
             Source::Unknown => return Err(RequestError::NotConnected),
             Source::Connection(connection) => return Ok(connection.clone()),
@@ -186,47 +169,6 @@ impl Server {
         let connection = Connection::connect(*options).await?;
         *self.source() = Source::Connection(connection.clone());
         Ok(connection)
-    }
-
-    /// Asks how a run stands. Cancel safe.
-    pub(super) async fn describe(
-        &self,
-        namespace: &str,
-        workflow_id: &str,
-        run_id: &str,
-    ) -> Result<RunStatus, RequestError> {
-        let ask = async {
-            let mut service = self.connection().await?.workflow_service();
-            let request = DescribeWorkflowExecutionRequest {
-                namespace: namespace.to_owned(),
-                execution: Some(WorkflowExecution {
-                    workflow_id: workflow_id.to_owned(),
-                    run_id: run_id.to_owned(),
-                }),
-            };
-            match service
-                .describe_workflow_execution(request.into_request())
-                .await
-            {
-                Ok(response) => Ok(response.into_inner()),
-                Err(status) if status.code() == Code::NotFound => return Ok(RunStatus::Gone),
-                Err(status) => Err(status),
-            }
-            .map(|response| {
-                let task_started = response
-                    .pending_workflow_task
-                    .is_some_and(|task| task.state() == PendingWorkflowTaskState::Started);
-                let status = response
-                    .workflow_execution_info
-                    .map_or(WorkflowExecutionStatus::Unspecified, |info| info.status());
-                match closed_state(status) {
-                    Some(state) => RunStatus::Closed(state),
-                    None => RunStatus::Open { task_started },
-                }
-            })
-            .map_err(RequestError::from)
-        };
-        within_bounds(ask).await
     }
 
     /// Lists closed runs that a visibility query finds, newest first. Cancel safe.
@@ -310,7 +252,7 @@ impl Server {
     }
 }
 
-async fn within_bounds<T>(
+pub(super) async fn within_bounds<T>(
     ask: impl Future<Output = Result<T, RequestError>>,
 ) -> Result<T, RequestError> {
     tokio::time::timeout(REQUEST_TIMEOUT, ask)

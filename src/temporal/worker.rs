@@ -2,7 +2,7 @@
 //! protocol. Emits; decides nothing about workflow ends itself.
 
 use super::{
-    activity,
+    activity::{self, Staging},
     commit::Commit,
     reconcile::{Reconciler, ReconcilerOptions},
     resolve::Resolver,
@@ -13,7 +13,7 @@ use crate::{
     context::{Context, WorkerFrame},
     event::{Event, lifecycle},
     store::{
-        EventStore, Outlet, Place,
+        EventStore, Outlet, Place, Receipt,
         publish::{Draft, Identity},
     },
 };
@@ -231,11 +231,13 @@ impl WorkerInterceptor for Hooks {
         let worker = &self.0;
         Box::pin(async move {
             let around = Context::current();
-            if around.worker().is_some()
-                && around
-                    .extension::<Outlet>()
-                    .is_some_and(|outlet| outlet.store.is_same_as(&worker.store))
-            {
+            // The same worker, and not one that runs in an activity of another one.
+            let itself = std::ptr::from_ref(&*input.worker) as usize;
+            let is_registered_twice = around
+                .extension::<Outlet>()
+                .and_then(|outlet| outlet.of(&worker.store)?.place.worker())
+                .is_some_and(|outer| outer == itself);
+            if is_registered_twice {
                 warn!(
                     "the event store's plugin is registered twice, on the client and on the worker \
                      or twice on one of them; once is enough, the second is ignored"
@@ -259,19 +261,25 @@ impl WorkerInterceptor for Hooks {
                      Client::connect, or give the plugin a connection"
                 );
             }
-            let scope = context.clone().with_extension(Arc::new(Outlet {
-                store: worker.store.clone(),
-                place: Place::Worker,
-            }));
+            let outlet = Outlet::new(&worker.store, Arc::new(WorkerItself(itself)), &around);
+            let scope = context.clone().with_extension(outlet);
             let started = Instant::now();
             let reconciling = worker.reconciler().map(|(reconciler, every)| {
                 AbortOnDrop(tokio::spawn(async move {
                     reconciler.run(every, std::future::pending()).await;
                 }))
             });
-            let result = scope.scope(async move { next.run(input).await }).await;
+            // Also when the worker is dropped while it runs: its last tasks are settled all the same.
+            let stopping = Stopping(worker);
+            let watch = worker.commit.watch();
+            let running = scope.scope(async move { next.run(input).await });
+            let result = tokio::select! {
+                biased;
+                result = running => result,
+                never = watch => match never {},
+            };
             drop(reconciling);
-            worker.commit.stopped();
+            drop(stopping);
             worker.resolver.idle(SETTLE_TIMEOUT).await;
             if worker.store.lifecycle().worker {
                 worker.emit_end(&context, started, &result).await;
@@ -298,6 +306,39 @@ impl WorkerInterceptor for Hooks {
     }
 }
 
+/// The worker's own code, as a place to publish from; with the address of that worker.
+struct WorkerItself(usize);
+
+impl Place for WorkerItself {
+    fn publish(
+        &self,
+        store: &EventStore,
+        _is_own: bool,
+        event: Event,
+        context: Context,
+    ) -> Receipt {
+        store.append(Draft::new(
+            store.rules(),
+            event,
+            context.without_extension(),
+            Identity::Random,
+        ))
+    }
+
+    fn worker(&self) -> Option<usize> {
+        Some(self.0)
+    }
+}
+
+/// Settles what a worker leaves, when it stops and when it is dropped.
+struct Stopping<'a>(&'a WorkerEvents);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.commit.stopped();
+    }
+}
+
 /// A task that ends with its owner.
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
 
@@ -320,10 +361,14 @@ impl ActivityInboundInterceptor for ActivityHooks {
             return next.run(input);
         }
         let info = input.activity_info();
-        let run = match info.workflow_run_id.as_deref() {
-            Some(run_id) if info.is_local => self.0.commit.run(run_id),
-            _ => None,
+        let commit = &self.0.commit;
+        commit.activity_begins(info);
+        let staging = match info.workflow_run_id.as_deref() {
+            Some(run_id) if info.is_local => {
+                commit.run(run_id).map_or(Staging::Forgotten, Staging::With)
+            }
+            _ => Staging::None,
         };
-        activity::execute(self.0.store.clone(), self.0.frame(), run, input, next)
+        activity::execute(self.0.store.clone(), self.0.frame(), staging, input, next)
     }
 }

@@ -2,7 +2,7 @@
 //! remembers why a run failed, and sends user frames along with what the workflow calls. Issues no
 //! command and awaits nothing of its own, so that history and replay are the same without it.
 
-use super::{failure, payload, run::Run};
+use super::{failure, payload, run::Run, task::TaskExecution};
 use crate::{context::Context, event::WorkflowState, store::EventStore};
 use std::{
     future::Future,
@@ -89,9 +89,12 @@ impl<F: Future> Future for FollowsReplay<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        this.run.begin(
+        this.run.begin_task(
             this.ctx.is_replaying_history_events(),
-            this.ctx.workflow_time(),
+            TaskExecution {
+                started_event_id: i64::from(this.ctx.history_length()),
+                first_time: this.ctx.workflow_time(),
+            },
         );
         this.inner.as_mut().poll(cx)
     }
@@ -119,7 +122,7 @@ fn outcome(result: &ExecuteWorkflowResult, cancel_requested: bool) -> Option<Wor
 
 /// The stack of a handler: the run's, with the frames that the message brought.
 fn with_header(
-    context: &Context,
+    context: Context,
     headers: &std::collections::HashMap<
         String,
         temporalio_common::protos::temporal::api::common::v1::Payload,
@@ -127,7 +130,7 @@ fn with_header(
 ) -> Context {
     match payload::frame(headers) {
         Some(frame) => context.push(frame),
-        None => context.clone(),
+        None => context,
     }
 }
 
@@ -180,7 +183,7 @@ impl WorkflowInterceptor for WorkflowEvents {
             }
             result
         };
-        self.scoped(ctx, run, run.context(), future)
+        self.scoped(ctx, run, &run.context(), future)
     }
 
     fn handle_signal<'a>(

@@ -7,6 +7,7 @@ pub mod compare;
 pub mod dev_server;
 pub mod late_visibility;
 pub mod lossy_line;
+pub mod witness;
 #[path = "../../examples/support/workflows.rs"]
 pub mod workflows;
 
@@ -17,16 +18,18 @@ use std::{
     future::Future,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use temporal_eventstore::EventStore;
 use temporalio_client::{
-    Client, ClientOptions, ConnectionOptions, UntypedWorkflow, WorkflowGetResultOptions,
-    WorkflowHandle, WorkflowStartOptions, errors::WorkflowGetResultError, tonic::IntoRequest as _,
+    Client, ClientOptions, ConnectionOptions, NamespacedClient as _, UntypedWorkflow,
+    WorkflowGetResultOptions, WorkflowHandle, WorkflowStartOptions, errors::WorkflowGetResultError,
+    tonic::IntoRequest as _,
 };
 use temporalio_common::HasWorkflowDefinition;
 use temporalio_common::protos::temporal::api::{
     common::v1::WorkflowExecution,
+    enums::v1::EventType,
     history::v1::HistoryEvent,
     workflow::v1::WorkflowExecutionInfo,
     workflowservice::v1::{GetWorkflowExecutionHistoryRequest, ListWorkflowExecutionsRequest},
@@ -37,6 +40,8 @@ use temporalio_sdk::{Runtime, Worker, WorkerOptions};
 pub struct Ground {
     pub server: DevServer,
     pub directory: tempfile::TempDir,
+    /// With what the server is started, and started again.
+    arguments: Vec<String>,
 }
 
 impl Ground {
@@ -44,28 +49,34 @@ impl Ground {
         Self {
             server: DevServer::start().await.unwrap(),
             directory: tempfile::tempdir().unwrap(),
+            arguments: Vec::new(),
         }
     }
 
     /// A server that keeps its workflows in a file, so that it can be restarted.
     pub async fn with_lasting_server() -> Self {
+        Self::with_lasting_server_and(&[]).await
+    }
+
+    /// The same, with more arguments for the server.
+    pub async fn with_lasting_server_and(more: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let file = server_file(&directory);
+        let file = directory.path().join("server.db").display().to_string();
+        let mut arguments = vec!["--db-filename".to_owned(), file];
+        arguments.extend(more.iter().map(|&argument| argument.to_owned()));
+        let given: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let server = DevServer::start_with(&given).await.unwrap();
         Self {
-            server: DevServer::start_with(&["--db-filename", &file])
-                .await
-                .unwrap(),
+            server,
             directory,
+            arguments,
         }
     }
 
     /// Kills the server, and starts it again after a pause.
     pub async fn restart_server(&mut self, pause: Duration) {
-        let file = server_file(&self.directory);
-        self.server
-            .restart(&["--db-filename", &file], pause)
-            .await
-            .unwrap();
+        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        self.server.restart(&arguments, pause).await.unwrap();
     }
 
     pub fn file(&self) -> PathBuf {
@@ -120,7 +131,7 @@ impl Ground {
             let response = service
                 .list_workflow_executions(
                     ListWorkflowExecutionsRequest {
-                        namespace: "default".to_owned(),
+                        namespace: client.namespace(),
                         page_size: 500,
                         next_page_token,
                         ..ListWorkflowExecutionsRequest::default()
@@ -137,10 +148,6 @@ impl Ground {
             }
         }
     }
-}
-
-fn server_file(directory: &tempfile::TempDir) -> String {
-    directory.path().join("server.db").display().to_string()
 }
 
 /// Every run that the server knows, with its history.
@@ -170,7 +177,7 @@ pub async fn history(client: &Client, workflow_id: &str, run_id: &str) -> Vec<Hi
         let response = service
             .get_workflow_execution_history(
                 GetWorkflowExecutionHistoryRequest {
-                    namespace: "default".to_owned(),
+                    namespace: client.namespace(),
                     execution: Some(WorkflowExecution {
                         workflow_id: workflow_id.to_owned(),
                         run_id: run_id.to_owned(),
@@ -189,6 +196,19 @@ pub async fn history(client: &Client, workflow_id: &str, run_id: &str) -> Vec<Hi
             return events;
         }
     }
+}
+
+/// The last workflow task of a run that a worker began, as the journal names what is held of it.
+pub async fn last_task(client: &Client, workflow_id: &str, run_id: &str) -> String {
+    let recorded = history(client, workflow_id, run_id).await;
+    let started = recorded
+        .iter()
+        .rfind(|event| event.event_type() == EventType::WorkflowTaskStarted)
+        .unwrap();
+    let at = SystemTime::try_from(started.event_time.unwrap()).unwrap();
+    let at = chrono::DateTime::<chrono::Utc>::from(at);
+    let at = at.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true);
+    format!("{}@{at}", started.event_id)
 }
 
 /// One row of the table `events`.
@@ -214,6 +234,26 @@ impl Row {
 
     pub fn data(&self, field: &str) -> &Value {
         &self.event["data"][field]
+    }
+
+    /// Whether it is about a local activity.
+    pub fn is_local(&self) -> bool {
+        self.metadata("is_local").as_bool() == Some(true)
+    }
+
+    /// Whether the reconciler made it of the history.
+    pub fn is_of_reconciler(&self) -> bool {
+        self.metadata("detected_by").as_str() == Some("reconciler")
+    }
+
+    /// The activity and the attempt that it is about.
+    pub fn attempt_key(&self) -> (&str, u32) {
+        let id = self.activity_id.as_deref().unwrap_or_default();
+        (id, self.attempt.unwrap_or_default())
+    }
+
+    pub fn status(&self) -> &str {
+        self.data("status").as_str().unwrap_or_default()
     }
 
     pub fn is_of(&self, workflow_id: &str) -> bool {

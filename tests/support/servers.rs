@@ -142,6 +142,11 @@ impl Server {
         self.end(signal).unwrap();
     }
 
+    /// Ends PostgreSQL as a crash does: it leaves its clients and what it does where they stand.
+    pub fn crash(&mut self) {
+        self.end("QUIT").unwrap();
+    }
+
     /// Starts it again, on the same port with the same data.
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "the server runs already");

@@ -55,33 +55,36 @@ fn newest(transaction: &Transaction<'_>) -> u64 {
 pub(super) fn hold(
     transaction: &Transaction<'_>,
     key: &RunKey,
+    evidence: &str,
     records: &[Record],
     applied: &mut Applied,
 ) -> Result<(), Trouble> {
-    let replaced = transaction
-        .prepare_cached(
-            "DELETE FROM held WHERE namespace = ?1 AND held_workflow = ?2 AND held_run = ?3",
-        )?
-        .execute(params![key.namespace, key.workflow_id, key.run_id])?;
-    if replaced > 0 {
-        applied.held -= 1;
-    }
-    if !records.is_empty() {
+    let hold_id = key.hold_id.to_string();
+    let next: i64 = transaction
+        .prepare_cached(&format!(
+            "SELECT COALESCE(MAX(position) + 1, 0) FROM held WHERE {UNDER_KEY}"
+        ))?
+        .query_row(
+            params![key.namespace, key.workflow_id, key.run_id, hold_id],
+            |row| row.get(0),
+        )?;
+    if next == 0 && !records.is_empty() {
         applied.held += 1;
     }
     let mut statement = transaction.prepare_cached(
-        "INSERT INTO held (namespace, held_workflow, held_run, hold_id, position, event_id, \
+        "INSERT INTO held (namespace, held_workflow, held_run, hold_id, position, evidence, event_id, \
          event_type, event_name, workflow_type, workflow_id, workflow_run_id, workflow_state, \
          activity_type, activity_id, attempt, created_at, event) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
     )?;
-    for (position, record) in (0_i64..).zip(records) {
+    for (position, record) in (next..).zip(records) {
         statement.execute(params![
             key.namespace,
             key.workflow_id,
             key.run_id,
-            key.hold_id.to_string(),
+            hold_id,
             position,
+            evidence,
             record.event_id.to_string(),
             record.event_type,
             record.event_name,

@@ -10,7 +10,7 @@ pub(super) use room::Removed;
 
 use super::{
     JournalError, JournalOptions, MAX_READ_BYTES, Retention, Synchronous,
-    record::{Applied, Change, HeldRun, Record, Refused, RunKey, Stored},
+    record::{Applied, Change, Held, Record, Refused, RunKey, Stored},
 };
 use crate::crash_point::crash_point;
 use changes::{bury, forget, hold, insert, move_cursor, refuse, release, reserve, unreserve};
@@ -29,7 +29,7 @@ use uuid::Uuid;
 /// "TEVS" as the file's SQLite `application_id`, so that no other database is taken for a journal.
 const APPLICATION_ID: i32 = 0x5445_5653;
 /// The newest schema that this code knows.
-const SCHEMA_VERSION: u32 = 1;
+const SCHEMA_VERSION: u32 = 2;
 /// How long SQLite itself waits for a lock; longer waits are the writer's business.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(100);
 /// Pages in the WAL after which SQLite writes them back. Four times its default: pages that change
@@ -136,7 +136,9 @@ impl SqliteLog {
                 Change::Insert(records) => {
                     insert(&transaction, records, stored_at, &mut applied)?;
                 }
-                Change::Hold(key, records) => hold(&transaction, key, records, &mut applied)?,
+                Change::Hold(key, evidence, records) => {
+                    hold(&transaction, key, evidence, records, &mut applied)?;
+                }
                 Change::Release(key) => release(&transaction, key, stored_at, &mut applied)?,
                 Change::Replace(key, records) => {
                     if forget(&transaction, key, &mut applied)? > 0 {
@@ -252,7 +254,7 @@ impl SqliteLog {
         Ok(pages.saturating_sub(free) * size)
     }
 
-    /// How many events and how many held runs there are.
+    /// How many events there are, and under how many keys something is held.
     pub(super) fn counts(&self) -> Result<(u64, u64), Trouble> {
         Ok(self.connection.query_row(
             "SELECT (SELECT COUNT(*) FROM events), \
@@ -262,13 +264,13 @@ impl SqliteLog {
         )?)
     }
 
-    pub(super) fn held(&self) -> Result<Vec<HeldRun>, Trouble> {
+    pub(super) fn held(&self) -> Result<Vec<Held>, Trouble> {
         let mut statement = self.connection.prepare(
-            "SELECT namespace, held_workflow, held_run, hold_id, event FROM held \
-             ORDER BY namespace, held_workflow, held_run, position",
+            "SELECT namespace, held_workflow, held_run, hold_id, evidence, event FROM held \
+             ORDER BY namespace, held_workflow, held_run, hold_id, position",
         )?;
         let mut rows = statement.query([])?;
-        let mut runs: Vec<HeldRun> = Vec::new();
+        let mut runs: Vec<Held> = Vec::new();
         while let Some(row) = rows.next()? {
             let hold_id: String = row.get(3)?;
             let key = RunKey {
@@ -278,11 +280,12 @@ impl SqliteLog {
                 hold_id: Uuid::parse_str(&hold_id)
                     .map_err(|error| Trouble::Damaged(error.to_string()))?,
             };
-            let json = row.get(4)?;
+            let json = row.get(5)?;
             match runs.last_mut() {
                 Some(run) if run.key == key => run.records.push(json),
-                _ => runs.push(HeldRun {
+                _ => runs.push(Held {
                     key,
+                    evidence: row.get(4)?,
                     records: vec![json],
                 }),
             }
@@ -463,6 +466,13 @@ fn connect(path: &Path, synchronous: Synchronous) -> Result<Connection, ConnectF
     let found = found.and_then(|text| text.parse::<u32>().ok());
     if let Some(found) = found.filter(|found| *found > SCHEMA_VERSION) {
         return Err(ConnectFailure::Refused(JournalError::NewerSchema {
+            path: path.to_owned(),
+            found,
+            supported: SCHEMA_VERSION,
+        }));
+    }
+    if let Some(found) = found.filter(|found| *found < SCHEMA_VERSION) {
+        return Err(ConnectFailure::Refused(JournalError::OlderSchema {
             path: path.to_owned(),
             found,
             supported: SCHEMA_VERSION,

@@ -19,12 +19,14 @@ pub use options::{
 };
 
 use super::{
+    held::{HeldTask, verdict},
     history::{HistoryReader, RunName},
+    resolve::execute,
     server::{ClosedRun, RequestError, Server},
 };
 use crate::{
-    event::{EventId, EventKey, LifecycleEvent, WorkflowState},
-    journal::HeldRun,
+    event::{EventId, EventKey, LifecycleEvent},
+    journal::Held,
     store::EventStore,
 };
 use adding::APPENDED_AT_ONCE;
@@ -221,7 +223,7 @@ impl Reconciler {
                     continue;
                 }
                 found.runs += 1;
-                found.settled += self.settle(&held, &run);
+                found.settled += self.settle(&held, &run).await?;
                 self.reconcile_run(&run, pass, &mut found).await?;
                 self.seen(Kind::Runs).remember(closed_at(&run), &run.run_id);
             }
@@ -232,24 +234,28 @@ impl Reconciler {
         }
     }
 
-    /// Releases an end that waits for the server's word, or drops one that was not accepted.
-    fn settle(&self, held: &[HeldRun], run: &ClosedRun) -> u64 {
+    /// Settles what is held of a run, unless a worker of this process looks after it.
+    async fn settle(&self, held: &[Held], run: &ClosedRun) -> Result<u64, ReconcileError> {
         let shared = &self.shared;
-        let Some(held) = held.iter().find(|held| {
+        let mut settled = 0;
+        for held in held.iter().filter(|held| {
             held.key.run_id == run.run_id
                 && held.key.workflow_id == run.workflow_id
                 && held.key.namespace == shared.namespace
-        }) else {
-            return 0;
-        };
-        let told = super::resolve::held_state(&held.records);
-        // Without an end, what is held is what workflow code published in a task that ended the run.
-        if told == run.state || told == WorkflowState::Unknown {
-            shared.store.release(held.key.clone());
-        } else {
-            shared.store.discard(held.key.clone());
+        }) {
+            let Some((task, claim)) = HeldTask::read(held).zip(shared.store.claim(&held.key))
+            else {
+                continue;
+            };
+            let testimony = self
+                .request(|| shared.server.testimony(&task.key, &task.task))
+                .await
+                .map_err(server_error)?;
+            let verdict = verdict(task.end.as_ref(), &testimony, false);
+            execute(&shared.store, &task, &claim, verdict).await;
+            settled += u64::from(claim.is_settled());
         }
-        1
+        Ok(settled)
     }
 
     async fn reconcile_run(

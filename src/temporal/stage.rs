@@ -2,13 +2,14 @@
 //! task completes. Counts on replay, so that ids come out the same, and keeps nothing then. Knows
 //! nothing of how a task completes.
 
-use super::{
-    EventStore, PublishError, Receipt,
-    publish::{Draft, Identity},
-};
+use super::local::{AttemptName, LocalActivities};
 use crate::{
     context::Context,
-    event::{Event, EventId, EventKey},
+    event::{ActivityStatus, Event, EventId, EventKey},
+    store::{
+        EventStore, Place, PublishError, Receipt,
+        publish::{Draft, Identity},
+    },
 };
 use chrono::{DateTime, Utc};
 use std::{
@@ -16,19 +17,20 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
+use temporalio_common::protos::coresdk::activity_result::ActivityResolution;
+use tracing::debug;
 use uuid::Uuid;
 
 /// The namespace of content hashes; random, fixed for ever, since stored ids rest on it.
 const CONTENT_NAMESPACE: Uuid = Uuid::from_u128(0x1f0b_5b0e_6a5c_4c55_9a71_5d3e_0c2f_8d10);
 
 /// The metadata field of events that were not stored when they happened: who found them.
-pub(crate) const DETECTED_BY: &str = "detected_by";
+pub(super) const DETECTED_BY: &str = "detected_by";
 
 /// How staged events leave the stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub(super) enum Mode {
     /// They wait for [`RunStage::take`], when the workflow task completes.
-    #[cfg_attr(not(feature = "plugin"), allow(dead_code))]
     UntilTaken,
     /// They go to the journal at once: nobody tells when a task completes.
     AtOnce,
@@ -36,25 +38,25 @@ pub(crate) enum Mode {
 
 /// Who a run is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RunIdentity {
-    pub(crate) namespace: String,
-    pub(crate) workflow_id: String,
-    pub(crate) run_id: String,
+pub(super) struct RunIdentity {
+    pub(super) namespace: String,
+    pub(super) workflow_id: String,
+    pub(super) run_id: String,
 }
 
 /// What one workflow task staged.
 #[derive(Debug, Default)]
-pub(crate) struct Staged {
+pub(super) struct Staged {
     /// True whatever becomes of the task: the run has started.
-    pub(crate) lifecycle: Vec<Draft>,
+    pub(super) lifecycle: Vec<Draft>,
     /// What workflow code published and what its local activities did; true only if the task is
     /// accepted.
-    pub(crate) user: Vec<Draft>,
+    pub(super) user: Vec<Draft>,
 }
 
 /// The stage of one run, for as long as the run stays in the worker's cache.
 #[derive(Debug)]
-pub(crate) struct RunStage {
+pub(super) struct RunStage {
     identity: RunIdentity,
     mode: Mode,
     // Whether what a replay publishes is stored too, if it is not there.
@@ -71,10 +73,11 @@ struct State {
     // How often an event with this content was published in this run.
     occurrences: HashMap<Uuid, u64>,
     staged: Staged,
+    local: LocalActivities,
 }
 
 impl RunStage {
-    pub(crate) fn new(identity: RunIdentity, mode: Mode, repairs: bool) -> Self {
+    pub(super) fn new(identity: RunIdentity, mode: Mode, repairs: bool) -> Self {
         Self {
             identity,
             mode,
@@ -83,7 +86,7 @@ impl RunStage {
         }
     }
 
-    pub(crate) fn identity(&self) -> &RunIdentity {
+    pub(super) fn identity(&self) -> &RunIdentity {
         &self.identity
     }
 
@@ -93,26 +96,84 @@ impl RunStage {
     }
 
     /// Tells whether what follows replays history, and the time of its workflow task.
-    pub(crate) fn set_replaying(&self, replaying: bool, now: Option<SystemTime>) {
+    pub(super) fn set_replaying(&self, replaying: bool, now: Option<SystemTime>) {
         let mut state = self.state();
         state.replaying = replaying;
         state.now = now.or(state.now);
     }
 
-    pub(crate) fn is_replaying(&self) -> bool {
+    pub(super) fn is_replaying(&self) -> bool {
         self.state().replaying
     }
 
     /// Counts one more event of the run and gives its ordinal, from 1.
-    pub(crate) fn next_sequence(&self) -> u64 {
+    pub(super) fn next_sequence(&self) -> u64 {
         let mut state = self.state();
         state.sequence += 1;
         state.sequence
     }
 
-    /// Stages an event that application code published. If `store` is another one than
-    /// this stage's own, the event goes there at once.
-    pub(crate) fn publish(
+    /// Stages a lifecycle event of the run that is true whatever becomes of the task.
+    pub(super) fn lifecycle(&self, store: &EventStore, draft: impl FnOnce() -> Draft) {
+        if self.is_replaying() && !self.repairs {
+            return;
+        }
+        match self.mode {
+            Mode::UntilTaken => self.state().staged.lifecycle.push(draft()),
+            Mode::AtOnce => drop(store.append(draft())),
+        }
+    }
+
+    /// Workflow code asked for a local activity.
+    pub(super) fn schedule_local(&self, seq: u32, activity_type: &str, activity_id: &str) {
+        self.state().local.schedule(seq, activity_type, activity_id);
+    }
+
+    /// Whether a local activity is under way, so that the workflow task goes on.
+    pub(super) fn waits_for_local(&self) -> bool {
+        !self.state().local.is_empty()
+    }
+
+    /// An attempt of a local activity begins; none if the run asked for no such activity.
+    pub(super) fn begin_local(
+        &self,
+        context: &Context,
+        start: Option<Draft>,
+    ) -> Option<AttemptName> {
+        self.state().local.begin(context, start)
+    }
+
+    /// Keeps what an attempt of a local activity published, while somebody waits for it.
+    pub(super) fn publish_in_local(&self, name: AttemptName, draft: Draft) -> Result<(), Draft> {
+        self.state().local.publish(name, draft)
+    }
+
+    /// An attempt of a local activity ended.
+    pub(super) fn end_local(&self, name: AttemptName, status: ActivityStatus, draft: Draft) {
+        self.state().local.end(name, status, draft);
+    }
+
+    /// The workflow is about to be told the outcome of a local activity.
+    pub(super) fn resolve_local(
+        &self,
+        store: &EventStore,
+        seq: u32,
+        resolution: Option<&ActivityResolution>,
+    ) {
+        let mut state = self.state();
+        let mut drafts = state.local.resolve(store, seq, resolution);
+        state.staged.user.append(&mut drafts);
+    }
+
+    /// Takes what is staged.
+    pub(super) fn take(&self) -> Staged {
+        std::mem::take(&mut self.state().staged)
+    }
+}
+
+/// Workflow code that may publish: run, signal and update handlers.
+impl Place for RunStage {
+    fn publish(
         &self,
         store: &EventStore,
         is_own: bool,
@@ -125,7 +186,7 @@ impl RunStage {
             }
             return Receipt::ready(Err(PublishError::Invalid(error)));
         }
-        let content = content_hash(&event);
+        let (content, kind) = user_event_kind(&event);
         let mut state = self.state();
         state.sequence += 1;
         event.metadata.sequence.get_or_insert(state.sequence);
@@ -139,7 +200,7 @@ impl RunStage {
                 namespace: &self.identity.namespace,
                 workflow_id: &self.identity.workflow_id,
                 run_id: &self.identity.run_id,
-                kind: &format!("user:{}", content.simple()),
+                kind: &kind,
                 activity_id: "",
                 attempt: 0,
                 ordinal: *occurrence,
@@ -155,6 +216,7 @@ impl RunStage {
                 context.without_extension(),
                 Identity::Known(id),
             );
+            // Another store than the plugin's is told of no task's completion.
             if is_own && self.mode == Mode::UntilTaken {
                 store.count_staged();
                 state.staged.user.push(draft);
@@ -165,37 +227,38 @@ impl RunStage {
         }
         Receipt::ready(Ok(id))
     }
+}
 
-    /// Stages a lifecycle event of the run that is true whatever becomes of the task.
-    pub(crate) fn lifecycle(&self, store: &EventStore, draft: impl FnOnce() -> Draft) {
-        if self.is_replaying() && !self.repairs {
-            return;
-        }
-        match self.mode {
-            Mode::UntilTaken => self.state().staged.lifecycle.push(draft()),
-            Mode::AtOnce => drop(store.append(draft())),
-        }
-    }
+/// Workflow code that may not publish: queries and update validators.
+pub(super) struct ReadOnly;
 
-    /// Stages an event that is true only if the workflow task is accepted.
-    #[cfg_attr(not(feature = "plugin"), allow(dead_code))]
-    pub(crate) fn with_task(&self, draft: Draft) {
-        self.state().staged.user.push(draft);
-    }
-
-    /// Takes what is staged.
-    #[cfg_attr(not(feature = "plugin"), allow(dead_code))]
-    pub(crate) fn take(&self) -> Staged {
-        std::mem::take(&mut self.state().staged)
+impl Place for ReadOnly {
+    fn publish(
+        &self,
+        store: &EventStore,
+        _is_own: bool,
+        _event: Event,
+        _context: Context,
+    ) -> Receipt {
+        store.count_skipped();
+        debug!("an event published in a query or an update validator was skipped");
+        Receipt::ready(Err(PublishError::ReadOnly))
     }
 }
 
 /// An event that a replay derives anew: it happened at the time of its workflow task.
-pub(crate) fn repaired(event: Event, at: Option<SystemTime>) -> Event {
+pub(super) fn repaired(event: Event, at: Option<SystemTime>) -> Event {
     let mut event = event.metadata(DETECTED_BY, "replay");
     let at = at.map(DateTime::<Utc>::from);
     event.metadata.created_at = event.metadata.created_at.or(at);
     event
+}
+
+/// What a user event says, as a hash, and the kind under which its id is derived: workflow tasks are
+/// executed again with other inputs, so that positions do not tell events apart.
+pub(super) fn user_event_kind(event: &Event) -> (Uuid, String) {
+    let content = content_hash(event);
+    (content, format!("user:{}", content.simple()))
 }
 
 fn content_hash(event: &Event) -> Uuid {

@@ -1,0 +1,285 @@
+//! Local activities of one run, from the command that schedules them to the activation that tells their
+//! outcome. Only then does a workflow task exist that can record them; until then their events wait here,
+//! and go with the run when it is evicted. Knows nothing of how a workflow task completes.
+
+use super::{
+    attempt::ended_in,
+    failure,
+    stage::{RunStage, user_event_kind},
+};
+use crate::{
+    context::Context,
+    event::{ActivityStatus, Event, EventId, EventKey, FailureDetails, LifecycleEvent, lifecycle},
+    store::{
+        EventStore, Place, PublishError, Receipt,
+        publish::{Draft, Identity},
+    },
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+use temporalio_common::protos::coresdk::activity_result::{
+    ActivityResolution, activity_resolution::Status,
+};
+use uuid::Uuid;
+
+/// The local activities of one run whose outcome the workflow does not know yet.
+#[derive(Debug, Default)]
+pub(super) struct LocalActivities(Vec<Scheduled>);
+
+#[derive(Debug)]
+struct Scheduled {
+    // Workflow code's number for it.
+    seq: u32,
+    activity_type: String,
+    activity_id: String,
+    attempts: Vec<Attempt>,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    number: u32,
+    context: Context,
+    began: Instant,
+    drafts: Vec<Draft>,
+    end: Option<(ActivityStatus, Draft)>,
+}
+
+/// Names one attempt of a local activity while it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AttemptName {
+    seq: u32,
+    number: u32,
+}
+
+impl LocalActivities {
+    /// Workflow code asked for a local activity.
+    pub(super) fn schedule(&mut self, seq: u32, activity_type: &str, activity_id: &str) {
+        self.0.push(Scheduled {
+            seq,
+            activity_type: activity_type.to_owned(),
+            activity_id: activity_id.to_owned(),
+            attempts: Vec::new(),
+        });
+    }
+
+    /// Whether any is under way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// An attempt begins; none if the run asked for no such activity.
+    pub(super) fn begin(&mut self, context: &Context, start: Option<Draft>) -> Option<AttemptName> {
+        let frame = context.activity()?;
+        let scheduled = self.0.iter_mut().find(|scheduled| {
+            *scheduled.activity_id == *frame.activity_id
+                && *scheduled.activity_type == *frame.activity_type
+                // Of two with one id, the other one has this attempt.
+                && scheduled.attempts.iter().all(|it| it.number != frame.attempt)
+        })?;
+        scheduled.attempts.push(Attempt {
+            number: frame.attempt,
+            context: context.clone(),
+            began: Instant::now(),
+            drafts: start.into_iter().collect(),
+            end: None,
+        });
+        Some(AttemptName {
+            seq: scheduled.seq,
+            number: frame.attempt,
+        })
+    }
+
+    fn attempt(&mut self, name: AttemptName) -> Option<&mut Attempt> {
+        self.0
+            .iter_mut()
+            .find(|scheduled| scheduled.seq == name.seq)?
+            .attempts
+            .iter_mut()
+            .find(|attempt| attempt.number == name.number)
+    }
+
+    /// Keeps an event that the code of an attempt published; gives it back when nobody waits for that
+    /// attempt any more.
+    pub(super) fn publish(&mut self, name: AttemptName, draft: Draft) -> Result<(), Draft> {
+        match self.attempt(name).filter(|attempt| attempt.end.is_none()) {
+            Some(attempt) => {
+                attempt.drafts.push(draft);
+                Ok(())
+            }
+            None => Err(draft),
+        }
+    }
+
+    /// The code of an attempt came to its end. Nothing happens if nobody waits for it any more.
+    pub(super) fn end(&mut self, name: AttemptName, status: ActivityStatus, draft: Draft) {
+        if let Some(attempt) = self.attempt(name) {
+            attempt.end.get_or_insert((status, draft));
+        }
+    }
+
+    /// The workflow is told the outcome, which is what the marker will say: what the attempts did becomes
+    /// part of the workflow task that is told.
+    pub(super) fn resolve(
+        &mut self,
+        store: &EventStore,
+        seq: u32,
+        resolution: Option<&ActivityResolution>,
+    ) -> Vec<Draft> {
+        let Some(index) = self.0.iter().position(|scheduled| scheduled.seq == seq) else {
+            return Vec::new();
+        };
+        let attempts = self.0.remove(index).attempts;
+        let last = attempts.len().saturating_sub(1);
+        let mut drafts = Vec::new();
+        for (index, mut attempt) in attempts.into_iter().enumerate() {
+            drafts.append(&mut attempt.drafts);
+            let told = if index == last {
+                outcome(store, resolution)
+            } else {
+                None
+            };
+            drafts.extend(match (attempt.end, told) {
+                (Some((status, end)), Some((told, _))) if status == told => Some(end),
+                (_, Some((told, failure))) if store.lifecycle().local_activity => Some(end_of(
+                    store,
+                    &attempt.context,
+                    attempt.began,
+                    told,
+                    failure.as_ref(),
+                )),
+                (Some((_, end)), _) => Some(end),
+                // The SDK's core gave it up, since nothing else makes it try again without an end.
+                (None, None) if store.lifecycle().local_activity => Some(end_of(
+                    store,
+                    &attempt.context,
+                    attempt.began,
+                    ActivityStatus::TimedOut,
+                    None,
+                )),
+                (None, _) => None,
+            });
+        }
+        drafts
+    }
+}
+
+/// What the last attempt came to; none where it is tried again later.
+fn outcome(
+    store: &EventStore,
+    resolution: Option<&ActivityResolution>,
+) -> Option<(ActivityStatus, Option<FailureDetails>)> {
+    match resolution?.status.as_ref()? {
+        Status::Completed(_) => Some((ActivityStatus::Completed, None)),
+        Status::Failed(failed) => Some(match &failed.failure {
+            Some(failure) => (
+                ended_in(failure),
+                Some(failure::recorded(store, failure::innermost(failure))),
+            ),
+            None => (ActivityStatus::Failed, None),
+        }),
+        Status::Cancelled(_) => Some((ActivityStatus::Cancelled, None)),
+        Status::Backoff(_) => None,
+    }
+}
+
+fn end_of(
+    store: &EventStore,
+    context: &Context,
+    began: Instant,
+    status: ActivityStatus,
+    failure: Option<&FailureDetails>,
+) -> Draft {
+    let duration_ms = began.elapsed().as_secs_f64() * 1000.0;
+    Draft::new(
+        store.rules(),
+        lifecycle::activity_end(status, duration_ms, failure),
+        context.clone(),
+        Identity::Attempt {
+            kind: LifecycleEvent::ActivityEnd.as_str(),
+            ordinal: 0,
+        },
+    )
+}
+
+/// The code of one attempt of a local activity, as a place to publish from. Its events wait with the run:
+/// the attempt has happened only if a workflow task that knows its outcome is accepted.
+pub(super) struct LocalAttempt {
+    // None: nobody waits for this attempt.
+    waiting: Option<(Arc<RunStage>, AttemptName)>,
+    occurrences: Mutex<HashMap<Uuid, u64>>,
+}
+
+impl LocalAttempt {
+    pub(super) fn new(waiting: Option<(Arc<RunStage>, AttemptName)>) -> Self {
+        Self {
+            waiting,
+            occurrences: Mutex::default(),
+        }
+    }
+
+    /// How often this attempt published an event with this content, with this one.
+    fn count(&self, content: Uuid) -> u64 {
+        let mut occurrences = self
+            .occurrences
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let occurrence = occurrences.entry(content).or_default();
+        *occurrence += 1;
+        *occurrence
+    }
+}
+
+impl Place for LocalAttempt {
+    fn publish(&self, store: &EventStore, is_own: bool, event: Event, context: Context) -> Receipt {
+        if let Err(error) = event.validate() {
+            store.count_invalid(&error);
+            return Receipt::ready(Err(PublishError::Invalid(error)));
+        }
+        let (content, kind) = user_event_kind(&event);
+        let Some(activity) = context.activity() else {
+            return store.append(Draft::new(
+                store.rules(),
+                event,
+                context.without_extension(),
+                Identity::Random,
+            ));
+        };
+        // The content, not the position: another execution may publish something else in this place.
+        let id = event.metadata.event_id.unwrap_or_else(|| {
+            EventId::derive(&EventKey {
+                namespace: &activity.namespace,
+                workflow_id: activity.workflow_id.as_deref().unwrap_or_default(),
+                run_id: activity.workflow_run_id.as_deref().unwrap_or_default(),
+                kind: &kind,
+                activity_id: &format!("{}/{}", activity.activity_type, activity.activity_id),
+                attempt: activity.attempt,
+                ordinal: self.count(content),
+            })
+        });
+        let draft = Draft::new(
+            store.rules(),
+            event,
+            context.without_extension(),
+            Identity::Known(id),
+        );
+        // Another store is told of no task's completion.
+        if !is_own {
+            drop(store.append(draft));
+            return Receipt::ready(Ok(id));
+        }
+        let staged = self
+            .waiting
+            .as_ref()
+            .is_some_and(|(stage, name)| stage.publish_in_local(*name, draft).is_ok());
+        if staged {
+            store.count_staged();
+            Receipt::ready(Ok(id))
+        } else {
+            store.count_skipped();
+            Receipt::ready(Err(PublishError::GivenUp))
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! Asking the server what became of one execution of a workflow task: its history, read from the end, and
+//! what is under way. Knows how to read that, and nothing of what is held.
+
+use super::{
+    held::{TaskFate, Testimony},
+    history::{LOCAL_ACTIVITY_MARKER, time},
+    server::{RequestError, Server, closed_state, within_bounds},
+    task::TaskExecution,
+};
+use crate::{event::WorkflowState, journal::RunKey};
+use std::{cmp::Ordering, time::SystemTime};
+use temporalio_client::tonic::{Code, IntoRequest as _};
+use temporalio_common::protos::{
+    coresdk::common::extract_local_activity_marker_data,
+    temporal::api::{
+        common::v1::WorkflowExecution,
+        enums::v1::WorkflowExecutionStatus,
+        history::v1::{HistoryEvent, MarkerRecordedEventAttributes, history_event::Attributes},
+        workflowservice::v1::{
+            DescribeWorkflowExecutionRequest, GetWorkflowExecutionHistoryReverseRequest,
+        },
+    },
+};
+
+/// The task is near the end of the history, most times; the first page is small.
+const FIRST_PAGE: i32 = 32;
+const NEXT_PAGES: i32 = 500;
+
+impl Server {
+    /// Asks what became of a task. Cancel safe.
+    pub(super) async fn testimony(
+        &self,
+        run: &RunKey,
+        task: &TaskExecution,
+    ) -> Result<Testimony, RequestError> {
+        let seen = self.read_back(run, task).await?;
+        let Testimony::Of {
+            fate: TaskFate::Absent | TaskFate::UnderWay,
+            closed: None,
+        } = seen
+        else {
+            return Ok(seen);
+        };
+        // History does not show the later attempts of a task before they are accepted.
+        let Some(begun) = self.task_under_way(run).await? else {
+            // It may have been completed between the two questions.
+            return self.read_back(run, task).await;
+        };
+        // Of a task that began with the end of a local activity, only that is known.
+        if task
+            .first_time
+            .is_none_or(|first| begun.is_none_or(|begun| begun <= first))
+        {
+            return Ok(Testimony::Of {
+                fate: TaskFate::UnderWay,
+                closed: None,
+            });
+        }
+        self.read_back(run, task).await
+    }
+
+    async fn read_back(
+        &self,
+        run: &RunKey,
+        task: &TaskExecution,
+    ) -> Result<Testimony, RequestError> {
+        let mut reading = Reading::default();
+        let mut next_page_token = Vec::new();
+        loop {
+            let page_size = if next_page_token.is_empty() {
+                FIRST_PAGE
+            } else {
+                NEXT_PAGES
+            };
+            let ask = async {
+                let mut service = self.connection().await?.workflow_service();
+                let request = GetWorkflowExecutionHistoryReverseRequest {
+                    namespace: run.namespace.clone(),
+                    execution: Some(execution(run)),
+                    maximum_page_size: page_size,
+                    next_page_token: next_page_token.clone(),
+                };
+                let answer = service
+                    .get_workflow_execution_history_reverse(request.into_request())
+                    .await;
+                match answer {
+                    Ok(answer) => Ok(Some(answer.into_inner())),
+                    Err(status) if status.code() == Code::NotFound => Ok(None),
+                    Err(status) => Err(RequestError::from(status)),
+                }
+            };
+            let Some(page) = within_bounds(ask).await? else {
+                return Ok(Testimony::Gone);
+            };
+            for event in page.history.unwrap_or_default().events {
+                if let Some(fate) = reading.read(&event, task) {
+                    return Ok(reading.testimony(fate));
+                }
+            }
+            next_page_token = page.next_page_token;
+            if next_page_token.is_empty() {
+                return Ok(reading.testimony(TaskFate::Absent));
+            }
+        }
+    }
+
+    /// When the workflow task began that a worker has now; none if no worker has one.
+    async fn task_under_way(
+        &self,
+        run: &RunKey,
+    ) -> Result<Option<Option<SystemTime>>, RequestError> {
+        let ask = async {
+            let mut service = self.connection().await?.workflow_service();
+            let request = DescribeWorkflowExecutionRequest {
+                namespace: run.namespace.clone(),
+                execution: Some(execution(run)),
+            };
+            match service
+                .describe_workflow_execution(request.into_request())
+                .await
+            {
+                Ok(answer) => Ok(answer.into_inner().pending_workflow_task),
+                Err(status) if status.code() == Code::NotFound => Ok(None),
+                Err(status) => Err(RequestError::from(status)),
+            }
+        };
+        let pending = within_bounds(ask).await?;
+        Ok(pending
+            .and_then(|task| task.started_time)
+            .map(|at| SystemTime::try_from(at).ok()))
+    }
+}
+
+fn execution(run: &RunKey) -> WorkflowExecution {
+    WorkflowExecution {
+        workflow_id: run.workflow_id.clone(),
+        run_id: run.run_id.clone(),
+    }
+}
+
+/// A history, read from its end.
+#[derive(Default)]
+struct Reading {
+    has_begun: bool,
+    closed: Option<WorkflowState>,
+    // The start of the task that the event completed which was read last but for markers.
+    completed: Option<i64>,
+    // When local activities came to their end, whose markers came in behind that.
+    local_ends: Vec<SystemTime>,
+}
+
+impl Reading {
+    /// Reads the event before the last one; gives the fate of `task` when it is clear.
+    fn read(&mut self, event: &HistoryEvent, task: &TaskExecution) -> Option<TaskFate> {
+        let is_last = !self.has_begun;
+        if is_last {
+            self.has_begun = true;
+            self.closed = event.attributes.as_ref().and_then(closes);
+        }
+        match &event.attributes {
+            Some(Attributes::WorkflowTaskCompletedEventAttributes(completed)) => {
+                self.completed = Some(completed.started_event_id);
+            }
+            Some(Attributes::MarkerRecordedEventAttributes(marker)) => {
+                self.local_ends.extend(local_end(marker));
+            }
+            Some(Attributes::WorkflowTaskStartedEventAttributes(_)) => {
+                let is_it = event.event_id == task.started_event_id
+                    && task.first_time.is_none_or(|first_time| {
+                        time(event.event_time) == Some(first_time)
+                            || self.local_ends.contains(&first_time)
+                    });
+                if is_it {
+                    return Some(if self.completed == Some(event.event_id) {
+                        TaskFate::Accepted
+                    } else if is_last {
+                        TaskFate::UnderWay
+                    } else {
+                        TaskFate::Rejected
+                    });
+                }
+                self.local_ends.clear();
+            }
+            _ => {}
+        }
+        match event.event_id.cmp(&task.started_event_id) {
+            Ordering::Greater => None,
+            // Something else has its place, or another execution of the same task.
+            Ordering::Equal => Some(TaskFate::Rejected),
+            // History is not there yet.
+            Ordering::Less => Some(TaskFate::Absent),
+        }
+    }
+
+    fn testimony(self, fate: TaskFate) -> Testimony {
+        Testimony::Of {
+            fate,
+            closed: self.closed,
+        }
+    }
+}
+
+/// When the local activity came to its end that a marker records, by the workflow's time.
+fn local_end(marker: &MarkerRecordedEventAttributes) -> Option<SystemTime> {
+    if marker.marker_name != LOCAL_ACTIVITY_MARKER {
+        return None;
+    }
+    time(extract_local_activity_marker_data(&marker.details)?.complete_time)
+}
+
+/// How an event closes a run, if it does.
+fn closes(attributes: &Attributes) -> Option<WorkflowState> {
+    closed_state(match attributes {
+        Attributes::WorkflowExecutionCompletedEventAttributes(_) => {
+            WorkflowExecutionStatus::Completed
+        }
+        Attributes::WorkflowExecutionFailedEventAttributes(_) => WorkflowExecutionStatus::Failed,
+        Attributes::WorkflowExecutionCanceledEventAttributes(_) => {
+            WorkflowExecutionStatus::Canceled
+        }
+        Attributes::WorkflowExecutionTerminatedEventAttributes(_) => {
+            WorkflowExecutionStatus::Terminated
+        }
+        Attributes::WorkflowExecutionContinuedAsNewEventAttributes(_) => {
+            WorkflowExecutionStatus::ContinuedAsNew
+        }
+        Attributes::WorkflowExecutionTimedOutEventAttributes(_) => {
+            WorkflowExecutionStatus::TimedOut
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+    use temporalio_common::protos::coresdk::{
+        common::build_local_activity_marker_details, external_data::LocalActivityMarkerData,
+    };
+    use temporalio_common::protos::temporal::api::history::v1::{
+        MarkerRecordedEventAttributes, WorkflowExecutionSignaledEventAttributes,
+        WorkflowExecutionTerminatedEventAttributes, WorkflowTaskCompletedEventAttributes,
+        WorkflowTaskFailedEventAttributes, WorkflowTaskScheduledEventAttributes,
+        WorkflowTaskStartedEventAttributes,
+    };
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn event(id: i64, seconds: u64, attributes: Attributes) -> HistoryEvent {
+        HistoryEvent {
+            event_id: id,
+            event_time: Some(at(seconds).into()),
+            attributes: Some(attributes),
+            ..HistoryEvent::default()
+        }
+    }
+
+    fn scheduled() -> Attributes {
+        Attributes::WorkflowTaskScheduledEventAttributes(
+            WorkflowTaskScheduledEventAttributes::default(),
+        )
+    }
+
+    fn started() -> Attributes {
+        Attributes::WorkflowTaskStartedEventAttributes(WorkflowTaskStartedEventAttributes::default())
+    }
+
+    fn completed(started_event_id: i64) -> Attributes {
+        Attributes::WorkflowTaskCompletedEventAttributes(WorkflowTaskCompletedEventAttributes {
+            started_event_id,
+            ..WorkflowTaskCompletedEventAttributes::default()
+        })
+    }
+
+    fn signaled() -> Attributes {
+        Attributes::WorkflowExecutionSignaledEventAttributes(
+            WorkflowExecutionSignaledEventAttributes::default(),
+        )
+    }
+
+    fn read(history: &[HistoryEvent], id: i64, seconds: u64) -> (TaskFate, Option<WorkflowState>) {
+        let task = TaskExecution {
+            started_event_id: id,
+            first_time: Some(at(seconds)),
+        };
+        let mut reading = Reading::default();
+        for event in history.iter().rev() {
+            if let Some(fate) = reading.read(event, &task) {
+                return (fate, reading.closed);
+            }
+        }
+        (TaskFate::Absent, reading.closed)
+    }
+
+    #[test]
+    fn a_task_is_accepted_if_history_completes_the_execution_that_began_then() {
+        let history = [
+            event(2, 1, scheduled()),
+            event(3, 2, started()),
+            event(4, 3, completed(3)),
+            event(5, 4, signaled()),
+            event(6, 4, scheduled()),
+            event(7, 5, started()),
+        ];
+        assert_eq!(read(&history, 3, 2), (TaskFate::Accepted, None));
+        // An earlier attempt of the same task, which history does not show.
+        assert_eq!(read(&history, 3, 1), (TaskFate::Rejected, None));
+        assert_eq!(read(&history, 7, 5), (TaskFate::UnderWay, None));
+        // Its place is taken by something else.
+        assert_eq!(read(&history, 5, 4), (TaskFate::Rejected, None));
+        // A later attempt: history does not show it before it is accepted.
+        assert_eq!(read(&history, 9, 6), (TaskFate::Absent, None));
+    }
+
+    #[test]
+    fn a_task_that_failed_is_rejected() {
+        let failed = Attributes::WorkflowTaskFailedEventAttributes(
+            WorkflowTaskFailedEventAttributes::default(),
+        );
+        let terminated = Attributes::WorkflowExecutionTerminatedEventAttributes(
+            WorkflowExecutionTerminatedEventAttributes::default(),
+        );
+        let history = [
+            event(2, 1, scheduled()),
+            event(3, 2, started()),
+            event(4, 3, failed),
+            event(5, 9, terminated),
+        ];
+        assert_eq!(
+            read(&history, 3, 2),
+            (TaskFate::Rejected, Some(WorkflowState::Terminated))
+        );
+    }
+
+    fn local_activity(ended_at: u64) -> Attributes {
+        let data = LocalActivityMarkerData {
+            complete_time: Some(at(ended_at).into()),
+            ..LocalActivityMarkerData::default()
+        };
+        Attributes::MarkerRecordedEventAttributes(MarkerRecordedEventAttributes {
+            marker_name: LOCAL_ACTIVITY_MARKER.to_owned(),
+            details: build_local_activity_marker_details(data, None),
+            ..MarkerRecordedEventAttributes::default()
+        })
+    }
+
+    /// A heartbeat brings a new task, of which the workflow hears only when its local activity ends.
+    #[test]
+    fn a_task_that_began_with_the_end_of_a_local_activity_is_known_by_its_marker() {
+        let history = [
+            event(3, 2, started()),
+            event(4, 10, completed(3)),
+            event(6, 10, started()),
+            event(7, 14, completed(6)),
+            event(8, 14, local_activity(13)),
+            event(9, 14, local_activity(12)),
+            event(11, 20, started()),
+            event(12, 21, completed(11)),
+            event(13, 21, local_activity(11)),
+        ];
+        assert_eq!(read(&history, 6, 13), (TaskFate::Accepted, None));
+        assert_eq!(read(&history, 6, 12), (TaskFate::Accepted, None));
+        // The same task, executed by somebody else: that activity ended at another time.
+        assert_eq!(read(&history, 6, 11), (TaskFate::Rejected, None));
+    }
+}
