@@ -14,7 +14,7 @@ use crate::{
 use std::{
     collections::{HashMap, HashSet},
     sync::{Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 use temporalio_common::protos::temporal::api::{
     failure::v1::Failure, history::v1::history_event::Attributes, workflow::v1::PendingActivityInfo,
@@ -84,15 +84,13 @@ impl EndedAttempt {
     }
 }
 
-/// When the last attempt ended; of one that timed out the server says only when the next one begins.
+/// When the last attempt ended. Of one that timed out the server tells only for when it scheduled the
+/// next one, and while that is to come, an interval that it counts from 1970.
 fn ended_at(pending: &PendingActivityInfo) -> Option<SystemTime> {
-    if let Some(ended) = time(pending.last_attempt_complete_time) {
-        return Some(ended);
-    }
-    let pause = || Duration::try_from(pending.current_retry_interval?).ok();
-    match time(pending.next_attempt_schedule_time) {
-        Some(next) => next.checked_sub(pause()?),
+    match time(pending.last_attempt_complete_time) {
+        None if pending.next_attempt_schedule_time.is_some() => None,
         None => time(pending.scheduled_time),
+        ended => ended,
     }
 }
 
@@ -220,5 +218,36 @@ impl Reconciler {
             }
         }
         Ok(drafts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    #[test]
+    fn an_attempt_that_timed_out_ended_when_the_next_one_was_due() {
+        let due = UNIX_EPOCH + Duration::from_secs(1_795_493_593);
+        let waiting = PendingActivityInfo {
+            attempt: 2,
+            scheduled_time: Some(due.into()),
+            next_attempt_schedule_time: Some(due.into()),
+            // As the server has it.
+            current_retry_interval: Duration::from_secs(1_795_493_593).try_into().ok(),
+            ..PendingActivityInfo::default()
+        };
+        assert_eq!(ended_at(&waiting), None);
+        let is_due = PendingActivityInfo {
+            next_attempt_schedule_time: None,
+            current_retry_interval: None,
+            ..waiting.clone()
+        };
+        assert_eq!(ended_at(&is_due), Some(due));
+        let failed = PendingActivityInfo {
+            last_attempt_complete_time: Some((due - Duration::from_secs(5)).into()),
+            ..waiting
+        };
+        assert_eq!(ended_at(&failed), Some(due - Duration::from_secs(5)));
     }
 }
