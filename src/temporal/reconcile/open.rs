@@ -4,6 +4,7 @@
 
 use super::{Pass, ReconcileError, Reconciled, Reconciler, asking::server_error, ranges::before};
 use crate::{
+    event::ActivityStatus,
     store::{EventStore, publish::Draft},
     temporal::{
         attempt::{self, AttemptEnd, KnownActivity},
@@ -85,12 +86,15 @@ impl EndedAttempt {
 }
 
 /// When the last attempt ended. Of one that timed out the server tells only for when it scheduled the
-/// next one, and while that is to come, an interval that it counts from 1970.
+/// next one: the time of completion, and the interval that is counted from it, are those of an attempt
+/// before, or of 1970.
 fn ended_at(pending: &PendingActivityInfo) -> Option<SystemTime> {
-    match time(pending.last_attempt_complete_time) {
-        None if pending.next_attempt_schedule_time.is_some() => None,
+    if attempt::ended_in(pending.last_failure.as_ref()?) != ActivityStatus::TimedOut {
+        return time(pending.last_attempt_complete_time);
+    }
+    match pending.next_attempt_schedule_time {
+        Some(_) => None,
         None => time(pending.scheduled_time),
-        ended => ended,
     }
 }
 
@@ -225,29 +229,34 @@ impl Reconciler {
 mod tests {
     use super::*;
     use std::time::{Duration, UNIX_EPOCH};
+    use temporalio_common::protos::temporal::api::failure::v1::failure::FailureInfo;
 
     #[test]
     fn an_attempt_that_timed_out_ended_when_the_next_one_was_due() {
         let due = UNIX_EPOCH + Duration::from_secs(1_795_493_593);
+        let before = due - Duration::from_secs(5);
         let waiting = PendingActivityInfo {
-            attempt: 2,
+            attempt: 3,
             scheduled_time: Some(due.into()),
             next_attempt_schedule_time: Some(due.into()),
-            // As the server has it.
-            current_retry_interval: Duration::from_secs(1_795_493_593).try_into().ok(),
+            // Of the first attempt, which failed.
+            last_attempt_complete_time: Some(before.into()),
+            last_failure: Some(Failure {
+                failure_info: Some(FailureInfo::TimeoutFailureInfo(Default::default())),
+                ..Failure::default()
+            }),
             ..PendingActivityInfo::default()
         };
         assert_eq!(ended_at(&waiting), None);
         let is_due = PendingActivityInfo {
             next_attempt_schedule_time: None,
-            current_retry_interval: None,
             ..waiting.clone()
         };
         assert_eq!(ended_at(&is_due), Some(due));
         let failed = PendingActivityInfo {
-            last_attempt_complete_time: Some((due - Duration::from_secs(5)).into()),
+            last_failure: Some(Failure::default()),
             ..waiting
         };
-        assert_eq!(ended_at(&failed), Some(due - Duration::from_secs(5)));
+        assert_eq!(ended_at(&failed), Some(before));
     }
 }
