@@ -381,6 +381,13 @@ impl FileLog {
         }
     }
 
+    pub(super) fn find(&self, ids: &[Uuid]) -> Result<Vec<String>, JournalError> {
+        match self.source()? {
+            Source::File(log) => log.find(ids).map_err(read_error),
+            Source::Memory(memory) => Ok(memory.find(ids)),
+        }
+    }
+
     pub(super) fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError> {
         match self.source()? {
             Source::File(log) => log.cursor(name).map_err(read_error),

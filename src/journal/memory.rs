@@ -173,6 +173,17 @@ impl MemoryLog {
         ids
     }
 
+    pub(super) fn find(&self, ids: &[Uuid]) -> Vec<String> {
+        if ids.is_empty() {
+            return Vec::new();
+        }
+        let found = self.events.iter().map(|(_, record)| record);
+        found
+            .filter(|record| ids.contains(&record.event_id))
+            .map(|record| record.json.clone())
+            .collect()
+    }
+
     pub(super) fn cursor(&self, name: &str) -> Option<u64> {
         self.cursors.get(name).copied()
     }

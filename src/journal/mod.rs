@@ -291,6 +291,11 @@ impl<D: Draft> Journal<D> {
         self.ask(|answer| Command::Missing { ids, answer }).await
     }
 
+    /// Those events in the log that have one of `ids`, as JSON.
+    pub(crate) async fn find(&self, ids: Vec<uuid::Uuid>) -> Result<Vec<String>, JournalError> {
+        self.ask(|answer| Command::Find { ids, answer }).await
+    }
+
     /// Where the cursor `name` stands, if it was ever moved.
     pub(crate) async fn cursor(&self, name: String) -> Result<Option<u64>, JournalError> {
         self.ask(|answer| Command::Cursor { name, answer }).await

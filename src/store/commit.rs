@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     crash_point::is_left_out,
-    event::{EventError, EventId},
+    event::{Event, EventError, EventId},
     journal::{Held, Hold, JournalError, Rejected, RunKey},
 };
 use std::{
@@ -167,6 +167,20 @@ impl EventStore {
                 let missing = journal.missing(ids).await?;
                 Ok(missing.into_iter().map(Into::into).collect())
             }
+        }
+    }
+
+    /// The stored events that have one of `ids`.
+    pub(crate) async fn find(&self, ids: Vec<EventId>) -> Result<Vec<Event>, JournalError> {
+        match &self.shared.journal {
+            Some(journal) if !ids.is_empty() => {
+                let found = journal.find(ids.into_iter().map(Into::into).collect());
+                let found = found.await?.into_iter();
+                Ok(found
+                    .filter_map(|json| Event::from_json(&json).ok())
+                    .collect())
+            }
+            _ => Ok(Vec::new()),
         }
     }
 

@@ -61,7 +61,7 @@ impl fmt::Debug for Filter {
 pub struct LifecycleSelection {
     /// `workflow_start` and `workflow_end`.
     pub workflow: bool,
-    /// `activity_start` and `activity_end` of activities that the server schedules.
+    /// `activity_start`, `activity_end` and `activity_async_end` of activities that the server schedules.
     pub activity: bool,
     /// `activity_start` and `activity_end` of local activities.
     pub local_activity: bool,

@@ -90,6 +90,11 @@ impl Draft {
         }
     }
 
+    /// The id of another lifecycle event of the attempt on its stack.
+    pub(crate) fn attempt_event_id(&self, kind: &str) -> Option<EventId> {
+        attempt_event_id(&self.context, kind, 0)
+    }
+
     /// An event that is finished but for its encoding: what was stored before and is stored anew.
     pub(crate) fn finished(rules: &Arc<Rules>, event: Event) -> Self {
         Self::new(rules, event, Context::new(), Identity::Random)

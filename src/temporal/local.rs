@@ -3,8 +3,8 @@
 //! and go with the run when it is evicted. Knows nothing of how a workflow task completes.
 
 use super::{
+    attempt::ended_in,
     failure,
-    history::ended_in,
     stage::{RunStage, user_event_kind},
 };
 use crate::{

@@ -10,6 +10,7 @@
 )]
 
 mod activity;
+mod attempt;
 mod client;
 mod failure;
 mod held;
@@ -27,6 +28,7 @@ mod run;
 mod server;
 mod source;
 mod stage;
+mod standalone;
 mod task;
 mod testimony;
 #[cfg(feature = "plugin")]

@@ -1,6 +1,12 @@
 //! Asking the server: how a run stands, which runs closed, what their histories say. Reaches it through
 //! [`super::source`], and knows nothing of the events that are made of its answers.
 
+mod open;
+mod standalone;
+
+pub(super) use open::OpenRun;
+pub(super) use standalone::{StandaloneActivity, StandaloneDescription};
+
 use super::source::Source;
 use std::{
     fmt,

@@ -311,6 +311,18 @@ impl SqliteLog {
         }
     }
 
+    pub(super) fn find(&self, ids: &[Uuid]) -> Result<Vec<String>, Trouble> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT event FROM events WHERE event_id = ?1")?;
+        let mut found = Vec::new();
+        for id in ids {
+            let event = statement.query_row([id.to_string()], |row| row.get(0));
+            found.extend(event.optional()?);
+        }
+        Ok(found)
+    }
+
     pub(super) fn cursor(&self, name: &str) -> Result<Option<u64>, Trouble> {
         Ok(self
             .connection
