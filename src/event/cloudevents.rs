@@ -12,9 +12,9 @@
 //! | `data` | the whole native event, so that nothing is lost |
 //! | `sequence` | `metadata.sequence`, with leading zeros so that texts sort as numbers do |
 //! | `partitionkey` | the workflow id, else the activity id |
-//! | `traceparent` | `metadata.traceparent` |
+//! | `traceparent` | `metadata.traceparent`, if it is one |
 
-use super::{Event, EventError, lifecycle::APPLICATION_EVENTS};
+use super::{Event, EventError, is_traceparent, lifecycle::APPLICATION_EVENTS};
 use serde::{Deserialize, Serialize};
 
 /// An event as a CloudEvents 1.0 JSON object.
@@ -81,11 +81,15 @@ impl CloudEvent {
     /// Reads the JSON text.
     ///
     /// # Errors
-    /// [`EventError::NotAnEvent`] for anything that is not such an object.
+    /// [`EventError::NotAnEvent`] for anything that is not such an object. A `traceparent` that is none
+    /// is left out.
     pub fn from_json(json: &str) -> Result<Self, EventError> {
-        serde_json::from_str(json).map_err(|error| EventError::NotAnEvent {
-            reason: error.to_string(),
-        })
+        let mut event: Self =
+            serde_json::from_str(json).map_err(|error| EventError::NotAnEvent {
+                reason: error.to_string(),
+            })?;
+        event.traceparent = event.traceparent.filter(|text| is_traceparent(text));
+        Ok(event)
     }
 }
 
@@ -121,7 +125,10 @@ impl Event {
             time: metadata.created_at_text(),
             datacontenttype: "application/json".to_owned(),
             sequence: metadata.sequence.map(sequence_text),
-            traceparent: metadata.traceparent.clone(),
+            traceparent: metadata
+                .traceparent
+                .clone()
+                .filter(|text| is_traceparent(text)),
             data: self.clone(),
         })
     }
@@ -190,6 +197,20 @@ mod tests {
         );
         let text = cloud_event.to_json().unwrap();
         assert_eq!(CloudEvent::from_json(&text).unwrap().into_event(), event);
+    }
+
+    #[test]
+    fn a_traceparent_that_is_none_is_no_attribute() {
+        let mut event = Event::new("x");
+        event.metadata.event_id = Some(EventId::random());
+        event.metadata.traceparent = Some("none".into());
+        assert_eq!(event.to_cloud_event().unwrap().traceparent, None);
+        event.metadata.traceparent =
+            Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into());
+        let text = event.to_cloud_event().unwrap().to_json().unwrap();
+        assert!(CloudEvent::from_json(&text).unwrap().traceparent.is_some());
+        let text = text.replace("-01\"", "-0\"");
+        assert_eq!(CloudEvent::from_json(&text).unwrap().traceparent, None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod options;
 pub(crate) mod publish;
 pub(crate) mod stage;
 mod stats;
+mod trim;
 mod url;
 
 pub use error::{BuildError, FlushError, PublishError};
@@ -65,6 +66,7 @@ pub(crate) struct Rules {
     pub(crate) application_name: String,
     pub(crate) filter: Option<Filter>,
     pub(crate) max_event_bytes: usize,
+    pub(crate) trimmed: trim::Trimmed,
 }
 
 struct Shared {
@@ -200,6 +202,7 @@ impl EventStore {
                         .unwrap_or_else(default_application_name),
                     filter: options.filter,
                     max_event_bytes: options.max_event_bytes.unwrap_or(DEFAULT_MAX_EVENT_BYTES),
+                    trimmed: trim::Trimmed::default(),
                 }),
                 journal,
                 delivery,
@@ -247,7 +250,7 @@ impl EventStore {
             }
             Some(Place::Attempt(published)) => {
                 let ordinal = published.fetch_add(1, Ordering::Relaxed) + 1;
-                self.append(Draft::new(
+                self.append(Draft::published(
                     self.rules(),
                     event,
                     context.without_extension(),
@@ -257,7 +260,7 @@ impl EventStore {
                     },
                 ))
             }
-            _ => self.append(Draft::new(
+            _ => self.append(Draft::published(
                 self.rules(),
                 event,
                 context.without_extension(),
@@ -428,6 +431,7 @@ impl EventStore {
         let counters = &self.shared.counters;
         let mut stats = Stats {
             invalid: get(&counters.invalid),
+            trimmed: self.shared.rules.trimmed.count(),
             skipped: get(&counters.skipped),
             staged: get(&counters.staged),
             discarded: get(&counters.discarded),

@@ -2,7 +2,11 @@
 //! stack, ordinal), and what is left to the journal's thread (enrichment, id, filter, encoding).
 //! Knows nothing of Temporal.
 
-use super::{PublishError, Rules, options::Keep};
+use super::{
+    PublishError, Rules,
+    options::Keep,
+    trim::{self, Essence},
+};
 use crate::{
     context::{Context, StackFrame},
     event::{Event, EventId, EventKey, EventMetadata, WorkflowState},
@@ -11,6 +15,7 @@ use crate::{
 use chrono::{DateTime, Utc};
 use std::{
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{self, Poll},
@@ -46,10 +51,26 @@ pub(crate) struct Draft {
     created: SystemTime,
     identity: Identity,
     rules: Arc<Rules>,
+    // Not a matter of its name, which applications may give to events of theirs.
+    is_lifecycle: bool,
 }
 
 impl Draft {
-    /// Captures what enrichment will need. Cheap: no JSON, no hashing, no allocation.
+    /// An event of an application. What the context says is captured, which is cheap: no JSON, no
+    /// hashing, no allocation.
+    pub(crate) fn published(
+        rules: &Arc<Rules>,
+        event: Event,
+        context: Context,
+        identity: Identity,
+    ) -> Self {
+        Self {
+            is_lifecycle: false,
+            ..Self::new(rules, event, context, identity)
+        }
+    }
+
+    /// A lifecycle event, or an event of an application whose id is derived already.
     pub(crate) fn new(
         rules: &Arc<Rules>,
         event: Event,
@@ -60,6 +81,7 @@ impl Draft {
             event,
             context,
             created: SystemTime::now(),
+            is_lifecycle: !matches!(identity, Identity::Known(_)),
             identity,
             rules: rules.clone(),
         }
@@ -104,6 +126,7 @@ impl journal::Draft for Draft {
             created,
             identity,
             rules,
+            is_lifecycle,
         } = self;
         match identity {
             Identity::Known(id) => event.metadata.event_id = Some(id),
@@ -113,25 +136,64 @@ impl journal::Draft for Draft {
             Identity::Run { kind } => event.metadata.event_id = run_event_id(&context, kind),
             Identity::Attempt { .. } | Identity::Random => {}
         }
-        enrich(&mut event, &context, created, &rules.application_name);
+        let mut faults = enrich(&mut event, &context, created, &rules.application_name);
         let event_id = *event.metadata.event_id.get_or_insert_with(EventId::random);
+        let prepared = if is_lifecycle {
+            prepare_lifecycle(event, event_id, &rules, &mut faults)
+        } else {
+            prepare_published(event, event_id, &rules)
+        };
+        if let Prepared::Record(record) = &prepared {
+            rules.trimmed.note(&record.event_name, &faults);
+        }
+        prepared
+    }
+}
+
+fn prepare_published(mut event: Event, event_id: EventId, rules: &Rules) -> Prepared {
+    if let Err(error) = event.validate() {
+        return Prepared::Invalid(error.to_string());
+    }
+    if let Some(filter) = &rules.filter {
+        if filter.apply(&mut event) == Keep::Drop {
+            return Prepared::Dropped;
+        }
+        // The hook may change anything but what the guarantees rest on.
+        event.metadata.event_id = Some(event_id);
         if let Err(error) = event.validate() {
-            return Prepared::Invalid(error.to_string());
+            return Prepared::Invalid(format!("after the filter: {error}"));
         }
-        if let Some(filter) = &rules.filter {
-            if filter.apply(&mut event) == Keep::Drop {
-                return Prepared::Dropped;
+    }
+    match event.to_json_within(rules.max_event_bytes) {
+        Ok(json) => Prepared::Record(record(event, event_id, json)),
+        Err(error) => Prepared::Invalid(error.to_string()),
+    }
+}
+
+/// A lifecycle event is never refused: what breaks a rule is left out.
+fn prepare_lifecycle(
+    mut event: Event,
+    event_id: EventId,
+    rules: &Rules,
+    faults: &mut Vec<&'static str>,
+) -> Prepared {
+    trim::mend(&mut event, faults);
+    if let Some(filter) = &rules.filter {
+        let essence = Essence::of(&event, &rules.application_name);
+        match catch_unwind(AssertUnwindSafe(|| filter.apply(&mut event))) {
+            Ok(Keep::Drop) => return Prepared::Dropped,
+            Ok(Keep::Keep) => essence.restore(&mut event, faults),
+            // It is half changed, and may hold what was to be redacted.
+            Err(_) => {
+                trim::at_fault(faults, "the filter, which panicked");
+                event = essence.into_event();
             }
-            // The hook may change anything but what the guarantees rest on.
-            event.metadata.event_id = Some(event_id);
-            if let Err(error) = event.validate() {
-                return Prepared::Invalid(format!("after the filter: {error}"));
-            }
         }
-        match event.to_json_within(rules.max_event_bytes) {
-            Ok(json) => Prepared::Record(record(event, event_id, json)),
-            Err(error) => Prepared::Invalid(error.to_string()),
-        }
+        event.metadata.event_id = Some(event_id);
+    }
+    match trim::to_json(&mut event, rules.max_event_bytes, faults) {
+        Ok(json) => Prepared::Record(record(event, event_id, json)),
+        Err(error) => Prepared::Invalid(error.to_string()),
     }
 }
 
@@ -206,16 +268,18 @@ fn attempt_event_id(context: &Context, kind: &str, ordinal: u64) -> Option<Event
     }))
 }
 
-/// Fills what the event leaves empty, from the top of the stack to its bottom, then the rest.
+/// Fills what the event leaves empty, from the top of the stack to its bottom, then the rest. Gives back
+/// what user frames have that breaks a rule: it stays out.
 pub(crate) fn enrich(
     event: &mut Event,
     context: &Context,
     created: SystemTime,
     application_name: &str,
-) {
+) -> Vec<&'static str> {
+    let mut faults = Vec::new();
     let metadata = &mut event.metadata;
     for frame in context.frames() {
-        fill(metadata, frame);
+        fill(metadata, frame, &mut faults);
     }
     if metadata.workflow_state == WorkflowState::Unknown && metadata.workflow_id.is_some() {
         metadata.workflow_state = WorkflowState::Running;
@@ -235,6 +299,7 @@ pub(crate) fn enrich(
     if event.event_name.is_empty() {
         event.event_name = event.event_type.clone();
     }
+    faults
 }
 
 fn set(field: &mut Option<String>, value: Option<&str>) {
@@ -245,17 +310,21 @@ fn set(field: &mut Option<String>, value: Option<&str>) {
     }
 }
 
-fn fill(metadata: &mut EventMetadata, frame: &StackFrame) {
+fn fill(metadata: &mut EventMetadata, frame: &StackFrame, faults: &mut Vec<&'static str>) {
     match frame {
         StackFrame::User(user) => {
             for (name, value) in user.fields() {
                 // Who is running, and what the event is, is not for a frame to say: ids rest on it.
-                let settable = matches!(
-                    name.as_str(),
-                    "application_name" | "topic_name" | "traceparent"
-                );
-                if settable || !EventMetadata::is_known_field(name) {
+                let settable = ["application_name", "topic_name", "traceparent"]
+                    .into_iter()
+                    .find(|settable| settable == name);
+                if settable.is_none() && EventMetadata::is_known_field(name) {
+                    continue;
+                }
+                if trim::is_fit(name, value) {
                     metadata.fill_field(name, value);
+                } else {
+                    trim::at_fault(faults, settable.unwrap_or("metadata"));
                 }
             }
         }
