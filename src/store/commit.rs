@@ -30,9 +30,22 @@ impl EventStore {
     }
 
     /// Whether what happened then is older than the store keeps events.
-    pub(crate) fn is_past_retention(&self, happened_at: Option<SystemTime>) -> bool {
+    fn is_past_retention(&self, happened_at: Option<SystemTime>) -> bool {
         match (self.shared.retention, happened_at) {
             (Some(age), Some(at)) => at.elapsed().is_ok_and(|since| since >= age),
+            _ => false,
+        }
+    }
+
+    /// Whether an event that history tells of, and that the store lacks, was there long enough: it was
+    /// removed for its age or for lack of room, or would be at once.
+    pub(crate) fn is_removed(&self, draft: &Draft) -> bool {
+        let happened_at = draft.happened_at();
+        if self.is_past_retention(happened_at) {
+            return true;
+        }
+        match (&self.shared.journal, happened_at) {
+            (Some(journal), Some(at)) => journal.removed_until().has(draft.is_lifecycle(), at),
             _ => false,
         }
     }
@@ -69,6 +82,9 @@ impl EventStore {
             self.skip();
             return Receipt::ready(Ok(EventId::SKIPPED));
         };
+        if draft.is_repair() && self.is_removed(&draft) {
+            return Receipt::ready(Ok(draft.derived_id().unwrap_or(EventId::SKIPPED)));
+        }
         match journal.append(draft) {
             Ok(receipt) if self.is_durable_with_sinks() => {
                 let store = self.clone();

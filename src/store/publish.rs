@@ -5,6 +5,7 @@
 use super::{
     PublishError, Rules,
     options::Keep,
+    stage::{DETECTED_BY, DETECTED_BY_REPLAY},
     trim::{self, Essence},
 };
 use crate::{
@@ -95,6 +96,17 @@ impl Draft {
     /// When it happened, where that is known already.
     pub(crate) fn happened_at(&self) -> Option<SystemTime> {
         self.event.metadata.created_at.map(SystemTime::from)
+    }
+
+    /// Whether the interceptors or the reconciler made it.
+    pub(crate) fn is_lifecycle(&self) -> bool {
+        self.is_lifecycle
+    }
+
+    /// Whether a replay came to it, which may have been stored long ago.
+    pub(crate) fn is_repair(&self) -> bool {
+        let detected_by = self.event.metadata.custom.get(DETECTED_BY);
+        detected_by.is_some_and(|by| by == DETECTED_BY_REPLAY)
     }
 
     /// Whether it is about a workflow run, and not about an activity.

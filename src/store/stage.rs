@@ -23,6 +23,8 @@ const CONTENT_NAMESPACE: Uuid = Uuid::from_u128(0x1f0b_5b0e_6a5c_4c55_9a71_5d3e_
 
 /// The metadata field of events that were not stored when they happened: who found them.
 pub(crate) const DETECTED_BY: &str = "detected_by";
+/// What it holds on events that a replay came to.
+pub(super) const DETECTED_BY_REPLAY: &str = "replay";
 
 /// How staged events leave the stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,7 +194,7 @@ impl RunStage {
 
 /// An event that a replay derives anew: it happened at the time of its workflow task.
 pub(crate) fn repaired(event: Event, at: Option<SystemTime>) -> Event {
-    let mut event = event.metadata(DETECTED_BY, "replay");
+    let mut event = event.metadata(DETECTED_BY, DETECTED_BY_REPLAY);
     let at = at.map(DateTime::<Utc>::from);
     event.metadata.created_at = event.metadata.created_at.or(at);
     event

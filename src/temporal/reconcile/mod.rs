@@ -390,8 +390,8 @@ impl Reconciler {
             .into_iter()
             // With activities switched off, a history is only read for its ends.
             .filter(|draft| self.shared.options.activities || draft.is_of_run())
-            // What is older than the store keeps is absent because it was there long enough.
-            .filter(|draft| pass == Pass::Backfill || !store.is_past_retention(draft.happened_at()))
+            // What the store removed, or would at once, is absent because it was there long enough.
+            .filter(|draft| pass == Pass::Backfill || !store.is_removed(draft))
             .filter(|draft| draft.derived_id().is_some_and(|id| missing.contains(&id)))
             .collect();
         // A part of the queue at a time: others publish, too.
