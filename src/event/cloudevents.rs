@@ -217,4 +217,85 @@ mod tests {
     fn an_event_without_an_id_is_no_cloud_event_yet() {
         assert!(Event::new("x").to_cloud_event().is_err());
     }
+
+    /// Documents as they are sent.
+    fn documents() -> Vec<serde_json::Value> {
+        let mut end = lifecycle::workflow_end(
+            WorkflowState::Failed,
+            309.91,
+            Some(&lifecycle::FailureDetails {
+                error_type: Some("OutOfStock".into()),
+                message: Some("no more bolts".into()),
+                non_retryable: true,
+            }),
+        );
+        let metadata = &mut end.metadata;
+        metadata.event_id = Some(EventId::random());
+        metadata.created_at = Some(chrono::Utc::now());
+        metadata.namespace = Some("default".into());
+        metadata.workflow_id = Some("order-1".into());
+        metadata.sequence = Some(7);
+        metadata.attempt = Some(1);
+        metadata.is_local = Some(false);
+        metadata.traceparent =
+            Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into());
+        let mut user = Event::new("data.processed")
+            .data(serde_json::json!({ "records": 1000, "a": [1.5, { "b": null }] }))
+            .metadata("tenant", serde_json::json!({ "name": "acme" }));
+        user.metadata.event_id = Some(EventId::random());
+        user.extra.insert("later".into(), 1.into());
+        vec![
+            serde_json::to_value(end).unwrap(),
+            serde_json::to_value(user).unwrap(),
+        ]
+    }
+
+    #[test]
+    fn fuzz_event_json() {
+        let seeds = documents();
+        crate::fuzz::run("Event::from_json", |rng| {
+            let text = crate::fuzz::json(rng, &seeds);
+            let Ok(event) = Event::from_json(&text) else {
+                return;
+            };
+            let is_valid = event.validate().is_ok();
+            let written = event.to_json_within(usize::MAX).unwrap();
+            if is_valid {
+                assert_eq!(Event::from_json(&written).unwrap(), event, "{text}");
+            }
+            if let Ok(cloud_event) = event.to_cloud_event()
+                && is_valid
+            {
+                let text = cloud_event.to_json().unwrap();
+                assert_eq!(CloudEvent::from_json(&text).unwrap(), cloud_event, "{text}");
+            }
+        });
+    }
+
+    #[test]
+    fn fuzz_cloud_events() {
+        let seeds: Vec<_> = documents()
+            .into_iter()
+            .map(|document| {
+                let event = Event::from_json(&document.to_string()).unwrap();
+                serde_json::to_value(event.to_cloud_event().unwrap()).unwrap()
+            })
+            .collect();
+        crate::fuzz::run("CloudEvent::from_json", |rng| {
+            let text = crate::fuzz::json(rng, &seeds);
+            let Ok(cloud_event) = CloudEvent::from_json(&text) else {
+                return;
+            };
+            let written = cloud_event.to_json().unwrap();
+            if cloud_event.data.validate().is_ok() {
+                assert_eq!(
+                    CloudEvent::from_json(&written).unwrap(),
+                    cloud_event,
+                    "{text}"
+                );
+            }
+            let traceparent = cloud_event.traceparent.as_deref();
+            assert!(traceparent.is_none_or(is_traceparent), "{text}");
+        });
+    }
 }

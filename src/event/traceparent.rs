@@ -109,4 +109,52 @@ mod tests {
             prop_assert!(!is_traceparent(&longer));
         }
     }
+
+    /// The rule once more, digit by digit.
+    fn is_one(text: &str) -> bool {
+        let characters: Vec<char> = text.chars().collect();
+        let hexadecimal = |from: usize, to: usize| {
+            characters.get(from..to).is_some_and(|digits| {
+                digits
+                    .iter()
+                    .all(|digit| digit.is_ascii_digit() || ('a'..='f').contains(digit))
+            })
+        };
+        let dashes = [2, 35, 52]
+            .into_iter()
+            .all(|at| characters.get(at) == Some(&'-'));
+        let zero = |from: usize, to: usize| characters[from..to].iter().all(|digit| *digit == '0');
+        let fits = dashes
+            && hexadecimal(0, 2)
+            && hexadecimal(3, 35)
+            && hexadecimal(36, 52)
+            && hexadecimal(53, 55);
+        fits && !zero(3, 35)
+            && !zero(36, 52)
+            && !text.starts_with("ff")
+            && match characters.get(55) {
+                None => true,
+                Some(next) => {
+                    *next == '-'
+                        && !text.starts_with("00")
+                        && text.len() <= MAX_LENGTH
+                        && text
+                            .chars()
+                            .all(|character| ('!'..='~').contains(&character))
+                }
+            }
+    }
+
+    #[test]
+    fn fuzz_traceparent() {
+        let seeds = [
+            VALID.into(),
+            format!("01{}-more", &VALID[2..]).into_bytes(),
+            b"00-00000000000000000000000000000000-0000000000000000-00".to_vec(),
+        ];
+        crate::fuzz::run("is_traceparent", |rng| {
+            let text = String::from_utf8_lossy(&crate::fuzz::mutated(rng, &seeds)).into_owned();
+            assert_eq!(is_traceparent(&text), is_one(&text), "{text}");
+        });
+    }
 }

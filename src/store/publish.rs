@@ -13,7 +13,7 @@ use crate::{
     event::{Event, EventId, EventKey, EventMetadata, WorkflowState},
     journal::{self, AppendReceipt, Prepared, Record},
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike as _, Utc};
 use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -256,11 +256,11 @@ fn attempt_event_id(context: &Context, kind: &str, ordinal: u64) -> Option<Event
         .or(activity.activity_run_id.as_deref());
     // An activity id may be used again once its activity is over, also within a run; the time at which
     // it was scheduled, which the server keeps and tells each attempt, tells them apart.
-    let scheduled = activity.scheduled_time.map(|time| {
-        let scheduled = DateTime::<Utc>::from(time);
-        scheduled.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true)
-    });
-    let scheduled = scheduled.unwrap_or_default();
+    let scheduled = activity
+        .scheduled_time
+        .and_then(utc)
+        .map(|scheduled| scheduled.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true))
+        .unwrap_or_default();
     // A local activity that is executed again with its workflow task has another time, and must keep its
     // id. Without one of the user's, that is its position among the run's activities: when the task is
     // executed again with other inputs, another activity may have it.
@@ -278,6 +278,22 @@ fn attempt_event_id(context: &Context, kind: &str, ordinal: u64) -> Option<Event
         attempt: activity.attempt,
         ordinal,
     }))
+}
+
+/// A time as events have it; none for one that no calendar has, which nothing but a broken history does.
+pub(crate) fn utc(time: SystemTime) -> Option<DateTime<Utc>> {
+    let (seconds, nanoseconds) = match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => (i64::try_from(since.as_secs()).ok()?, since.subsec_nanos()),
+        Err(before) => {
+            let before = before.duration();
+            let seconds = i64::try_from(before.as_secs()).ok()?.checked_neg()?;
+            match before.subsec_nanos() {
+                0 => (seconds, 0),
+                nanoseconds => (seconds.checked_sub(1)?, 1_000_000_000 - nanoseconds),
+            }
+        }
+    };
+    DateTime::from_timestamp(seconds, nanoseconds).filter(|time| (0..=9999).contains(&time.year()))
 }
 
 /// Fills what the event leaves empty, from the top of the stack to its bottom, then the rest. Gives back
@@ -301,7 +317,7 @@ pub(crate) fn enrich(
     }
     let created_at = *metadata
         .created_at
-        .get_or_insert_with(|| DateTime::<Utc>::from(created));
+        .get_or_insert_with(|| utc(created).unwrap_or_default());
     metadata
         .created_timestamp
         .get_or_insert_with(|| created_at.timestamp());
@@ -477,5 +493,30 @@ impl std::fmt::Debug for Receipt {
             State::Journal(_) | State::Sinks(_) => "waiting",
         };
         f.debug_tuple("Receipt").field(&state).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn times_that_no_calendar_has_are_none() {
+        let epoch = SystemTime::UNIX_EPOCH;
+        let text = |time| utc(time).map(|time| time.to_rfc3339());
+        let odd = epoch - Duration::from_nanos(1);
+        assert_eq!(
+            text(odd).as_deref(),
+            Some("1969-12-31T23:59:59.999999999+00:00")
+        );
+        assert_eq!(text(epoch).as_deref(), Some("1970-01-01T00:00:00+00:00"));
+        for seconds in [253_402_300_800, i64::MAX.unsigned_abs()] {
+            assert_eq!(utc(epoch + Duration::from_secs(seconds)), None);
+        }
+        assert_eq!(
+            utc(epoch - Duration::from_secs(i64::MAX.unsigned_abs())),
+            None
+        );
     }
 }

@@ -4,13 +4,12 @@
 
 use super::{
     EventStore, PublishError, Receipt,
-    publish::{Draft, Identity},
+    publish::{Draft, Identity, utc},
 };
 use crate::{
     context::Context,
     event::{Event, EventId, EventKey},
 };
-use chrono::{DateTime, Utc};
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -195,7 +194,7 @@ impl RunStage {
 /// An event that a replay derives anew: it happened at the time of its workflow task.
 pub(crate) fn repaired(event: Event, at: Option<SystemTime>) -> Event {
     let mut event = event.metadata(DETECTED_BY, DETECTED_BY_REPLAY);
-    let at = at.map(DateTime::<Utc>::from);
+    let at = at.and_then(utc);
     event.metadata.created_at = event.metadata.created_at.or(at);
     event
 }

@@ -383,3 +383,123 @@ impl io::Write for Counter {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        context::{Context, Frame, WorkflowFrame},
+        event::{FailureDetails, WorkflowState, lifecycle},
+        fuzz,
+        journal::{Draft as _, Prepared},
+        store::{
+            Rules,
+            options::{Filter, Keep},
+            publish::{Draft, Identity},
+        },
+    };
+    use std::sync::{Arc, Mutex};
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        for (text, limit, wanted) in [
+            ("short", 5, "short"),
+            ("shorter", 6, "sho…"),
+            ("üüüü", 7, "üü…"),
+            ("🦀🦀", 6, "…"),
+            ("ab", 0, "…"),
+        ] {
+            let mut cut = text.to_owned();
+            if text.len() > limit {
+                shorten(&mut cut, limit, str::len);
+            }
+            assert_eq!(cut, wanted, "{text}");
+        }
+    }
+
+    /// Whatever frames, errors and filters hold: the event is stored, can be read, keeps the rules and
+    /// says what happened.
+    #[test]
+    fn fuzz_lifecycle_events() {
+        // What the filter does with the next event.
+        let change: Arc<Mutex<Option<Event>>> = Arc::default();
+        let filter = {
+            let change = change.clone();
+            Filter::new(move |event: &mut Event| {
+                if let Some(other) = change.lock().unwrap().take() {
+                    let id = event.metadata.event_id;
+                    *event = other;
+                    event.metadata.event_id = id;
+                }
+                Keep::Keep
+            })
+        };
+        let rules = |filter, max_event_bytes| {
+            Arc::new(Rules {
+                application_name: "orders".to_owned(),
+                filter,
+                max_event_bytes,
+                trimmed: Trimmed::default(),
+            })
+        };
+        let frames = [serde_json::json!({
+            "correlation_id": "c-42", "topic_name": "orders", "application_name": "a",
+            "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "tenant": { "name": ["acme", 1.5] },
+        })];
+        let seeds = [serde_json::to_value(lifecycle::workflow_end(
+            WorkflowState::Completed,
+            1.0,
+            Some(&FailureDetails::default()),
+        ))
+        .unwrap()];
+        fuzz::run("lifecycle events", |rng| {
+            let mut frame = Frame::new();
+            if let Ok(fields) = serde_json::from_str(&fuzz::json(rng, &frames)) {
+                frame.fields = fields;
+            }
+            let context = Context::new()
+                .push(WorkflowFrame {
+                    namespace: "default".into(),
+                    workflow_id: fuzz::text(rng).into(),
+                    workflow_type: fuzz::text(rng).into(),
+                    workflow_run_id: "run".into(),
+                    task_queue: Some(fuzz::text(rng).into()),
+                    ..WorkflowFrame::default()
+                })
+                .push(frame);
+            let failure = FailureDetails {
+                error_type: Some(fuzz::text(rng)),
+                message: Some(fuzz::text(rng).repeat(rng.usize(0..100))),
+                non_retryable: rng.bool(),
+            };
+            let mut event = lifecycle::workflow_end(WorkflowState::Failed, 1.5, Some(&failure));
+            if rng.bool() {
+                event.data.insert(fuzz::text(rng), fuzz::leaf(rng));
+            }
+            let is_filtered = rng.bool();
+            if is_filtered {
+                *change.lock().unwrap() = Event::from_json(&fuzz::json(rng, &seeds)).ok();
+            }
+            let limit = rng.choice([1, 500, 1_000, 4_000, 262_144]).unwrap();
+            let rules = rules(is_filtered.then(|| filter.clone()), limit);
+            let identity = Identity::Run {
+                kind: "workflow_end",
+            };
+            let draft = Draft::new(&rules, event, context, identity);
+            let id = draft.derived_id();
+            let Prepared::Record(record) = draft.prepare() else {
+                panic!("a lifecycle event is refused");
+            };
+            assert_eq!(id.map(Into::into), Some(record.event_id));
+            let read = Event::from_json(&record.json).unwrap();
+            assert_eq!(read.validate(), Ok(()));
+            if !is_filtered {
+                assert_eq!(read.data["status"], "failed");
+                assert!(record.lifecycle);
+                // What is never left out has its size, too.
+                assert!(limit < 4_000 || record.json.len() <= limit.max(8_000));
+            }
+        });
+    }
+}

@@ -8,11 +8,10 @@ use crate::{
     event::{ActivityStatus, Event, FailureDetails, LifecycleEvent, WorkflowState, lifecycle},
     store::{
         EventStore,
-        publish::{Draft, Identity},
+        publish::{Draft, Identity, utc},
         stage::DETECTED_BY,
     },
 };
-use chrono::{DateTime, Utc};
 use std::{collections::HashMap, time::SystemTime};
 use temporalio_common::protos::{
     coresdk::common::extract_local_activity_marker_data,
@@ -434,7 +433,7 @@ impl<'a> HistoryReader<'a> {
         at: Option<SystemTime>,
     ) -> Draft {
         let mut event = event.metadata(DETECTED_BY, "reconciler");
-        event.metadata.created_at = at.map(DateTime::<Utc>::from);
+        event.metadata.created_at = at.and_then(utc);
         Draft::new(self.store.rules(), event, context, identity)
     }
 

@@ -6,6 +6,8 @@ mod activity;
 mod client;
 mod failure;
 mod history;
+#[cfg(test)]
+mod history_fuzz;
 mod interceptors;
 mod payload;
 #[cfg(feature = "plugin")]
