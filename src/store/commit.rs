@@ -2,9 +2,12 @@
 //! publish. Knows the journal, and not when or why it is asked.
 
 use super::{
-    EventStore, LifecycleSelection, PublishError, Receipt, Rules, publish::Draft, stats::add,
+    EventStore, LifecycleSelection, PublishError, Receipt, Rules,
+    publish::{Draft, ids_of_attempt},
+    stats::add,
 };
 use crate::{
+    context::Context,
     crash_point::is_left_out,
     event::{EventError, EventId},
     journal::{self, JournalError, Rejected, RunKey},
@@ -177,6 +180,21 @@ impl EventStore {
                 let ids = ids.into_iter().map(Into::into).collect();
                 let missing = journal.missing(ids).await?;
                 Ok(missing.into_iter().map(Into::into).collect())
+            }
+        }
+    }
+
+    /// Whether the store has something of an attempt with the number of the one on the stack, which has
+    /// just begun: its activity was reset, and counts from 1 again. A store that does not answer within
+    /// the commit timeout knows of none.
+    pub(crate) async fn knows_attempt(&self, context: &Context) -> bool {
+        let ids = ids_of_attempt(context);
+        let asked = ids.len();
+        match tokio::time::timeout(self.shared.commit_timeout, self.missing(ids)).await {
+            Ok(Ok(missing)) => missing.len() < asked,
+            Ok(Err(_)) | Err(_) => {
+                debug!("the store does not say whether an attempt's number was given before");
+                false
             }
         }
     }

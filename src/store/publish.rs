@@ -9,11 +9,11 @@ use super::{
     trim::{self, Essence},
 };
 use crate::{
-    context::{Context, StackFrame},
-    event::{Event, EventId, EventKey, EventMetadata, WorkflowState},
+    context::{ActivityFrame, Context, StackFrame},
+    event::{Event, EventId, EventKey, EventMetadata, LifecycleEvent, WorkflowState},
     journal::{self, AppendReceipt, Prepared, Record},
 };
-use chrono::{DateTime, Datelike as _, Utc};
+use chrono::{DateTime, Datelike as _, SecondsFormat, Utc};
 use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -52,6 +52,8 @@ pub(crate) struct Draft {
     created: SystemTime,
     identity: Identity,
     rules: Arc<Rules>,
+    // When the attempt began that it is about, where history says it.
+    began: Option<SystemTime>,
     // Not a matter of its name, which applications may give to events of theirs.
     is_lifecycle: bool,
 }
@@ -84,8 +86,31 @@ impl Draft {
             created: SystemTime::now(),
             is_lifecycle: !matches!(identity, Identity::Known(_)),
             identity,
+            began: None,
             rules: rules.clone(),
         }
+    }
+
+    /// This event, of an attempt that began then. If its activity was reset, its worker may have given it
+    /// an id by that.
+    pub(crate) fn of_attempt_begun_at(mut self, began: Option<SystemTime>) -> Self {
+        self.began = began;
+        self
+    }
+
+    /// The ids under which the event may be stored already.
+    pub(crate) fn known_ids(&self) -> impl Iterator<Item = EventId> {
+        let restarted = || {
+            let Identity::Attempt { kind, ordinal } = self.identity else {
+                return None;
+            };
+            let frame = ActivityFrame {
+                restarted_time: Some(self.began?),
+                ..self.context.activity()?.clone()
+            };
+            attempt_event_id(&self.context.push(frame), kind, ordinal)
+        };
+        self.derived_id().into_iter().chain(restarted())
     }
 
     /// The name of its event.
@@ -139,6 +164,7 @@ impl journal::Draft for Draft {
             identity,
             rules,
             is_lifecycle,
+            began: _,
         } = self;
         match identity {
             Identity::Known(id) => event.metadata.event_id = Some(id),
@@ -256,16 +282,16 @@ fn attempt_event_id(context: &Context, kind: &str, ordinal: u64) -> Option<Event
         .or(activity.activity_run_id.as_deref());
     // An activity id may be used again once its activity is over, also within a run; the time at which
     // it was scheduled, which the server keeps and tells each attempt, tells them apart.
-    let scheduled = activity
-        .scheduled_time
-        .and_then(utc)
-        .map(|scheduled| scheduled.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true))
-        .unwrap_or_default();
+    let text = |time| utc(time).map(|time| time.to_rfc3339_opts(SecondsFormat::Nanos, true));
+    let scheduled = activity.scheduled_time.and_then(text).unwrap_or_default();
     // A local activity that is executed again with its workflow task has another time, and must keep its
     // id. Without one of the user's, that is its position among the run's activities: when the task is
     // executed again with other inputs, another activity may have it.
     let name = if activity.is_local {
         format!("{}/{}", activity.activity_type, activity.activity_id)
+    } else if let Some(began) = activity.restarted_time.and_then(text) {
+        // Of an activity that was reset, the number says the same of two attempts.
+        format!("{}@{scheduled}/{began}", activity.activity_id)
     } else {
         format!("{}@{scheduled}", activity.activity_id)
     };
@@ -294,6 +320,20 @@ pub(crate) fn utc(time: SystemTime) -> Option<DateTime<Utc>> {
         }
     };
     DateTime::from_timestamp(seconds, nanoseconds).filter(|time| (0..=9999).contains(&time.year()))
+}
+
+/// The ids of what an attempt leaves behind first.
+pub(super) fn ids_of_attempt(context: &Context) -> Vec<EventId> {
+    let kinds = [
+        (LifecycleEvent::ActivityStart.as_str(), 0),
+        (LifecycleEvent::ActivityEnd.as_str(), 0),
+        // The first event of its code.
+        ("user", 1),
+    ];
+    kinds
+        .into_iter()
+        .filter_map(|(kind, ordinal)| attempt_event_id(context, kind, ordinal))
+        .collect()
 }
 
 /// Fills what the event leaves empty, from the top of the stack to its bottom, then the rest. Gives back

@@ -16,7 +16,7 @@ use futures_util::FutureExt as _;
 use std::{
     panic::{AssertUnwindSafe, resume_unwind},
     sync::{Arc, atomic::AtomicU64},
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 use temporalio_sdk::{
     activities::{ActivityError, ActivityInfo},
@@ -39,17 +39,22 @@ pub(super) fn execute<'a>(
     } else {
         selection.activity
     };
-    let mut context = Context::new()
-        .push(worker.clone())
-        .push(frame(info, payload::traceparent(input.headers())));
-    if let Some(user) = payload::frame(input.headers()) {
-        context = context.push(user);
-    }
-    let scope = context.clone().with_extension(Arc::new(Outlet {
-        store: store.clone(),
-        place: Place::Attempt(AtomicU64::new(0)),
-    }));
+    let below = Context::new().push(worker.clone());
+    let mut frame = frame(info, payload::traceparent(input.headers()));
+    let begun_again = begins_again(info);
+    let user = payload::frame(input.headers());
     Box::pin(async move {
+        if begun_again.is_some() && store.knows_attempt(&below.push(frame.clone())).await {
+            frame.restarted_time = begun_again;
+        }
+        let mut context = below.push(frame);
+        if let Some(user) = user {
+            context = context.push(user);
+        }
+        let scope = context.clone().with_extension(Arc::new(Outlet {
+            store: store.clone(),
+            place: Place::Attempt(AtomicU64::new(0)),
+        }));
         if emits {
             let start = draft(
                 &store,
@@ -93,6 +98,13 @@ pub(super) fn execute<'a>(
             Err(panic) => resume_unwind(panic),
         }
     })
+}
+
+/// When an attempt began whose number may have been given before: a reset lets an activity count from 1
+/// again. The first attempt of one that was neither reset nor paused is scheduled with its activity.
+fn begins_again(info: &ActivityInfo) -> Option<SystemTime> {
+    let is_first = info.attempt == 1 && info.current_attempt_scheduled_time == info.scheduled_time;
+    info.started_time.filter(|_| !is_first && !info.is_local)
 }
 
 fn draft(store: &EventStore, context: &Context, event: Event, kind: LifecycleEvent) -> Draft {
@@ -143,6 +155,7 @@ fn frame(info: &ActivityInfo, traceparent: Option<String>) -> ActivityFrame {
         activity_run_id: text(&info.activity_run_id),
         scheduled_time: info.scheduled_time,
         attempt: info.attempt,
+        restarted_time: None,
         is_local: info.is_local,
         traceparent: traceparent.map(Into::into),
     }

@@ -349,19 +349,21 @@ impl<'a> HistoryReader<'a> {
             ..sdk()
         };
         let context = activity_context(worker, frame, user);
-        drafts.push(self.attempt_draft(
+        let start = self.attempt_draft(
             context.clone(),
             lifecycle::activity_start(),
             LifecycleEvent::ActivityStart,
             attempt.started_at,
-        ));
+        );
         let duration_ms = milliseconds(attempt.started_at, at).unwrap_or_default();
-        drafts.push(self.attempt_draft(
+        let end = self.attempt_draft(
             context,
             lifecycle::activity_end(status, duration_ms, failure.as_ref()),
             LifecycleEvent::ActivityEnd,
             at,
-        ));
+        );
+        let known = |draft: Draft| draft.of_attempt_begun_at(attempt.started_at);
+        drafts.extend([known(start), known(end)]);
         self.before_reset
             .as_mut()
             .unwrap_or(found)

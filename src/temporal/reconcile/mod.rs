@@ -384,7 +384,7 @@ impl Reconciler {
             return Ok(());
         }
         let store = &self.shared.store;
-        let ids = drafts.iter().filter_map(Draft::derived_id).collect();
+        let ids = drafts.iter().flat_map(Draft::known_ids).collect();
         let missing: HashSet<EventId> = store.missing(ids).await?.into_iter().collect();
         let mut missing: Vec<Draft> = drafts
             .into_iter()
@@ -392,7 +392,7 @@ impl Reconciler {
             .filter(|draft| self.shared.options.activities || draft.is_of_run())
             // What the store removed, or would at once, is absent because it was there long enough.
             .filter(|draft| pass == Pass::Backfill || !store.is_removed(draft))
-            .filter(|draft| draft.derived_id().is_some_and(|id| missing.contains(&id)))
+            .filter(|draft| draft.known_ids().all(|id| missing.contains(&id)))
             .collect();
         // A part of the queue at a time: others publish, too.
         let at_once = (store.queue_size() / 4).clamp(1, APPENDED_AT_ONCE);
