@@ -130,8 +130,10 @@ impl Draft {
 
     /// Whether a replay came to it, which may have been stored long ago.
     pub(crate) fn is_repair(&self) -> bool {
+        // Applications may publish again what they read.
+        let is_of_run = matches!(self.identity, Identity::Known(_) | Identity::Run { .. });
         let detected_by = self.event.metadata.custom.get(DETECTED_BY);
-        detected_by.is_some_and(|by| by == DETECTED_BY_REPLAY)
+        is_of_run && detected_by.is_some_and(|by| by == DETECTED_BY_REPLAY)
     }
 
     /// Whether it is about a workflow run, and not about an activity.
@@ -181,8 +183,8 @@ impl journal::Draft for Draft {
         } else {
             prepare_published(event, event_id, &rules)
         };
-        if let Prepared::Record(record) = &prepared {
-            rules.trimmed.note(&record.event_name, &faults);
+        if matches!(prepared, Prepared::Record(_)) {
+            rules.trimmed.note(&faults);
         }
         prepared
     }

@@ -38,7 +38,7 @@ impl Trimmed {
     }
 
     /// Counts an event of which `fields` were left out or shortened, if any were.
-    pub(super) fn note(&self, event_name: &str, fields: &[&'static str]) {
+    pub(super) fn note(&self, fields: &[&'static str]) {
         if fields.is_empty() {
             return;
         }
@@ -53,7 +53,6 @@ impl Trimmed {
         };
         if is_due {
             tracing::warn!(
-                event_name,
                 ?fields,
                 all = self.count(),
                 "fields of an event break a rule and were left out, or shortened; the event is stored"
