@@ -177,6 +177,7 @@ fn segment(text: Option<&str>) -> String {
 mod tests {
     use super::*;
     use crate::event::{EventId, WorkflowState, lifecycle};
+    use chrono::Timelike as _;
 
     #[test]
     fn attributes_are_mapped_as_the_table_says() {
@@ -255,9 +256,13 @@ mod tests {
         let seeds = documents();
         crate::fuzz::run("Event::from_json", |rng| {
             let text = crate::fuzz::json(rng, &seeds);
-            let Ok(event) = Event::from_json(&text) else {
+            let Ok(mut event) = Event::from_json(&text) else {
                 return;
             };
+            // Written with six digits of a second, whatever was read.
+            let at = event.metadata.created_at;
+            event.metadata.created_at =
+                at.and_then(|at| at.with_nanosecond(at.nanosecond() / 1000 * 1000));
             let is_valid = event.validate().is_ok();
             let written = event.to_json_within(usize::MAX).unwrap();
             if is_valid {
@@ -283,9 +288,12 @@ mod tests {
             .collect();
         crate::fuzz::run("CloudEvent::from_json", |rng| {
             let text = crate::fuzz::json(rng, &seeds);
-            let Ok(cloud_event) = CloudEvent::from_json(&text) else {
+            let Ok(mut cloud_event) = CloudEvent::from_json(&text) else {
                 return;
             };
+            let at = cloud_event.data.metadata.created_at;
+            cloud_event.data.metadata.created_at =
+                at.and_then(|at| at.with_nanosecond(at.nanosecond() / 1000 * 1000));
             let written = cloud_event.to_json().unwrap();
             if cloud_event.data.validate().is_ok() {
                 assert_eq!(
