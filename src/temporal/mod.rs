@@ -15,6 +15,8 @@ mod client;
 mod failure;
 mod held;
 mod history;
+#[cfg(test)]
+mod history_fuzz;
 mod interceptors;
 mod local;
 mod payload;

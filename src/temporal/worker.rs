@@ -374,7 +374,7 @@ impl Place for WorkerItself {
         event: Event,
         context: Context,
     ) -> Receipt {
-        store.append(Draft::new(
+        store.append(Draft::published(
             store.rules(),
             event,
             context.without_extension(),
