@@ -72,10 +72,12 @@ async fn main() -> anyhow::Result<()> {
         "{}",
         serde_json::json!({
             "runs": found.runs,
+            "standalone_activities": found.standalone_activities,
             "workflow_starts": found.workflow_starts,
             "workflow_ends": found.workflow_ends,
             "activity_starts": found.activity_starts,
             "activity_ends": found.activity_ends,
+            "activity_async_ends": found.activity_async_ends,
             "settled": found.settled,
         })
     );

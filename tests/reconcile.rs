@@ -14,22 +14,27 @@ use std::{
 use support::{
     Ground, Row,
     compare::{Source, compare_with, state_of},
-    example, handle, histories, history, last_task, lifecycle, outcome, rows, start, start_worker,
-    until, with_example_worker, with_worker, workflows,
+    example, handle, histories, history, last_task,
+    late_visibility::LateVisibility,
+    lifecycle, outcome, rows, start, start_worker, until, with_example_worker, with_worker,
+    workflows,
 };
 use temporal_eventstore::{EventStore, ReconcileError, Reconciled, Reconciler, ReconcilerOptions};
 use temporalio_client::{
-    Client, ClientOptions, RpcOptions, WorkflowSignalOptions, WorkflowStartOptions,
+    ActivityIdentifier, ActivityStartOptions, Client, ClientOptions, ConnectionOptions,
+    GrpcCompression, RpcOptions, WorkflowSignalOptions, WorkflowStartOptions,
     WorkflowTerminateOptions, schedules::ScheduleOverlapPolicy, tonic::IntoRequest as _,
 };
+use temporalio_common::error::ApplicationFailure;
 use temporalio_common::protos::temporal::api::{
     common::v1::WorkflowExecution,
     enums::v1::EventType,
     workflowservice::v1::{DescribeWorkflowExecutionRequest, ResetWorkflowExecutionRequest},
 };
-use temporalio_macros::{workflow, workflow_methods};
+use temporalio_macros::{activities, workflow, workflow_methods};
 use temporalio_sdk::{
     ActivityOptions, SyncWorkflowContext, WorkerOptions, WorkflowContext, WorkflowResult,
+    activities::{ActivityContext, ActivityError},
     runtime::WorkflowErrorType,
 };
 
@@ -1001,4 +1006,602 @@ async fn a_lost_journal_heals_by_replay_and_reconciler() {
     let runs = histories(&ground, &client).await;
     let differences = compare_with(Source::Reconciled, &runs, &rows);
     assert!(differences.is_empty(), "{differences}");
+}
+
+#[tokio::test]
+async fn runs_that_visibility_shows_late_are_found() {
+    let ground = Ground::new().await;
+    let line = LateVisibility::of(ground.server.port()).await;
+    let client = ground.client().await;
+    let through = ConnectionOptions::new(line.url().parse::<url::Url>().unwrap())
+        .grpc_compression(GrpcCompression::None)
+        .build();
+    let through = Client::connect(through, ClientOptions::new("default").build())
+        .await
+        .unwrap();
+    let events = ground.store().await;
+    // What is later than the overlap is late: a moment instead of two minutes.
+    let options = || {
+        ReconcilerOptions::builder()
+            .grace(Duration::ZERO)
+            .overlap(Duration::from_millis(100))
+            .late(Duration::from_secs(60))
+            .requests_per_second(500)
+            .build()
+    };
+    line.hide("late");
+    with_example_worker(&client, async {
+        for id in ["early", "late", "later"] {
+            outcome(&client, workflows::Noop::run, (), id)
+                .await
+                .unwrap();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    })
+    .await;
+    closed(&ground, &client, 3).await;
+    let reconciler = Reconciler::new(&events, &through, options());
+    assert_eq!(reconciler.run_once().await.unwrap().runs, 2);
+    line.show("late");
+    let found = reconciler.run_once().await.unwrap();
+    assert_eq!((found.runs, found.added()), (1, 4), "{found:?}");
+    // It is not time again: nothing is listed but what closed since; the next process looks at the run of
+    // the checkpoint once more.
+    assert_eq!(reconciler.run_once().await.unwrap(), Reconciled::default());
+    let again = Reconciler::new(&events, &through, options());
+    let found = again.run_once().await.unwrap();
+    assert_eq!((found.runs, found.added()), (1, 0), "{found:?}");
+    // When it is, what the store has is not read again.
+    rusqlite::Connection::open(ground.file())
+        .unwrap()
+        .execute("DELETE FROM cursors WHERE name LIKE 'reconciler late%'", [])
+        .unwrap();
+    assert_eq!(again.run_once().await.unwrap(), Reconciled::default());
+    events.shutdown(TIMEOUT).await.unwrap();
+    whole(&ground, &client).await;
+}
+
+struct Approvals;
+
+#[activities]
+impl Approvals {
+    /// Leaves its completion to others; a second attempt does the work itself.
+    #[activity]
+    async fn ask(ctx: ActivityContext, _input: ()) -> Result<(), ActivityError> {
+        if ctx.info().attempt == 1 {
+            return Err(ActivityError::WillCompleteAsync);
+        }
+        Ok(())
+    }
+}
+
+/// Runs the activity `ask`, as often as is allowed.
+#[workflow]
+#[derive(Default)]
+struct Approval;
+
+#[workflow_methods]
+impl Approval {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, attempts: u32) -> WorkflowResult<()> {
+        let options = ActivityOptions::with_start_to_close_timeout(Duration::from_secs(2))
+            .activity_id("ask".to_owned())
+            .retry_policy(
+                temporalio_common::RetryPolicy::builder()
+                    .initial_interval(Duration::from_millis(50))
+                    .maximum_attempts(attempts)
+                    .build(),
+            )
+            .build();
+        ctx.execute_activity(Approvals::ask, (), options).await.ok();
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn how_an_asynchronous_completion_ended_is_added_once() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    let options = WorkerOptions::new("orders")
+        .register_activities(Approvals)
+        .register_workflow::<Approval>()
+        .unwrap()
+        .build();
+    let of = |id: &str| {
+        client.get_async_activity_handle(ActivityIdentifier::by_id_workflow(id, "", "ask"))
+    };
+    let refused = || {
+        ApplicationFailure::builder(anyhow::anyhow!("refused"))
+            .type_name("Refused".to_owned())
+            .non_retryable(false)
+    };
+    with_worker(&client, options, async {
+        for (id, attempts) in [
+            ("completed", 1),
+            ("failed", 1),
+            ("tried", 2),
+            ("timed-out", 1),
+        ] {
+            client
+                .start_workflow(Approval::run, attempts, start(id))
+                .await
+                .unwrap();
+        }
+        until("all are left to others", || {
+            let rows = ground.events();
+            rows.iter()
+                .filter(|row| row.event_name == "activity_end")
+                .count()
+                == 4
+        })
+        .await;
+        of("completed")
+            .complete(None::<()>, RpcOptions::default())
+            .await
+            .unwrap();
+        for id in ["failed", "tried"] {
+            of(id)
+                .fail(refused().build(), None::<()>, RpcOptions::default())
+                .await
+                .unwrap();
+        }
+        closed(&ground, &client, 4).await;
+    })
+    .await;
+    let reconciler = Reconciler::new(&events, &client, at_once());
+    let found = reconciler.run_once().await.unwrap();
+    assert_eq!((found.runs, found.activity_async_ends), (4, 4), "{found:?}");
+    assert_eq!(found.added(), 4, "{found:?}");
+    // Not again: not by the same one, nor in another process with the same store.
+    let all = || SystemTime::UNIX_EPOCH..SystemTime::now();
+    assert_eq!(reconciler.backfill(all()).await.unwrap().added(), 0);
+    events.shutdown(TIMEOUT).await.unwrap();
+    let events = ground.store().await;
+    let again = Reconciler::new(&events, &client, at_once());
+    assert_eq!(again.backfill(all()).await.unwrap().added(), 0);
+    events.shutdown(TIMEOUT).await.unwrap();
+
+    let rows = whole(&ground, &client).await;
+    let of_activity = |id: &str| {
+        let mut lines = lifecycle(&rows, id);
+        lines.retain(|line| line.starts_with("activity"));
+        lines
+    };
+    let left = [
+        "activity_start Approvals::ask 1",
+        "activity_end Approvals::ask 1 will_complete_async",
+    ];
+    for (id, status) in [
+        ("completed", "completed"),
+        ("failed", "failed"),
+        ("timed-out", "timed_out"),
+    ] {
+        let end = format!("activity_async_end Approvals::ask 1 {status}");
+        assert_eq!(of_activity(id), [left[0], left[1], end.as_str()]);
+    }
+    assert_eq!(
+        of_activity("tried"),
+        [
+            left[0],
+            left[1],
+            "activity_start Approvals::ask 2",
+            "activity_end Approvals::ask 2 completed",
+            "activity_async_end Approvals::ask 1 failed",
+        ]
+    );
+    let end = |id: &str| {
+        let mut ends = rows
+            .iter()
+            .filter(|row| row.event_name == "activity_async_end");
+        ends.find(|row| row.is_of(id)).unwrap()
+    };
+    assert_eq!(end("failed").data("error")["type"], "Refused");
+    assert_eq!(end("failed").data("error")["message"], "refused");
+    assert!(end("completed").data("duration_ms").as_f64().unwrap() > 0.0);
+    assert!(found_by_reconciler(end("completed")));
+}
+
+/// Reconciles until `done`, while the run is open.
+async fn reconciled_meanwhile(
+    ground: &Ground,
+    reconciler: &Reconciler,
+    done: impl Fn(&[Row]) -> bool,
+) -> Vec<Row> {
+    let started = Instant::now();
+    loop {
+        reconciler.run_once().await.unwrap();
+        let rows = ground.events();
+        if done(&rows) {
+            return rows;
+        }
+        assert!(started.elapsed() < Duration::from_secs(15), "{rows:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn attempts_of_dead_workers_get_their_end_while_the_run_goes_on() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let events = ground.store().await;
+    let reconciler = Reconciler::new(&events, &client, at_once());
+    let options = WorkerOptions::new("orders")
+        .register_activities(workflows::Orders)
+        .register_workflow::<Patient>()
+        .unwrap()
+        .build();
+    // Without the plugin: as far as the store can tell, the worker died in each attempt.
+    with_worker(&client, options, async {
+        client
+            .start_workflow(Patient::run, (), start("patient"))
+            .await
+            .unwrap();
+        let rows = reconciled_meanwhile(&ground, &reconciler, |rows| !rows.is_empty()).await;
+        assert_eq!(
+            lifecycle(&rows, "patient"),
+            ["activity_end Orders::work 1 timed_out"]
+        );
+        closed(&ground, &client, 1).await;
+    })
+    .await;
+    reconciler.run_once().await.unwrap();
+    events.shutdown(TIMEOUT).await.unwrap();
+    let rows = whole(&ground, &client).await;
+    let mut lines = lifecycle(&rows, "patient");
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            "activity_end Orders::work 1 timed_out",
+            "activity_end Orders::work 2 timed_out",
+            "activity_end Orders::work 3 timed_out",
+            "activity_start Orders::work 3",
+            "workflow_end completed",
+            "workflow_start running",
+        ]
+    );
+    // Of an attempt that timed out the server tells only when the next one was due.
+    let at = |name: &str, attempt: Option<u32>| {
+        let mut named = rows.iter().filter(|row| row.event_name == name);
+        let row = named.find(|row| row.attempt == attempt).unwrap();
+        let at = row.metadata("created_at").as_str().unwrap();
+        chrono::DateTime::parse_from_rfc3339(at).unwrap()
+    };
+    let took = at("activity_end", Some(1)) - at("workflow_start", None);
+    assert!(took.num_milliseconds() >= 1000, "{took:?}");
+    assert!(at("activity_end", Some(1)) < at("activity_end", Some(2)));
+}
+
+struct Unregistered;
+
+#[activities]
+impl Unregistered {
+    #[activity]
+    async fn come(_ctx: ActivityContext, _input: ()) -> Result<(), ActivityError> {
+        Ok(())
+    }
+
+    /// What is registered under this name takes a number.
+    #[activity(name = "Orders::work")]
+    async fn work(_ctx: ActivityContext, _input: String) -> Result<(), ActivityError> {
+        Ok(())
+    }
+}
+
+/// Two activities of which no attempt gets as far as its code.
+#[workflow]
+#[derive(Default)]
+struct Unready;
+
+#[workflow_methods]
+impl Unready {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, _input: ()) -> WorkflowResult<()> {
+        let options = || {
+            ActivityOptions::with_start_to_close_timeout(Duration::from_secs(10))
+                .retry_policy(
+                    temporalio_common::RetryPolicy::builder()
+                        .initial_interval(Duration::from_secs(1))
+                        .backoff_coefficient(1.0)
+                        .maximum_attempts(3)
+                        .build(),
+                )
+                .build()
+        };
+        let come = ctx.execute_activity(Unregistered::come, (), options());
+        let work = ctx.execute_activity(Unregistered::work, "words".to_owned(), options());
+        let (come, work) = futures::join!(come, work);
+        assert!(come.is_err() && work.is_err());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn attempts_that_fail_before_their_code_runs_are_found() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    let reconciler = Reconciler::new(&events, &client, at_once());
+    let options = WorkerOptions::new("orders")
+        .register_activities(workflows::Orders)
+        .register_workflow::<Unready>()
+        .unwrap()
+        .build();
+    let attempts = |rows: &[Row]| {
+        let mut lines = lifecycle(rows, "unready");
+        lines.retain(|line| line.starts_with("activity"));
+        lines.sort_unstable();
+        lines
+    };
+    with_worker(&client, options, async {
+        client
+            .start_workflow(Unready::run, (), start("unready"))
+            .await
+            .unwrap();
+        let rows = reconciled_meanwhile(&ground, &reconciler, |rows| {
+            let ended = rows.iter().filter(|row| row.event_name == "activity_end");
+            ended.count() == 2
+        })
+        .await;
+        assert_eq!(
+            attempts(&rows),
+            [
+                "activity_end Orders::work 1 failed",
+                "activity_end Unregistered::come 1 failed",
+            ]
+        );
+        let come = rows
+            .iter()
+            .find(|row| row.activity_type.as_deref() == Some("Unregistered::come"))
+            .unwrap();
+        assert_eq!(come.data("error")["type"], "NotFoundError");
+        assert_eq!(come.metadata("workflow_type"), "Unready");
+        assert!(found_by_reconciler(come));
+        closed(&ground, &client, 1).await;
+    })
+    .await;
+    reconciler.run_once().await.unwrap();
+    events.shutdown(TIMEOUT).await.unwrap();
+    let rows = whole(&ground, &client).await;
+    assert_eq!(
+        attempts(&rows),
+        [
+            "activity_end Orders::work 1 failed",
+            "activity_end Orders::work 2 failed",
+            "activity_end Orders::work 3 failed",
+            "activity_end Unregistered::come 1 failed",
+            "activity_end Unregistered::come 2 failed",
+            "activity_end Unregistered::come 3 failed",
+            "activity_start Orders::work 3",
+            "activity_start Unregistered::come 3",
+        ]
+    );
+}
+
+/// Reconciles until so many closed standalone activities were looked at.
+async fn standalone(reconciler: &Reconciler, activities: u64) -> Reconciled {
+    let started = Instant::now();
+    let mut all = Reconciled::default();
+    while all.standalone_activities < activities {
+        assert!(started.elapsed() < Duration::from_secs(20), "{all:?}");
+        all += reconciler.run_once().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    all
+}
+
+fn alone(id: &str, queue: &str, seconds: u64, attempts: u32, pause: u64) -> ActivityStartOptions {
+    ActivityStartOptions::with_start_to_close_timeout(queue, id, Duration::from_secs(seconds))
+        .heartbeat_timeout(Duration::from_secs(5))
+        .retry_policy(
+            temporalio_common::RetryPolicy::builder()
+                .initial_interval(Duration::from_millis(pause))
+                .maximum_attempts(attempts)
+                .build(),
+        )
+        .build()
+}
+
+/// The events of a standalone activity.
+fn of_standalone(rows: &[Row], activity_id: &str) -> Vec<String> {
+    let of_it = |row: &&Row| row.activity_id.as_deref() == Some(activity_id);
+    rows.iter()
+        .filter(of_it)
+        .map(|row| {
+            assert_eq!(row.workflow_id, None);
+            let status = row.data("status").as_str().unwrap_or_default();
+            let attempt = row.attempt.unwrap_or_default();
+            format!("{} {attempt} {status}", row.event_name)
+                .trim_end()
+                .to_owned()
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn standalone_activities_have_the_ids_of_the_interceptors() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    let options = WorkerOptions::new("orders")
+        .register_activities(workflows::Orders)
+        .register_activities(Approvals)
+        .build();
+    let reconciler = Reconciler::new(&events, &client, at_once());
+    with_worker(&client, options, async {
+        // An id may be used again when its execution is over.
+        for _ in 0..2 {
+            let twice = client.start_activity(
+                workflows::Orders::noop,
+                (),
+                alone("twice", "orders", 5, 1, 50),
+            );
+            twice.await.unwrap().result().await.unwrap();
+        }
+        let mut delayed = alone("delayed", "orders", 5, 1, 50);
+        delayed.start_delay = Some(Duration::from_millis(300));
+        let delayed = client
+            .start_activity(workflows::Orders::noop, (), delayed)
+            .await
+            .unwrap();
+        let retried = alone("retried", "orders", 5, 2, 50);
+        let retried = client.start_activity(workflows::Orders::reserve, (), retried);
+        retried.await.unwrap().result().await.unwrap();
+        delayed.result().await.unwrap();
+        let left = alone("left", "orders", 5, 1, 50);
+        let left = client
+            .start_activity(Approvals::ask, (), left)
+            .await
+            .unwrap();
+        until("it is left to others", || {
+            of_standalone(&ground.events(), "left").len() == 2
+        })
+        .await;
+        client
+            .get_async_activity_handle(ActivityIdentifier::by_id_standalone("left", ""))
+            .complete(None::<()>, RpcOptions::default())
+            .await
+            .unwrap();
+        left.result().await.unwrap();
+    })
+    .await;
+    let found = standalone(&reconciler, 5).await;
+    assert_eq!(
+        (found.activity_async_ends, found.added()),
+        (1, 1),
+        "{found:?}"
+    );
+    let all = SystemTime::UNIX_EPOCH..SystemTime::now();
+    let again = reconciler.backfill(all).await.unwrap();
+    assert_eq!(
+        (again.standalone_activities, again.added()),
+        (5, 0),
+        "{again:?}"
+    );
+    events.shutdown(TIMEOUT).await.unwrap();
+    assert_eq!(
+        of_standalone(&ground.events(), "left"),
+        [
+            "activity_start 1",
+            "activity_end 1 will_complete_async",
+            "activity_async_end 1 completed",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn ends_of_standalone_activities_that_no_worker_reported_are_found() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let events = ground.store().await;
+    let options = WorkerOptions::new("orders")
+        .register_activities(workflows::Orders)
+        .graceful_shutdown_period(Duration::from_millis(100))
+        .build();
+    let reconciler = Reconciler::new(&events, &client, at_once());
+    // Without the plugin: as far as the store can tell, the workers died.
+    with_worker(&client, options, async {
+        for options in [
+            alone("slow", "orders", 1, 1, 50),
+            alone("slow-twice", "orders", 1, 2, 3000),
+            alone("terminated", "orders", 60, 1, 50),
+            alone("cancelled", "orders", 60, 1, 50),
+            alone("nobody", "nobody", 60, 1, 50),
+        ] {
+            client
+                .start_activity(workflows::Orders::work, 30, options)
+                .await
+                .unwrap();
+        }
+        let given_up = alone("given-up", "orders", 60, 5, 60_000);
+        let given_up = client.start_activity(Unregistered::come, (), given_up);
+        given_up.await.unwrap();
+        let retried = alone("retried", "orders", 5, 2, 50);
+        let retried = client.start_activity(workflows::Orders::reserve, (), retried);
+        retried.await.unwrap().result().await.unwrap();
+        // While they are open: the attempts that were followed by others.
+        let rows = reconciled_meanwhile(&ground, &reconciler, |rows| {
+            ["slow-twice", "given-up"]
+                .into_iter()
+                .all(|id| !of_standalone(rows, id).is_empty())
+        })
+        .await;
+        assert_eq!(
+            of_standalone(&rows, "slow-twice"),
+            ["activity_end 1 timed_out"]
+        );
+        assert_eq!(of_standalone(&rows, "given-up"), ["activity_end 1 failed"]);
+        for id in ["terminated", "given-up"] {
+            let activity = client.get_untyped_activity_handle(id, None);
+            activity.terminate(Default::default()).await.unwrap();
+        }
+        for id in ["cancelled", "nobody"] {
+            let activity = client.get_untyped_activity_handle(id, None);
+            activity.cancel(Default::default()).await.unwrap();
+        }
+        for id in [
+            "slow",
+            "slow-twice",
+            "terminated",
+            "cancelled",
+            "nobody",
+            "given-up",
+        ] {
+            let activity = client.get_untyped_activity_handle(id, None);
+            assert!(activity.result().await.is_err(), "{id}");
+        }
+    })
+    .await;
+    let another = Reconciler::new(&events, &client, at_once());
+    let all = || SystemTime::UNIX_EPOCH..SystemTime::now();
+    let started = Instant::now();
+    while another.backfill(all()).await.unwrap().standalone_activities < 7 {
+        assert!(started.elapsed() < Duration::from_secs(20));
+    }
+    assert_eq!(another.backfill(all()).await.unwrap().added(), 0);
+    events.shutdown(TIMEOUT).await.unwrap();
+    let rows = ground.events();
+    for (id, expected) in [
+        (
+            "slow",
+            &["activity_start 1", "activity_end 1 timed_out"][..],
+        ),
+        (
+            "slow-twice",
+            &[
+                "activity_end 1 timed_out",
+                "activity_start 2",
+                "activity_end 2 timed_out",
+            ],
+        ),
+        (
+            "terminated",
+            &["activity_start 1", "activity_end 1 terminated"],
+        ),
+        (
+            "cancelled",
+            &["activity_start 1", "activity_end 1 cancelled"],
+        ),
+        ("nobody", &[]),
+        ("given-up", &["activity_end 1 failed"]),
+        (
+            "retried",
+            &[
+                "activity_end 1 failed",
+                "activity_start 2",
+                "activity_end 2 completed",
+            ],
+        ),
+    ] {
+        assert_eq!(of_standalone(&rows, id), expected, "{id}");
+    }
+    assert!(rows.iter().all(found_by_reconciler));
+    let slow = rows
+        .iter()
+        .find(|row| row.activity_id.as_deref() == Some("slow") && row.event_name == "activity_end");
+    let slow = slow.unwrap();
+    assert_eq!(slow.data("error")["type"], "TimeoutError");
+    assert!(slow.data("duration_ms").as_f64().unwrap() >= 900.0);
+    assert_eq!(slow.activity_type.as_deref(), Some("Orders::work"));
 }

@@ -21,6 +21,8 @@ pub enum LifecycleEvent {
     ActivityStart,
     /// An activity attempt ended.
     ActivityEnd,
+    /// An attempt whose code left its completion to others was completed; only the reconciler knows.
+    ActivityAsyncEnd,
     /// A worker started.
     WorkerStart,
     /// A worker stopped.
@@ -35,11 +37,12 @@ pub enum LifecycleEvent {
 
 impl LifecycleEvent {
     /// Every name.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::WorkflowStart,
         Self::WorkflowEnd,
         Self::ActivityStart,
         Self::ActivityEnd,
+        Self::ActivityAsyncEnd,
         Self::WorkerStart,
         Self::WorkerEnd,
         Self::ApplicationStart,
@@ -54,6 +57,7 @@ impl LifecycleEvent {
             Self::WorkflowEnd => "workflow_end",
             Self::ActivityStart => "activity_start",
             Self::ActivityEnd => "activity_end",
+            Self::ActivityAsyncEnd => "activity_async_end",
             Self::WorkerStart => "worker_start",
             Self::WorkerEnd => "worker_end",
             Self::ApplicationStart => "application_start",
@@ -67,7 +71,7 @@ impl LifecycleEvent {
         Self::ALL.into_iter().find(|event| event.as_str() == name)
     }
 
-    /// Whether the interceptors emit it, and not the application.
+    /// Whether the interceptors or the reconciler emit it, and not the application.
     pub const fn is_emitted_by_interceptors(self) -> bool {
         !matches!(
             self,
@@ -105,10 +109,12 @@ pub enum ActivityStatus {
     Failed,
     /// It gave in to a cancellation.
     Cancelled,
-    /// It left its completion to somebody else.
+    /// It left its completion to somebody else; an `activity_async_end` says how that ended.
     WillCompleteAsync,
     /// The server gave it up: its worker died, or was too slow. Only the reconciler knows.
     TimedOut,
+    /// The server ended its standalone activity while it was under way. Only the reconciler knows.
+    Terminated,
     /// It ended without a result and was tried again; the server does not keep how. Only the
     /// reconciler says so.
     Unknown,
@@ -123,6 +129,7 @@ impl ActivityStatus {
             Self::Cancelled => "cancelled",
             Self::WillCompleteAsync => "will_complete_async",
             Self::TimedOut => "timed_out",
+            Self::Terminated => "terminated",
             Self::Unknown => "unknown",
         }
     }
@@ -186,6 +193,21 @@ pub fn activity_end(
 ) -> Event {
     ended(
         LifecycleEvent::ActivityEnd.event(),
+        status.as_str(),
+        duration_ms,
+        failure,
+    )
+}
+
+/// An `activity_async_end` with the outcome of an asynchronous completion, and how long that took from
+/// the start of the attempt, in milliseconds.
+pub fn activity_async_end(
+    status: ActivityStatus,
+    duration_ms: f64,
+    failure: Option<&FailureDetails>,
+) -> Event {
+    ended(
+        LifecycleEvent::ActivityAsyncEnd.event(),
         status.as_str(),
         duration_ms,
         failure,

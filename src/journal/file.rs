@@ -283,6 +283,7 @@ impl FileLog {
             FileState::Open(log) => {
                 let (removed, result) = log.make_room();
                 count_removed(removed, counters);
+                counters.remove_until(log.removed_until());
                 if removed.is_unfinished {
                     self.next_tick = Instant::now() + TICK_WHEN_FULL;
                 }
@@ -345,6 +346,7 @@ impl FileLog {
         if let FileState::Open(log) = &self.state {
             self.newest = self.newest.max(log.newest());
             counters.reach(self.newest);
+            counters.remove_until(log.removed_until());
             if let Ok((depth, held)) = log.counts() {
                 counters.depth.store(depth, Relaxed);
                 counters.held.store(held, Relaxed);
@@ -378,6 +380,13 @@ impl FileLog {
             Source::File(log) => log.missing(ids).map_err(read_error),
             // Most of what is not there is in the damaged file.
             Source::Memory(_) => Err(self.degraded()),
+        }
+    }
+
+    pub(super) fn find(&self, ids: &[Uuid]) -> Result<Vec<String>, JournalError> {
+        match self.source()? {
+            Source::File(log) => log.find(ids).map_err(read_error),
+            Source::Memory(memory) => Ok(memory.find(ids)),
         }
     }
 

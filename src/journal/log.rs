@@ -74,6 +74,14 @@ impl Log {
         }
     }
 
+    pub(super) fn find(&self, ids: &[Uuid]) -> Result<Vec<String>, JournalError> {
+        match self {
+            Self::Memory(log) => Ok(log.find(ids)),
+            #[cfg(feature = "sqlite")]
+            Self::File(log) => log.find(ids),
+        }
+    }
+
     pub(super) fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError> {
         match self {
             Self::Memory(log) => Ok(log.cursor(name)),

@@ -9,6 +9,7 @@ mod file;
 mod log;
 mod memory;
 mod record;
+mod removed;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod status;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use error::JournalError;
 pub(crate) use record::{Draft, Held, Hold, Prepared, Record, Refused, RunKey, Stored};
+pub(crate) use removed::RemovedUntil;
 pub(crate) use status::JournalStatus;
 
 use crossbeam_channel::Sender;
@@ -291,6 +293,11 @@ impl<D: Draft> Journal<D> {
         self.ask(|answer| Command::Missing { ids, answer }).await
     }
 
+    /// Those events in the log that have one of `ids`, as JSON.
+    pub(crate) async fn find(&self, ids: Vec<uuid::Uuid>) -> Result<Vec<String>, JournalError> {
+        self.ask(|answer| Command::Find { ids, answer }).await
+    }
+
     /// Where the cursor `name` stands, if it was ever moved.
     pub(crate) async fn cursor(&self, name: String) -> Result<Option<u64>, JournalError> {
         self.ask(|answer| Command::Cursor { name, answer }).await
@@ -362,6 +369,11 @@ impl<D: Draft> Journal<D> {
             Ok(receipt) => receipt.await,
             Err(_) => Ok(()),
         }
+    }
+
+    /// Up to when what was stored has been removed.
+    pub(crate) fn removed_until(&self) -> RemovedUntil {
+        self.inner.counters.removed_until()
     }
 
     pub(crate) fn status(&self) -> JournalStatus {

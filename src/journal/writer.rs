@@ -60,6 +60,10 @@ pub(super) enum Command<D> {
         ids: Vec<Uuid>,
         answer: Reply<Vec<Uuid>>,
     },
+    Find {
+        ids: Vec<Uuid>,
+        answer: Reply<Vec<String>>,
+    },
     Cursor {
         name: String,
         answer: Reply<Option<u64>>,
@@ -255,6 +259,10 @@ impl<D: Draft> Writer<D> {
                     self.write(std::mem::take(&mut batch));
                     answer.send(self.log.missing(ids)).ok();
                 }
+                Command::Find { ids, answer } => {
+                    self.write(std::mem::take(&mut batch));
+                    answer.send(self.log.find(&ids)).ok();
+                }
                 Command::Cursor { name, answer } => {
                     self.write(std::mem::take(&mut batch));
                     answer.send(self.log.cursor(&name)).ok();
@@ -404,6 +412,10 @@ impl<D: Draft> Writer<D> {
                     drafts.len()
                 }
                 Command::Missing { answer, .. } => {
+                    answer.send(Err(JournalError::Closed)).ok();
+                    0
+                }
+                Command::Find { answer, .. } => {
                     answer.send(Err(JournalError::Closed)).ok();
                     0
                 }

@@ -2,22 +2,27 @@
 //! interceptors would have made of it. Reads one history event after the other and keeps only what is
 //! still open; knows neither where histories come from nor which events are stored already.
 
-use super::{failure, payload, stage::DETECTED_BY};
+use super::{
+    attempt::{
+        self, AttemptEnd, KnownActivity, MAX_EARLIER_ATTEMPTS, ended_in, milliseconds, of_attempt,
+        sdk,
+    },
+    failure, payload,
+};
 use crate::{
-    context::{ActivityFrame, Context, Frame, WorkerFrame, WorkflowFrame},
+    context::{ActivityFrame, Context, WorkflowFrame},
     event::{ActivityStatus, Event, FailureDetails, LifecycleEvent, WorkflowState, lifecycle},
     store::{
         EventStore,
         publish::{Draft, Identity},
     },
 };
-use chrono::{DateTime, Utc};
-use std::{collections::HashMap, time::SystemTime};
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
 use temporalio_common::protos::{
     coresdk::common::extract_local_activity_marker_data,
     temporal::api::{
         enums::v1::WorkflowTaskFailedCause,
-        failure::v1::{Failure, failure::FailureInfo},
+        failure::v1::Failure,
         history::v1::{
             ActivityTaskScheduledEventAttributes, ActivityTaskStartedEventAttributes, HistoryEvent,
             MarkerRecordedEventAttributes, WorkflowExecutionStartedEventAttributes,
@@ -28,9 +33,6 @@ use temporalio_common::protos::{
 
 /// The marker in which the SDK's core records a local activity.
 pub(super) const LOCAL_ACTIVITY_MARKER: &str = "core_local_activity";
-/// Of an activity that was tried more often than this, only so many of the last attempts are given:
-/// history says nothing of the others but their number.
-const MAX_EARLIER_ATTEMPTS: u32 = 1000;
 
 /// Who a run is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,8 +60,7 @@ struct Started {
 }
 
 struct OpenActivity {
-    frame: ActivityFrame,
-    user: Option<Frame>,
+    activity: KnownActivity,
     // Its last attempt, if it is known.
     attempt: Option<Attempt>,
 }
@@ -254,45 +255,25 @@ impl<'a> HistoryReader<'a> {
         if !self.store.lifecycle().activity {
             return;
         }
-        let fields = activity.header.unwrap_or_default().fields;
-        let mut frame = self.activity_frame(
-            activity.activity_type.unwrap_or_default().name,
-            activity.activity_id,
-        );
-        frame.task_queue = activity.task_queue.map(|queue| queue.name.into());
-        frame.scheduled_time = at;
-        frame.traceparent = payload::traceparent(&fields).map(Into::into);
+        let activity = scheduled(&self.name, self.workflow_type(), activity, at);
         self.open.insert(
             event_id,
             OpenActivity {
-                frame,
-                user: payload::frame(&fields),
+                activity,
                 attempt: None,
             },
         );
     }
 
-    fn activity_frame(&self, activity_type: String, activity_id: String) -> ActivityFrame {
-        let workflow_type = self
-            .started
-            .as_ref()
-            .and_then(|started| started.context.workflow())
-            .map(|workflow| workflow.workflow_type.clone());
-        ActivityFrame {
-            namespace: self.name.namespace.as_str().into(),
-            workflow_type,
-            workflow_id: Some(self.name.workflow_id.as_str().into()),
-            workflow_run_id: Some(self.name.run_id.as_str().into()),
-            activity_type: activity_type.into(),
-            activity_id: activity_id.into(),
-            ..ActivityFrame::default()
-        }
+    fn workflow_type(&self) -> Option<Arc<str>> {
+        let workflow = self.started.as_ref()?.context.workflow()?;
+        Some(workflow.workflow_type.clone())
     }
 
     /// The server writes this when the activity ends: it is its last attempt.
     fn attempt(&mut self, start: ActivityTaskStartedEventAttributes, at: Option<SystemTime>) {
         if let Some(activity) = self.open.get_mut(&start.scheduled_event_id) {
-            activity.frame.attempt = u32::try_from(start.attempt).unwrap_or_default();
+            activity.activity.frame.attempt = u32::try_from(start.attempt).unwrap_or_default();
             activity.attempt = Some(Attempt {
                 started_at: at,
                 worker_identity: start.identity,
@@ -311,61 +292,35 @@ impl<'a> HistoryReader<'a> {
     ) {
         // An activity that no worker ever took has no attempt, and so no event.
         let Some(OpenActivity {
-            frame,
-            user,
+            activity,
             attempt: Some(attempt),
         }) = self.open.remove(&scheduled_event_id)
         else {
             return;
         };
-        let mut drafts = Vec::new();
-        let last = frame.attempt;
+        let found = self.before_reset.as_mut().unwrap_or(found);
+        let last = activity.frame.attempt;
         for earlier in last.saturating_sub(MAX_EARLIER_ATTEMPTS).max(1)..last {
-            let (status, failure) = match &attempt.last_failure {
+            // Nobody knows exactly when it ended.
+            let end = match &attempt.last_failure {
                 Some(failure) if earlier + 1 == last => {
-                    (ended_in(failure), Some(self.details(failure)))
+                    AttemptEnd::failed(self.store, failure, attempt.started_at)
                 }
-                _ => (ActivityStatus::Unknown, None),
+                _ => AttemptEnd::forgotten(attempt.started_at),
             };
-            let mut event = lifecycle::activity_end(status, 0.0, failure.as_ref());
-            // Nobody knows how long it took, nor exactly when it ended.
-            event.data.remove("duration_ms");
-            let frame = ActivityFrame {
-                attempt: earlier,
-                ..frame.clone()
-            };
-            let context = activity_context(sdk(), frame, user.clone());
-            drafts.push(self.attempt_draft(
-                context,
-                event,
-                LifecycleEvent::ActivityEnd,
-                attempt.started_at,
-            ));
+            found.extend(attempt::earlier(self.store, &activity, earlier, &end));
         }
-        let worker = WorkerFrame {
-            worker_identity: Some(attempt.worker_identity)
-                .filter(|identity| !identity.is_empty())
-                .map(Into::into),
-            ..sdk()
-        };
-        let context = activity_context(worker, frame, user);
-        drafts.push(self.attempt_draft(
-            context.clone(),
-            lifecycle::activity_start(),
-            LifecycleEvent::ActivityStart,
+        found.extend(attempt::whole(
+            self.store,
+            activity,
             attempt.started_at,
+            attempt.worker_identity,
+            &AttemptEnd {
+                status,
+                failure,
+                at,
+            },
         ));
-        let duration_ms = milliseconds(attempt.started_at, at).unwrap_or_default();
-        drafts.push(self.attempt_draft(
-            context,
-            lifecycle::activity_end(status, duration_ms, failure.as_ref()),
-            LifecycleEvent::ActivityEnd,
-            at,
-        ));
-        self.before_reset
-            .as_mut()
-            .unwrap_or(found)
-            .append(&mut drafts);
     }
 
     fn local_activity(&mut self, marker: &MarkerRecordedEventAttributes, found: &mut Vec<Draft>) {
@@ -375,6 +330,10 @@ impl<'a> HistoryReader<'a> {
         let Some(recorded) = extract_local_activity_marker_data(&marker.details) else {
             return;
         };
+        // It was given up before it was tried, or while it waited to be tried again: no attempt of it is told of.
+        if recorded.attempt == 0 {
+            return;
+        }
         let failure = marker.failure.as_ref();
         let status = failure.map_or(ActivityStatus::Completed, ended_in);
         let details = failure.map(|failure| self.details(failure));
@@ -386,13 +345,20 @@ impl<'a> HistoryReader<'a> {
                 .as_ref(),
         );
         event.data.remove("duration_ms");
-        let mut frame = self.activity_frame(recorded.activity_type, recorded.activity_id);
+        let mut frame = activity_frame(
+            &self.name,
+            self.workflow_type(),
+            recorded.activity_type,
+            recorded.activity_id,
+        );
         frame.attempt = recorded.attempt;
         frame.is_local = true;
-        let draft = self.attempt_draft(
-            activity_context(sdk(), frame, None),
+        let activity = KnownActivity { frame, user: None };
+        let draft = attempt::draft(
+            self.store,
+            attempt::context(sdk(), activity),
             event,
-            LifecycleEvent::ActivityEnd,
+            of_attempt(LifecycleEvent::ActivityEnd),
             time(recorded.complete_time),
         );
         self.before_reset.as_mut().unwrap_or(found).push(draft);
@@ -408,33 +374,7 @@ impl<'a> HistoryReader<'a> {
         let identity = Identity::Run {
             kind: kind.as_str(),
         };
-        self.draft(context, event, identity, at)
-    }
-
-    fn attempt_draft(
-        &self,
-        context: Context,
-        event: Event,
-        kind: LifecycleEvent,
-        at: Option<SystemTime>,
-    ) -> Draft {
-        let identity = Identity::Attempt {
-            kind: kind.as_str(),
-            ordinal: 0,
-        };
-        self.draft(context, event, identity, at)
-    }
-
-    fn draft(
-        &self,
-        context: Context,
-        event: Event,
-        identity: Identity,
-        at: Option<SystemTime>,
-    ) -> Draft {
-        let mut event = event.metadata(DETECTED_BY, "reconciler");
-        event.metadata.created_at = at.map(DateTime::<Utc>::from);
-        Draft::new(self.store.rules(), event, context, identity)
+        attempt::draft(self.store, context, event, identity, at)
     }
 
     fn details(&self, failure: &Failure) -> FailureDetails {
@@ -442,28 +382,43 @@ impl<'a> HistoryReader<'a> {
     }
 }
 
-/// What is known of a worker that is not asked.
-fn sdk() -> WorkerFrame {
-    WorkerFrame {
-        sdk_version: Some(super::SDK_VERSION.into()),
-        ..WorkerFrame::default()
+/// What an activity was scheduled with.
+pub(super) fn scheduled(
+    name: &RunName,
+    workflow_type: Option<Arc<str>>,
+    activity: ActivityTaskScheduledEventAttributes,
+    at: Option<SystemTime>,
+) -> KnownActivity {
+    let fields = activity.header.unwrap_or_default().fields;
+    let mut frame = activity_frame(
+        name,
+        workflow_type,
+        activity.activity_type.unwrap_or_default().name,
+        activity.activity_id,
+    );
+    frame.task_queue = activity.task_queue.map(|queue| queue.name.into());
+    frame.scheduled_time = at;
+    frame.traceparent = payload::traceparent(&fields).map(Into::into);
+    KnownActivity {
+        frame,
+        user: payload::frame(&fields),
     }
 }
 
-fn activity_context(worker: WorkerFrame, frame: ActivityFrame, user: Option<Frame>) -> Context {
-    let context = Context::new().push(worker).push(frame);
-    match user {
-        Some(user) => context.push(user),
-        None => context,
-    }
-}
-
-/// How an attempt ended that left this failure.
-pub(super) fn ended_in(failure: &Failure) -> ActivityStatus {
-    match &failure::innermost(failure).failure_info {
-        Some(FailureInfo::TimeoutFailureInfo(_)) => ActivityStatus::TimedOut,
-        Some(FailureInfo::CanceledFailureInfo(_)) => ActivityStatus::Cancelled,
-        _ => ActivityStatus::Failed,
+fn activity_frame(
+    name: &RunName,
+    workflow_type: Option<Arc<str>>,
+    activity_type: String,
+    activity_id: String,
+) -> ActivityFrame {
+    ActivityFrame {
+        namespace: name.namespace.as_str().into(),
+        workflow_type,
+        workflow_id: Some(name.workflow_id.as_str().into()),
+        workflow_run_id: Some(name.run_id.as_str().into()),
+        activity_type: activity_type.into(),
+        activity_id: activity_id.into(),
+        ..ActivityFrame::default()
     }
 }
 
@@ -472,9 +427,4 @@ where
     SystemTime: TryFrom<T>,
 {
     SystemTime::try_from(timestamp?).ok()
-}
-
-fn milliseconds(from: Option<SystemTime>, to: Option<SystemTime>) -> Option<f64> {
-    let duration = to?.duration_since(from?).ok()?;
-    Some(duration.as_secs_f64() * 1000.0)
 }

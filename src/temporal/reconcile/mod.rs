@@ -3,8 +3,15 @@
 //! lacks. Asks the server at a bounded rate and remembers how far it came; knows histories only
 //! through [`super::history`].
 
+mod adding;
+mod asking;
+mod open;
 mod options;
+mod passes;
+mod ranges;
 mod schedule;
+mod seen;
+mod standalone;
 
 pub use options::{
     ReconcileError, Reconciled, ReconcilerOptions, ReconcilerOptionsBuilder,
@@ -19,39 +26,30 @@ use super::{
 };
 use crate::{
     event::{EventId, EventKey, LifecycleEvent},
-    journal::{Held, JournalError},
-    store::{EventStore, PublishError, Receipt, publish::Draft},
+    journal::Held,
+    store::EventStore,
 };
-use backon::{ExponentialBuilder, Retryable as _};
-use chrono::{DateTime, SecondsFormat, Utc};
+use adding::APPENDED_AT_ONCE;
+use asking::server_error;
+use open::Open;
+use passes::Kind;
+use seen::Seen;
 use std::{
-    collections::HashSet,
     fmt,
     future::Future,
     ops::Range,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use temporalio_client::{Client, NamespacedClient as _};
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::Interval;
 use tracing::{debug, info, warn};
-
-/// Visibility shows a closed run late: so much before the checkpoint is looked at again.
-const OVERLAP: Duration = Duration::from_secs(120);
-/// The end of the year 9999, since 1970: what RFC 3339 can say.
-const END_OF_TIME: Duration = Duration::from_secs(253_402_300_799);
-/// How many run ids are remembered, so that looking again costs no second history.
-const REMEMBERED: usize = 10_000;
-/// How many events wait for the journal at once.
-const APPENDED_AT_ONCE: usize = 256;
-/// How often a request is tried that fails for a reason that may pass.
-const REQUEST_RETRIES: usize = 5;
 
 /// Adds to a store what its workers could not report: `workflow_end` of runs that were terminated,
 /// timed out, or failed without the worker's code; `workflow_start` of runs that no worker saw begin;
-/// `activity_end` of attempts whose worker died. Reads the server's histories of closed runs, and
-/// derives the same event ids as the interceptors, so that both can run at once and nothing is there
+/// `activity_end` of attempts whose worker died, also of standalone activities. Reads the server's
+/// histories of closed runs, asks about open ones, and derives the same event ids as the interceptors, so that both can run at once and nothing is there
 /// twice. What it adds has `detected_by: "reconciler"` in its metadata.
 ///
 /// Run it once ([`run_once`](Self::run_once)), over a time range ([`backfill`](Self::backfill)), in
@@ -82,6 +80,8 @@ pub struct Reconciler {
 enum Pass {
     /// What closed lately: not again what was looked at, and not what the store no longer keeps.
     Routine,
+    /// What closed before, and was not listed then: visibility may show it late.
+    Late,
     /// What somebody asked for, all of it.
     Backfill,
 }
@@ -92,8 +92,11 @@ struct Shared {
     namespace: String,
     options: ReconcilerOptions,
     pace: tokio::sync::Mutex<Option<Interval>>,
-    // Runs near the checkpoint whose histories were read.
-    done: Mutex<HashSet<String>>,
+    // Runs whose histories were read, and standalone activities that were described.
+    runs: Mutex<Seen>,
+    standalone: Mutex<Seen>,
+    open_runs: Open,
+    open_standalone: Open,
 }
 
 impl Reconciler {
@@ -116,7 +119,10 @@ impl Reconciler {
                 namespace,
                 options,
                 pace: tokio::sync::Mutex::new(None),
-                done: Mutex::default(),
+                runs: Mutex::default(),
+                standalone: Mutex::default(),
+                open_runs: Open::default(),
+                open_standalone: Open::default(),
             }),
         }
     }
@@ -124,6 +130,8 @@ impl Reconciler {
     /// Looks at the runs that closed since the checkpoint, or, the first time, within
     /// [`lookback`](ReconcilerOptions::lookback); then moves the checkpoint, which the journal keeps.
     /// Runs that closed within the last [`grace`](ReconcilerOptions::grace) are left for the next time.
+    /// Now and then it looks at what visibility shows [`late`](ReconcilerOptions::late), and each time at
+    /// some of the [`open_runs`](ReconcilerOptions::open_runs).
     ///
     /// Cancel safe: what was added stays, the checkpoint stands where the last whole window ended.
     ///
@@ -131,43 +139,14 @@ impl Reconciler {
     /// [`ReconcileError`] when the server or the journal fails for longer than a few retries. What was
     /// found until then is in the store.
     pub async fn run_once(&self) -> Result<Reconciled, ReconcileError> {
-        let shared = &self.shared;
-        shared.options.check()?;
-        let until = before(SystemTime::now(), shared.options.grace);
-        let name = self.checkpoint_name();
-        let checkpoint = shared.store.cursor(name.clone()).await?;
-        let checkpoint = checkpoint.map(|micros| UNIX_EPOCH + Duration::from_micros(micros));
-        let from = match checkpoint {
-            Some(checkpoint) if checkpoint <= until => before(checkpoint, OVERLAP),
-            Some(checkpoint) => {
-                warn!(
-                    checkpoint = rfc3339(checkpoint),
-                    "this machine's clock is behind the server's, or was set back: the reconciler looks \
-                     back as at its first time"
-                );
-                before(until, shared.options.lookback)
-            }
-            None => before(until, shared.options.lookback),
-        };
-        let mut all = Reconciled::default();
-        // The checkpoint is a time that the server gave. This machine's clock may be ahead of it, and runs
-        // yet to close would be passed over.
-        let Some(newest) = self.newest(from..until).await? else {
-            return Ok(all);
-        };
-        for window in windows(from..until, shared.options.window) {
-            if window.start > newest {
-                break;
-            }
-            let end = window.end.min(newest);
-            all += self.reconcile(window, Pass::Routine).await?;
-            let micros = end
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_micros());
-            let micros = u64::try_from(micros).unwrap_or(u64::MAX);
-            shared.store.move_cursor(name.clone(), micros).await?;
+        self.shared.options.check()?;
+        let mut found = self.catch_up(Kind::Runs).await?;
+        if self.looks_at_standalone() {
+            found += self.catch_up(Kind::StandaloneActivities).await?;
+            found += self.look_at_open_standalone().await?;
         }
-        Ok(all)
+        found += self.look_at_open_runs().await?;
+        Ok(found)
     }
 
     /// Looks at the runs that closed within a time range, and leaves the checkpoint alone. For the time
@@ -184,7 +163,11 @@ impl Reconciler {
         if closed.is_empty() {
             return Err(ReconcileError::EmptyRange);
         }
-        self.reconcile(closed, Pass::Backfill).await
+        let mut found = self.reconcile(closed.clone(), Pass::Backfill).await?;
+        if self.looks_at_standalone() {
+            found += self.reconcile_standalone(closed, Pass::Backfill).await?;
+        }
+        Ok(found)
     }
 
     /// Runs [`run_once`](Self::run_once) every so often until `stop` resolves. Errors are logged and
@@ -211,44 +194,6 @@ impl Reconciler {
         }
     }
 
-    /// One for each namespace and filter: each has come to another point.
-    fn checkpoint_name(&self) -> String {
-        let query = self.shared.options.query().unwrap_or_default();
-        format!("reconciler {} {query}", self.shared.namespace)
-    }
-
-    /// The visibility query for runs that closed in a time range.
-    fn query(&self, closed: &Range<SystemTime>) -> String {
-        let query = format!(
-            "CloseTime >= '{}' AND CloseTime < '{}'",
-            rfc3339(closed.start),
-            rfc3339(closed.end)
-        );
-        match self.shared.options.query() {
-            Some(filter) => format!("{query} AND {filter}"),
-            None => query,
-        }
-    }
-
-    /// When the last of the runs closed that closed in a time range.
-    async fn newest(
-        &self,
-        closed: Range<SystemTime>,
-    ) -> Result<Option<SystemTime>, ReconcileError> {
-        let shared = &self.shared;
-        let query = self.query(&closed);
-        // The newest come first.
-        let page = self
-            .request(|| {
-                shared
-                    .server
-                    .closed_runs(&shared.namespace, &query, 1, Vec::new())
-            })
-            .await
-            .map_err(server_error)?;
-        Ok(page.runs.iter().filter_map(|run| run.closed_at).max())
-    }
-
     /// Looks at the runs that closed in a time range.
     async fn reconcile(
         &self,
@@ -256,7 +201,7 @@ impl Reconciler {
         pass: Pass,
     ) -> Result<Reconciled, ReconcileError> {
         let shared = &self.shared;
-        let query = self.query(&closed);
+        let query = self.query(Kind::Runs, &closed);
         let mut found = Reconciled::default();
         let mut page_token = Vec::new();
         loop {
@@ -274,13 +219,13 @@ impl Reconciler {
             // What is held is settled first: it says more than history does.
             let held = shared.store.held().await?;
             for run in page.runs {
-                if pass == Pass::Routine && self.is_done(&run.run_id) {
+                if pass != Pass::Backfill && self.is_done(&run, pass).await? {
                     continue;
                 }
                 found.runs += 1;
                 found.settled += self.settle(&held, &run).await?;
                 self.reconcile_run(&run, pass, &mut found).await?;
-                self.remember(run.run_id);
+                self.seen(Kind::Runs).remember(closed_at(&run), &run.run_id);
             }
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -362,6 +307,32 @@ impl Reconciler {
         self.add(drafts, pass, found).await
     }
 
+    /// Whether a listed run need not be looked at.
+    async fn is_done(&self, run: &ClosedRun, pass: Pass) -> Result<bool, ReconcileError> {
+        let is_new = {
+            let seen = self.seen(Kind::Runs);
+            if seen.contains(closed_at(run), &run.run_id) {
+                return Ok(true);
+            }
+            pass == Pass::Routine || seen.is_complete_at(closed_at(run))
+        };
+        if is_new || !self.has_start_and_end(run).await? {
+            return Ok(false);
+        }
+        // It closed before what this process remembers. Its history was read then, or its worker saw all
+        // of it: to read it once more for what may be missing within would be the price of every start.
+        self.seen(Kind::Runs).remember(closed_at(run), &run.run_id);
+        Ok(true)
+    }
+
+    fn seen(&self, kind: Kind) -> MutexGuard<'_, Seen> {
+        let seen = match kind {
+            Kind::Runs => &self.shared.runs,
+            Kind::StandaloneActivities => &self.shared.standalone,
+        };
+        seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn has_start_and_end(&self, run: &ClosedRun) -> Result<bool, ReconcileError> {
         let id = |kind: LifecycleEvent| {
             EventId::derive(&EventKey {
@@ -378,103 +349,6 @@ impl Reconciler {
         ];
         Ok(self.shared.store.missing(ids).await?.is_empty())
     }
-
-    /// Adds those events that the store lacks.
-    async fn add(
-        &self,
-        drafts: Vec<Draft>,
-        pass: Pass,
-        found: &mut Reconciled,
-    ) -> Result<(), ReconcileError> {
-        if drafts.is_empty() {
-            return Ok(());
-        }
-        let store = &self.shared.store;
-        let ids = drafts.iter().filter_map(Draft::derived_id).collect();
-        let missing: HashSet<EventId> = store.missing(ids).await?.into_iter().collect();
-        let mut missing: Vec<Draft> = drafts
-            .into_iter()
-            // With activities switched off, a history is only read for its ends.
-            .filter(|draft| self.shared.options.activities || draft.is_of_run())
-            // What is older than the store keeps is absent because it was there long enough.
-            .filter(|draft| pass == Pass::Backfill || !store.is_past_retention(draft.happened_at()))
-            .filter(|draft| draft.derived_id().is_some_and(|id| missing.contains(&id)))
-            .collect();
-        // A part of the queue at a time: others publish, too.
-        let at_once = (store.queue_size() / 4).clamp(1, APPENDED_AT_ONCE);
-        while !missing.is_empty() {
-            let rest = missing.split_off(missing.len().min(at_once));
-            let part = std::mem::replace(&mut missing, rest);
-            let mut receipts = Vec::with_capacity(part.len());
-            for draft in part {
-                found.count(draft.event_name());
-                receipts.push(store.append(draft));
-            }
-            self.all_stored(receipts).await?;
-        }
-        Ok(())
-    }
-
-    async fn all_stored(&self, receipts: Vec<Receipt>) -> Result<(), ReconcileError> {
-        for receipt in receipts {
-            match receipt.await {
-                // A filter's wish, or an event that breaks a rule: neither will ever be otherwise.
-                Ok(_) | Err(PublishError::Invalid(_)) => {}
-                Err(PublishError::Journal(JournalError::Invalid { .. })) => {}
-                Err(error) => return Err(ReconcileError::Store(error)),
-            }
-        }
-        Ok(())
-    }
-
-    /// One request at the agreed rate, tried again when its failure may pass.
-    async fn request<T, F: Future<Output = Result<T, RequestError>>>(
-        &self,
-        request: impl Fn() -> F,
-    ) -> Result<T, RequestError> {
-        let paced = || async {
-            self.pace().await;
-            request().await
-        };
-        paced
-            .retry(
-                ExponentialBuilder::default()
-                    .with_jitter()
-                    .with_max_times(REQUEST_RETRIES),
-            )
-            .when(RequestError::may_pass)
-            .await
-    }
-
-    async fn pace(&self) {
-        let mut pace = self.shared.pace.lock().await;
-        pace.get_or_insert_with(|| {
-            let mut interval = tokio::time::interval(self.shared.options.pause_between_requests());
-            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            interval
-        })
-        .tick()
-        .await;
-    }
-
-    fn is_done(&self, run_id: &str) -> bool {
-        let done = self.shared.done.lock();
-        done.unwrap_or_else(PoisonError::into_inner)
-            .contains(run_id)
-    }
-
-    fn remember(&self, run_id: String) {
-        let mut done = self
-            .shared
-            .done
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        // Forgetting costs a history that is read again, and nothing else.
-        if done.len() >= REMEMBERED {
-            done.clear();
-        }
-        done.insert(run_id);
-    }
 }
 
 impl fmt::Debug for Reconciler {
@@ -486,45 +360,6 @@ impl fmt::Debug for Reconciler {
     }
 }
 
-fn server_error(error: RequestError) -> ReconcileError {
-    ReconcileError::Server(Box::new(error))
-}
-
-fn before(time: SystemTime, by: Duration) -> SystemTime {
-    time.checked_sub(by).unwrap_or(UNIX_EPOCH)
-}
-
-fn rfc3339(time: SystemTime) -> String {
-    let time = time.min(UNIX_EPOCH + END_OF_TIME);
-    DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Nanos, true)
-}
-
-/// A range in parts of at most `length`.
-fn windows(range: Range<SystemTime>, length: Duration) -> impl Iterator<Item = Range<SystemTime>> {
-    let length = length.max(Duration::from_secs(1));
-    let mut start = range.start;
-    std::iter::from_fn(move || {
-        if start >= range.end {
-            return None;
-        }
-        let end = start
-            .checked_add(length)
-            .map_or(range.end, |end| end.min(range.end));
-        let window = start..end;
-        start = end;
-        Some(window)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn windows_cover_a_range_without_gaps() {
-        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
-        let parts: Vec<_> = windows(at(0)..at(25), Duration::from_secs(10)).collect();
-        assert_eq!(parts, [at(0)..at(10), at(10)..at(20), at(20)..at(25)]);
-        assert_eq!(windows(at(5)..at(5), Duration::from_secs(10)).count(), 0);
-    }
+fn closed_at(run: &ClosedRun) -> SystemTime {
+    run.closed_at.unwrap_or(UNIX_EPOCH)
 }

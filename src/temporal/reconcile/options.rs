@@ -24,10 +24,19 @@ pub struct ReconcilerOptions {
     /// Only runs that this [visibility query](https://docs.temporal.io/visibility) finds, such as
     /// `WorkflowType = 'Order'`.
     pub filter: Option<String>,
+    /// Only standalone activities that this visibility query finds, such as `ActivityType = 'Charge'`.
+    /// Where [`filter`](Self::filter) is set and this is not, standalone activities are left alone: what
+    /// filters runs says nothing of them.
+    pub standalone_filter: Option<String>,
     /// Whether lost activity attempts are looked for too; on by default. This costs the history of every
     /// closed run; without it, only histories of runs are read whose start or end is missing.
     #[builder(default = true)]
     pub activities: bool,
+    /// How many open runs, and how many open standalone activities, are asked about in each pass, for attempts that ended and whose worker did not
+    /// report it; 100 by default, 0 to leave what is open alone. Each pass goes on where the last one ended.
+    /// One request for each, and a part of the history of those in which an attempt was followed by another.
+    #[builder(default = 100)]
+    pub open_runs: u32,
     /// How long after a run closed it is looked at; 10 seconds by default. Until then its worker may
     /// still report it, and say more than history does.
     #[builder(default = Duration::from_secs(10))]
@@ -35,6 +44,15 @@ pub struct ReconcilerOptions {
     /// How far back the first look goes, when there is no checkpoint yet; one day by default.
     #[builder(default = Duration::from_secs(24 * 60 * 60))]
     pub lookback: Duration,
+    /// Visibility shows a closed run a moment late: so much before the checkpoint is looked at again each
+    /// time; two minutes by default.
+    #[builder(default = Duration::from_secs(2 * 60))]
+    pub overlap: Duration,
+    /// How late visibility may show a run, and it is found all the same; four hours by default. Four times
+    /// within that time, what closed so long before the checkpoint is listed again, and what was not
+    /// listed before is looked at. Zero to leave it; never more than `lookback`.
+    #[builder(default = Duration::from_secs(4 * 60 * 60))]
+    pub late: Duration,
     /// How much time is looked at between two checkpoints; one hour by default.
     #[builder(default = Duration::from_secs(60 * 60))]
     pub window: Duration,
@@ -55,11 +73,20 @@ impl Default for ReconcilerOptions {
 impl ReconcilerOptions {
     /// The visibility query of task queue and filter.
     pub(super) fn query(&self) -> Option<String> {
+        self.query_with(self.filter.as_deref())
+    }
+
+    /// The same for standalone activities.
+    pub(super) fn standalone_query(&self) -> Option<String> {
+        self.query_with(self.standalone_filter.as_deref())
+    }
+
+    fn query_with(&self, filter: Option<&str>) -> Option<String> {
         let task_queue = self
             .task_queue
             .as_deref()
             .map(|queue| format!("TaskQueue = '{}'", quoted(queue)));
-        let filter = self.filter.as_deref().map(|filter| format!("({filter})"));
+        let filter = filter.map(|filter| format!("({filter})"));
         match (task_queue, filter) {
             (Some(task_queue), Some(filter)) => Some(format!("{task_queue} AND {filter}")),
             (task_queue, filter) => task_queue.or(filter),
@@ -95,6 +122,8 @@ fn quoted(text: &str) -> String {
 pub struct Reconciled {
     /// Closed runs that were looked at.
     pub runs: u64,
+    /// Closed standalone activities that were looked at.
+    pub standalone_activities: u64,
     /// `workflow_start` events that were missing and were added.
     pub workflow_starts: u64,
     /// `workflow_end` events that were missing and were added.
@@ -103,6 +132,8 @@ pub struct Reconciled {
     pub activity_starts: u64,
     /// `activity_end` events that were missing and were added.
     pub activity_ends: u64,
+    /// `activity_async_end` events that were added.
+    pub activity_async_ends: u64,
     /// Held ends that were released, or dropped since the server closed the run otherwise.
     pub settled: u64,
 }
@@ -110,7 +141,11 @@ pub struct Reconciled {
 impl Reconciled {
     /// How many events were added.
     pub fn added(&self) -> u64 {
-        self.workflow_starts + self.workflow_ends + self.activity_starts + self.activity_ends
+        self.workflow_starts
+            + self.workflow_ends
+            + self.activity_starts
+            + self.activity_ends
+            + self.activity_async_ends
     }
 
     pub(super) fn count(&mut self, event_name: &str) {
@@ -118,6 +153,7 @@ impl Reconciled {
             "workflow_start" => self.workflow_starts += 1,
             "workflow_end" => self.workflow_ends += 1,
             "activity_start" => self.activity_starts += 1,
+            "activity_async_end" => self.activity_async_ends += 1,
             _ => self.activity_ends += 1,
         }
     }
@@ -126,10 +162,12 @@ impl Reconciled {
 impl AddAssign for Reconciled {
     fn add_assign(&mut self, other: Self) {
         self.runs += other.runs;
+        self.standalone_activities += other.standalone_activities;
         self.workflow_starts += other.workflow_starts;
         self.workflow_ends += other.workflow_ends;
         self.activity_starts += other.activity_starts;
         self.activity_ends += other.activity_ends;
+        self.activity_async_ends += other.activity_async_ends;
         self.settled += other.settled;
     }
 }

@@ -28,7 +28,8 @@ impl Ended {
     fn agrees_with(self, told: &str) -> bool {
         match self {
             Self::Reported(status) => told == status || told == "will_complete_async",
-            Self::Retried => told == "failed",
+            // Others may have failed it, to whom its code left it.
+            Self::Retried => told == "failed" || told == "will_complete_async",
             Self::Forgotten | Self::TimedOut => true,
         }
     }
