@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Everything that must hold, on a machine with Rust, a C compiler and Python: formatting, lints, each
 # feature alone, documentation, and every test against real servers. Installs what is missing.
+# With `--fuzz [INPUTS]` instead, every decoder reads so many mutated documents (10 million), one decoder
+# after the other; FUZZ_SEED gives others.
 set -euo pipefail
 # A test that fails says why in its message; the frames of the async runtime only hide it.
 export RUST_BACKTRACE="${RUST_BACKTRACE:-0}"
@@ -65,6 +67,12 @@ check_features() {
             cargo check --quiet --lib --no-default-features --features "$features"
     done
 }
+
+if [ "${1:-}" = "--fuzz" ]; then
+    step "fuzz" env FUZZ_INPUTS="${2:-10000000}" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/fuzz" \
+        cargo test --release --all-features --lib -- --test-threads=1 --nocapture fuzz_
+    exit
+fi
 
 step "tools" install_missing
 step "format" cargo fmt --check

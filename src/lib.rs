@@ -18,6 +18,8 @@ pub mod context;
 mod crash_point;
 mod delivery;
 pub mod event;
+#[cfg(test)]
+mod fuzz;
 mod journal;
 pub mod sink;
 mod store;

@@ -229,3 +229,26 @@ proptest! {
         Event::new(event_type).name(name).validate().ok();
     }
 }
+
+#[test]
+fn a_traceparent_that_is_none_is_a_typed_error() {
+    let with = |text: &str| Event::new("x").metadata("traceparent", text).validate();
+    let valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    assert_eq!(with(valid), Ok(()));
+    for text in ["", "none", &valid.to_uppercase(), &format!("{valid}-00")] {
+        let Err(EventError::InvalidField { field, .. }) = with(text) else {
+            panic!("{text} was taken");
+        };
+        assert_eq!(field, "traceparent");
+    }
+}
+
+#[test]
+fn a_field_that_readers_of_json_give_up_on_is_a_typed_error() {
+    let nested = |levels| (0..levels).fold(json!(1), |inner, _| json!([inner]));
+    let event = |levels| Event::new("x").metadata("deep", nested(levels));
+    assert_eq!(event(100).validate(), Ok(()));
+    let text = event(100).to_json().unwrap();
+    assert!(Event::from_json(&text).is_ok());
+    assert!(matches!(event(101).validate(), Err(EventError::TooDeep { field }) if field == "deep"));
+}

@@ -121,6 +121,9 @@ pub struct ActivityFrame {
     pub scheduled_time: Option<SystemTime>,
     /// The attempt, from 1.
     pub attempt: u32,
+    /// When the attempt began, where its number was given before: the activity was reset, and counts
+    /// from 1 again.
+    pub restarted_time: Option<SystemTime>,
     /// Whether this is a local activity.
     pub is_local: bool,
     /// The W3C trace context that the activity was scheduled with.

@@ -104,4 +104,32 @@ mod tests {
         );
         assert_eq!(traceparent(b"{}"), None);
     }
+
+    #[test]
+    fn fuzz_headers() {
+        let seeds = [
+            serde_json::json!({ "correlation_id": "c-42", "tenant": { "name": "acme" }, "n": [1, 2.5] }),
+            serde_json::json!({
+                "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+                "tracestate": "a=b",
+                "topic_name": "orders",
+            }),
+        ];
+        crate::fuzz::run("headers", |rng| {
+            let text = crate::fuzz::json(rng, &seeds);
+            let bytes = if rng.u8(0..4) == 0 {
+                crate::fuzz::mutated(rng, &[text.into_bytes()])
+            } else {
+                text.into_bytes()
+            };
+            traceparent(&bytes);
+            let Some(frame) = decode(&bytes) else {
+                return;
+            };
+            if let Some(sent) = encode(&Context::new().push(frame.clone())) {
+                assert!(sent.len() <= MAX_HEADER_BYTES);
+                assert_eq!(decode(&sent).as_ref(), Some(&frame));
+            }
+        });
+    }
 }

@@ -12,9 +12,9 @@
 //! | `data` | the whole native event, so that nothing is lost |
 //! | `sequence` | `metadata.sequence`, with leading zeros so that texts sort as numbers do |
 //! | `partitionkey` | the workflow id, else the activity id |
-//! | `traceparent` | `metadata.traceparent` |
+//! | `traceparent` | `metadata.traceparent`, if it is one |
 
-use super::{Event, EventError, lifecycle::APPLICATION_EVENTS};
+use super::{Event, EventError, is_traceparent, lifecycle::APPLICATION_EVENTS};
 use serde::{Deserialize, Serialize};
 
 /// An event as a CloudEvents 1.0 JSON object.
@@ -81,11 +81,15 @@ impl CloudEvent {
     /// Reads the JSON text.
     ///
     /// # Errors
-    /// [`EventError::NotAnEvent`] for anything that is not such an object.
+    /// [`EventError::NotAnEvent`] for anything that is not such an object. A `traceparent` that is none
+    /// is left out.
     pub fn from_json(json: &str) -> Result<Self, EventError> {
-        serde_json::from_str(json).map_err(|error| EventError::NotAnEvent {
-            reason: error.to_string(),
-        })
+        let mut event: Self =
+            serde_json::from_str(json).map_err(|error| EventError::NotAnEvent {
+                reason: error.to_string(),
+            })?;
+        event.traceparent = event.traceparent.filter(|text| is_traceparent(text));
+        Ok(event)
     }
 }
 
@@ -121,7 +125,10 @@ impl Event {
             time: metadata.created_at_text(),
             datacontenttype: "application/json".to_owned(),
             sequence: metadata.sequence.map(sequence_text),
-            traceparent: metadata.traceparent.clone(),
+            traceparent: metadata
+                .traceparent
+                .clone()
+                .filter(|text| is_traceparent(text)),
             data: self.clone(),
         })
     }
@@ -170,6 +177,7 @@ fn segment(text: Option<&str>) -> String {
 mod tests {
     use super::*;
     use crate::event::{EventId, WorkflowState, lifecycle};
+    use chrono::Timelike as _;
 
     #[test]
     fn attributes_are_mapped_as_the_table_says() {
@@ -193,7 +201,109 @@ mod tests {
     }
 
     #[test]
+    fn a_traceparent_that_is_none_is_no_attribute() {
+        let mut event = Event::new("x");
+        event.metadata.event_id = Some(EventId::random());
+        event.metadata.traceparent = Some("none".into());
+        assert_eq!(event.to_cloud_event().unwrap().traceparent, None);
+        event.metadata.traceparent =
+            Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into());
+        let text = event.to_cloud_event().unwrap().to_json().unwrap();
+        assert!(CloudEvent::from_json(&text).unwrap().traceparent.is_some());
+        let text = text.replace("-01\"", "-0\"");
+        assert_eq!(CloudEvent::from_json(&text).unwrap().traceparent, None);
+    }
+
+    #[test]
     fn an_event_without_an_id_is_no_cloud_event_yet() {
         assert!(Event::new("x").to_cloud_event().is_err());
+    }
+
+    /// Documents as they are sent.
+    fn documents() -> Vec<serde_json::Value> {
+        let mut end = lifecycle::workflow_end(
+            WorkflowState::Failed,
+            309.91,
+            Some(&lifecycle::FailureDetails {
+                error_type: Some("OutOfStock".into()),
+                message: Some("no more bolts".into()),
+                non_retryable: true,
+            }),
+        );
+        let metadata = &mut end.metadata;
+        metadata.event_id = Some(EventId::random());
+        metadata.created_at = Some(chrono::Utc::now());
+        metadata.namespace = Some("default".into());
+        metadata.workflow_id = Some("order-1".into());
+        metadata.sequence = Some(7);
+        metadata.attempt = Some(1);
+        metadata.is_local = Some(false);
+        metadata.traceparent =
+            Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into());
+        let mut user = Event::new("data.processed")
+            .data(serde_json::json!({ "records": 1000, "a": [1.5, { "b": null }] }))
+            .metadata("tenant", serde_json::json!({ "name": "acme" }));
+        user.metadata.event_id = Some(EventId::random());
+        user.extra.insert("later".into(), 1.into());
+        vec![
+            serde_json::to_value(end).unwrap(),
+            serde_json::to_value(user).unwrap(),
+        ]
+    }
+
+    #[test]
+    fn fuzz_event_json() {
+        let seeds = documents();
+        crate::fuzz::run("Event::from_json", |rng| {
+            let text = crate::fuzz::json(rng, &seeds);
+            let Ok(mut event) = Event::from_json(&text) else {
+                return;
+            };
+            // Written with six digits of a second, whatever was read.
+            let at = event.metadata.created_at;
+            event.metadata.created_at =
+                at.and_then(|at| at.with_nanosecond(at.nanosecond() / 1000 * 1000));
+            let is_valid = event.validate().is_ok();
+            let written = event.to_json_within(usize::MAX).unwrap();
+            if is_valid {
+                assert_eq!(Event::from_json(&written).unwrap(), event, "{text}");
+            }
+            if let Ok(cloud_event) = event.to_cloud_event()
+                && is_valid
+            {
+                let text = cloud_event.to_json().unwrap();
+                assert_eq!(CloudEvent::from_json(&text).unwrap(), cloud_event, "{text}");
+            }
+        });
+    }
+
+    #[test]
+    fn fuzz_cloud_events() {
+        let seeds: Vec<_> = documents()
+            .into_iter()
+            .map(|document| {
+                let event = Event::from_json(&document.to_string()).unwrap();
+                serde_json::to_value(event.to_cloud_event().unwrap()).unwrap()
+            })
+            .collect();
+        crate::fuzz::run("CloudEvent::from_json", |rng| {
+            let text = crate::fuzz::json(rng, &seeds);
+            let Ok(mut cloud_event) = CloudEvent::from_json(&text) else {
+                return;
+            };
+            let at = cloud_event.data.metadata.created_at;
+            cloud_event.data.metadata.created_at =
+                at.and_then(|at| at.with_nanosecond(at.nanosecond() / 1000 * 1000));
+            let written = cloud_event.to_json().unwrap();
+            if cloud_event.data.validate().is_ok() {
+                assert_eq!(
+                    CloudEvent::from_json(&written).unwrap(),
+                    cloud_event,
+                    "{text}"
+                );
+            }
+            let traceparent = cloud_event.traceparent.as_deref();
+            assert!(traceparent.is_none_or(is_traceparent), "{text}");
+        });
     }
 }

@@ -1,6 +1,6 @@
 //! What can be wrong with an event.
 
-use super::MAX_NAME_CHARACTERS;
+use super::{MAX_NAME_CHARACTERS, rules::MAX_DEPTH};
 
 /// An event breaks a rule, or a text is no event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +54,12 @@ pub enum EventError {
     ReservedName {
         /// The name.
         name: String,
+    },
+    /// A field nests deeper than readers of JSON go.
+    #[error("the field {field:?} nests deeper than {MAX_DEPTH} levels")]
+    TooDeep {
+        /// The field, shortened.
+        field: String,
     },
     /// The encoded event is too large.
     #[error("the event has {bytes} bytes; {limit} are allowed")]

@@ -7,12 +7,16 @@ mod error;
 mod id;
 pub mod lifecycle;
 mod metadata;
+mod rules;
+mod traceparent;
 
 pub use cloudevents::CloudEvent;
 pub use error::EventError;
 pub use id::{EVENT_NAMESPACE, EventId, EventKey};
 pub use lifecycle::{ActivityStatus, FailureDetails, LifecycleEvent};
 pub use metadata::{EventMetadata, WorkflowState};
+pub(crate) use rules::{has_nul, is_shallow};
+pub(crate) use traceparent::is_traceparent;
 
 use error::shortened;
 use serde::{Deserialize, Serialize};
@@ -23,6 +27,8 @@ use serde_json::{Map, Value};
 pub const DEFAULT_MAX_EVENT_BYTES: usize = 256 * 1024;
 /// The longest event type and event name, in characters.
 pub const MAX_NAME_CHARACTERS: usize = 255;
+/// The longest text of an error that a lifecycle event keeps, in bytes.
+pub(crate) const MAX_ERROR_BYTES: usize = 16 * 1024;
 
 /// An event: a type, a name, data, and metadata about where and when it happened.
 ///
@@ -132,9 +138,20 @@ impl Event {
                 .is_some_and(LifecycleEvent::is_emitted_by_interceptors)
     }
 
-    /// Whether the event keeps the rules: type and name of at most [`MAX_NAME_CHARACTERS`]
-    /// characters, without control characters, the type not empty, the data a JSON object, and no
-    /// custom field under a name of the format.
+    /// Whether `name` is a top-level field of the format.
+    pub(crate) fn is_known_field(name: &str) -> bool {
+        matches!(name, "metadata" | "event_type" | "event_name" | "data")
+    }
+
+    /// Forgets what a builder method could not keep; gives back whether there was something.
+    pub(crate) fn forget_problem(&mut self) -> bool {
+        self.problem.take().is_some()
+    }
+
+    /// Whether the event keeps the rules: type, name and topic of at most [`MAX_NAME_CHARACTERS`]
+    /// characters, without control characters, the type not empty, the data a JSON object, a
+    /// `traceparent` as the W3C has it, no custom field under a name of the format, and no field that
+    /// nests deeper than 100 levels.
     ///
     /// # Errors
     /// [`EventError`], naming the first rule that is broken.
@@ -150,14 +167,7 @@ impl Event {
             .custom
             .keys()
             .find(|name| EventMetadata::is_known_field(name))
-            .or_else(|| {
-                self.extra.keys().find(|name| {
-                    matches!(
-                        name.as_str(),
-                        "metadata" | "event_type" | "event_name" | "data"
-                    )
-                })
-            });
+            .or_else(|| self.extra.keys().find(|name| Self::is_known_field(name)));
         if let Some(name) = reserved {
             return Err(EventError::ReservedName { name: name.clone() });
         }
@@ -165,6 +175,25 @@ impl Event {
         check_name("event_name", &self.event_name)?;
         if let Some(topic) = &self.metadata.topic_name {
             check_name("topic_name", topic)?;
+        }
+        if let Some(text) = &self.metadata.traceparent
+            && !is_traceparent(text)
+        {
+            return Err(EventError::InvalidField {
+                field: "traceparent".to_owned(),
+                value: shortened(text),
+                allowed: traceparent::ALLOWED,
+            });
+        }
+        let fields = [&self.data, &self.metadata.custom, &self.extra];
+        let deep = fields
+            .into_iter()
+            .flatten()
+            .find(|(_, value)| !is_shallow(value));
+        if let Some((name, _)) = deep {
+            return Err(EventError::TooDeep {
+                field: shortened(name),
+            });
         }
         Ok(())
     }
@@ -210,7 +239,8 @@ impl Event {
     }
 }
 
-fn check_name(field: &'static str, text: &str) -> Result<(), EventError> {
+/// Whether a text may be an event's type, name or topic.
+pub(crate) fn check_name(field: &'static str, text: &str) -> Result<(), EventError> {
     // Counting characters only where the bytes leave a doubt.
     if text.len() > MAX_NAME_CHARACTERS {
         let characters = text.chars().count();

@@ -283,6 +283,7 @@ impl FileLog {
             FileState::Open(log) => {
                 let (removed, result) = log.make_room();
                 count_removed(removed, counters);
+                counters.remove_until(log.removed_until());
                 if removed.is_unfinished {
                     self.next_tick = Instant::now() + TICK_WHEN_FULL;
                 }
@@ -345,6 +346,7 @@ impl FileLog {
         if let FileState::Open(log) = &self.state {
             self.newest = self.newest.max(log.newest());
             counters.reach(self.newest);
+            counters.remove_until(log.removed_until());
             if let Ok((depth, held)) = log.counts() {
                 counters.depth.store(depth, Relaxed);
                 counters.held.store(held, Relaxed);

@@ -4,25 +4,32 @@
 use super::{
     MAX_READ_BYTES,
     record::{Applied, Change, Held, Record, Refused, RunKey, Stored},
+    removed::{RemovedUntil, seconds},
     status::Counters,
 };
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::atomic::Ordering::Relaxed,
+    time::{Instant, SystemTime},
 };
 use uuid::Uuid;
 
 /// A log that lives as long as its process.
 #[derive(Debug)]
 pub(super) struct MemoryLog {
-    events: VecDeque<(u64, Record)>,
+    // Each with its position and the time at which it was stored.
+    events: VecDeque<(u64, i64, Record)>,
     ids: HashSet<Uuid>,
     held: Vec<(RunKey, String, Vec<Record>)>,
     cursors: HashMap<String, u64>,
     refused: Vec<Refused>,
     // Who must have an event before it may go.
     sinks: Vec<String>,
-    delivered_ids: VecDeque<Uuid>,
+    // With the kind of event, and the time at which it was stored.
+    delivered_ids: VecDeque<(Uuid, bool, i64)>,
+    removed_until: RemovedUntil,
+    // As a file's log has it: a clock that does not jump.
+    opened: (SystemTime, Instant),
     next_seq: u64,
     capacity: usize,
 }
@@ -37,6 +44,8 @@ impl MemoryLog {
             refused: Vec::new(),
             sinks,
             delivered_ids: VecDeque::new(),
+            removed_until: RemovedUntil::default(),
+            opened: (SystemTime::now(), Instant::now()),
             next_seq: 1,
             capacity: capacity.max(1),
         }
@@ -59,6 +68,7 @@ impl MemoryLog {
                 "memory has no more room for events: the oldest were removed",
             );
         }
+        counters.remove_until(self.removed_until);
         counters.depth.store(self.depth(), Relaxed);
         counters.reach(self.newest());
     }
@@ -119,13 +129,16 @@ impl MemoryLog {
     }
 
     fn insert(&mut self, records: &[Record], applied: &mut Applied) {
+        let (wall, monotonic) = self.opened;
+        let stored_at = seconds(wall + monotonic.elapsed());
         for record in records {
             if !self.ids.insert(record.event_id) {
                 applied.duplicates += 1;
                 continue;
             }
             applied.inserted += 1;
-            self.events.push_back((self.next_seq, record.clone()));
+            self.events
+                .push_back((self.next_seq, stored_at, record.clone()));
             self.next_seq += 1;
         }
         if self.events.len() > self.capacity {
@@ -141,17 +154,20 @@ impl MemoryLog {
         let before = self.events.len();
         let newest = self.newest();
         let ids = &mut self.ids;
-        self.events.retain(|(seq, record)| {
+        let removed_until = &mut self.removed_until;
+        self.events.retain(|(seq, stored_at, record)| {
             let goes = surplus > 0 && !record.lifecycle && *seq < newest;
             if goes {
                 surplus -= 1;
                 ids.remove(&record.event_id);
+                removed_until.raise(false, *stored_at);
             }
             !goes
         });
         for _ in 0..surplus.min(self.events.len().saturating_sub(1)) {
-            if let Some((_, record)) = self.events.pop_front() {
+            if let Some((_, stored_at, record)) = self.events.pop_front() {
                 self.ids.remove(&record.event_id);
+                self.removed_until.raise(record.lifecycle, stored_at);
             }
         }
         (before - self.events.len()) as u64
@@ -177,7 +193,7 @@ impl MemoryLog {
         if ids.is_empty() {
             return Vec::new();
         }
-        let found = self.events.iter().map(|(_, record)| record);
+        let found = self.events.iter().map(|(_, _, record)| record);
         found
             .filter(|record| ids.contains(&record.event_id))
             .map(|record| record.json.clone())
@@ -206,14 +222,16 @@ impl MemoryLog {
         while self
             .events
             .front()
-            .is_some_and(|(seq, _)| *seq <= delivered)
-            && let Some((_, record)) = self.events.pop_front()
+            .is_some_and(|(seq, ..)| *seq <= delivered)
+            && let Some((_, stored_at, record)) = self.events.pop_front()
         {
-            self.delivered_ids.push_back(record.event_id);
+            self.delivered_ids
+                .push_back((record.event_id, record.lifecycle, stored_at));
         }
         while self.delivered_ids.len() > self.capacity
-            && let Some(id) = self.delivered_ids.pop_front()
+            && let Some((id, is_lifecycle, stored_at)) = self.delivered_ids.pop_front()
         {
+            self.removed_until.raise(is_lifecycle, stored_at);
             self.ids.remove(&id);
         }
         (before - self.events.len()) as u64
@@ -239,17 +257,17 @@ impl MemoryLog {
 
     pub(super) fn read(&self, after: u64, limit: usize) -> Vec<Stored> {
         // Positions ascend, though there are gaps.
-        let from = self.events.partition_point(|(seq, _)| *seq <= after);
+        let from = self.events.partition_point(|(seq, ..)| *seq <= after);
         let mut bytes = 0;
         self.events
             .range(from..)
             .take(limit)
-            .take_while(|(_, record)| {
+            .take_while(|(.., record)| {
                 let goes = bytes <= MAX_READ_BYTES;
                 bytes += record.json.len();
                 goes
             })
-            .map(|(seq, record)| Stored {
+            .map(|(seq, _, record)| Stored {
                 seq: *seq,
                 record: record.clone(),
             })

@@ -9,6 +9,7 @@ mod file;
 mod log;
 mod memory;
 mod record;
+mod removed;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod status;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use error::JournalError;
 pub(crate) use record::{Draft, Held, Hold, Prepared, Record, Refused, RunKey, Stored};
+pub(crate) use removed::RemovedUntil;
 pub(crate) use status::JournalStatus;
 
 use crossbeam_channel::Sender;
@@ -367,6 +369,11 @@ impl<D: Draft> Journal<D> {
             Ok(receipt) => receipt.await,
             Err(_) => Ok(()),
         }
+    }
+
+    /// Up to when what was stored has been removed.
+    pub(crate) fn removed_until(&self) -> RemovedUntil {
+        self.inner.counters.removed_until()
     }
 
     pub(crate) fn status(&self) -> JournalStatus {

@@ -1,9 +1,9 @@
 //! The journal's numbers. Counters only grow; gauges are set by the journal's thread.
 
-use super::record::Applied;
+use super::{record::Applied, removed::RemovedUntil};
 use std::sync::{
     Mutex, PoisonError,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 use tokio::sync::watch;
@@ -41,6 +41,8 @@ pub(super) struct Counters {
     pub(super) held: AtomicU64,
     pub(super) depth: AtomicU64,
     pub(super) bytes: AtomicU64,
+    removed_user_until: AtomicI64,
+    removed_lifecycle_until: AtomicI64,
     // The position of the newest event; who delivers waits for it to grow.
     newest: watch::Sender<u64>,
     queued: AtomicUsize,
@@ -88,6 +90,20 @@ impl Counters {
 
     pub(super) fn newest(&self) -> watch::Receiver<u64> {
         self.newest.subscribe()
+    }
+
+    /// Notes up to when events were removed; it never goes back.
+    pub(super) fn remove_until(&self, until: RemovedUntil) {
+        self.removed_user_until.fetch_max(until.user, Relaxed);
+        self.removed_lifecycle_until
+            .fetch_max(until.lifecycle, Relaxed);
+    }
+
+    pub(super) fn removed_until(&self) -> RemovedUntil {
+        RemovedUntil {
+            user: self.removed_user_until.load(Relaxed),
+            lifecycle: self.removed_lifecycle_until.load(Relaxed),
+        }
     }
 
     pub(super) fn unqueue(&self, events: usize) {

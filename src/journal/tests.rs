@@ -99,6 +99,23 @@ fn memory() -> Journal<Plain> {
     Journal::open(options(Target::Memory)).unwrap()
 }
 
+#[tokio::test]
+async fn memory_remembers_up_to_when_it_removed_events() {
+    let journal = Journal::open(JournalOptions {
+        queue_size: 10,
+        ..options(Target::Memory)
+    })
+    .unwrap();
+    let now = std::time::SystemTime::now();
+    for number in 0..10 {
+        journal.append(draft(number)).unwrap().await.unwrap();
+    }
+    assert!(!journal.removed_until().has(false, now));
+    journal.append(draft(10)).unwrap().await.unwrap();
+    assert!(journal.removed_until().has(false, now));
+    assert!(!journal.removed_until().has(true, now));
+}
+
 /// The same behaviour in memory and in a file.
 async fn holds_and_releases(journal: Journal<Plain>) {
     journal

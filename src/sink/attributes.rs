@@ -6,6 +6,7 @@ use super::SinkEvent;
 use crate::event::{
     EventError,
     cloudevents::{qualified_type, sequence_text, source},
+    is_traceparent,
 };
 use serde::{Deserialize, Serialize};
 
@@ -65,7 +66,7 @@ impl<'a> Attributes<'a> {
             datacontenttype: "application/json",
             sequence: metadata.sequence.map(sequence_text),
             partitionkey: event.key(),
-            traceparent: metadata.traceparent,
+            traceparent: metadata.traceparent.filter(|text| is_traceparent(text)),
         })
     }
 
@@ -128,7 +129,8 @@ pub(super) mod tests {
         metadata.application_name = Some("orders".into());
         metadata.workflow_id = Some("order-1 \"ö\"".into());
         metadata.sequence = Some(7);
-        metadata.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-1-01".into());
+        metadata.traceparent =
+            Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into());
         event
     }
 

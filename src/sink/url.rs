@@ -186,4 +186,70 @@ mod tests {
         assert!(error.reason.contains("cargo feature `redis`"), "{error}");
         assert!(!error.to_string().contains("hunter2"), "{error}");
     }
+
+    #[test]
+    fn fuzz_sink_urls() {
+        // The clients of some sinks want one.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let _inside = runtime.enter();
+        let seeds: Vec<Vec<u8>> = [
+            "://user:hunter2@localhost:1234/events?tls_ca=none&eventstore.name=a",
+            "://user:hunter2@[::1]:1/a.b/c%20d?stream=s&table=t",
+            "://:hunter2@h/0/x?max_len=10",
+            "://one:9092,two:9092/topic?security=plain",
+            ":?encoding=cloudevents",
+        ]
+        .map(|rest| rest.as_bytes().to_vec())
+        .to_vec();
+        crate::fuzz::run("sink URLs", |rng| {
+            let (scheme, _) = rng.choice(SCHEMES).unwrap();
+            let rest = crate::fuzz::mutated(rng, &seeds);
+            let url = format!("{scheme}{}", String::from_utf8_lossy(&rest));
+            redacted(&url);
+            // Of those that are right, a client is made, which takes milliseconds.
+            if rng.u8(..) == 0 {
+                open(&url).ok();
+            }
+            #[cfg(feature = "nats")]
+            if let Ok(address) = super::super::address::Address::parse(&url, "a URL") {
+                let user = address.user();
+                let password = address.password();
+                let path = address.path();
+                let parameters = address.parameters(&["tls_ca", "stream"]).map(drop);
+                assert!(!address.authority().is_empty() && !address.host().contains(']'));
+                drop((user, password, path, parameters, address.port_or(1)));
+            }
+        });
+    }
+
+    #[test]
+    fn fuzz_that_no_secret_of_a_url_is_shown() {
+        let seeds: Vec<Vec<u8>> = [
+            "@localhost:1234/events?tls_ca=none",
+            "@[::1]/a/b",
+            "@h/0/x?a=b#c",
+        ]
+        .map(|rest| rest.as_bytes().to_vec())
+        .to_vec();
+        crate::fuzz::run("secrets of URLs", |rng| {
+            let (scheme, _) = rng.choice(SCHEMES).unwrap();
+            let rest = crate::fuzz::mutated(rng, &seeds);
+            let rest = String::from_utf8_lossy(&rest);
+            if !rest.contains('@') {
+                return;
+            }
+            let url = format!("{scheme}://user:hunter2{rest}");
+            let shown = redacted(&url);
+            assert!(!shown.contains("hunter2"), "{url}: {shown}");
+            if rng.u8(0..64) == 0
+                && let Err(error) = open(&url)
+            {
+                let text = format!("{error} {error:?}");
+                assert!(!text.contains("hunter2"), "{url}: {text}");
+            }
+        });
+    }
 }

@@ -2,9 +2,12 @@
 //! publish. Knows the journal, and not when or why it is asked.
 
 use super::{
-    Claim, EventStore, LifecycleSelection, PublishError, Receipt, Rules, publish::Draft, stats::add,
+    Claim, EventStore, LifecycleSelection, PublishError, Receipt, Rules,
+    publish::{Draft, ids_of_attempt},
+    stats::add,
 };
 use crate::{
+    context::Context,
     crash_point::is_left_out,
     event::{Event, EventError, EventId},
     journal::{Held, Hold, JournalError, Rejected, RunKey},
@@ -30,9 +33,22 @@ impl EventStore {
     }
 
     /// Whether what happened then is older than the store keeps events.
-    pub(crate) fn is_past_retention(&self, happened_at: Option<SystemTime>) -> bool {
+    fn is_past_retention(&self, happened_at: Option<SystemTime>) -> bool {
         match (self.shared.retention, happened_at) {
             (Some(age), Some(at)) => at.elapsed().is_ok_and(|since| since >= age),
+            _ => false,
+        }
+    }
+
+    /// Whether an event that history tells of, and that the store lacks, was there long enough: it was
+    /// removed for its age or for lack of room, or would be at once.
+    pub(crate) fn is_removed(&self, draft: &Draft) -> bool {
+        let happened_at = draft.happened_at();
+        if self.is_past_retention(happened_at) {
+            return true;
+        }
+        match (&self.shared.journal, happened_at) {
+            (Some(journal), Some(at)) => journal.removed_until().has(draft.is_lifecycle(), at),
             _ => false,
         }
     }
@@ -69,6 +85,9 @@ impl EventStore {
             self.skip();
             return Receipt::ready(Ok(EventId::SKIPPED));
         };
+        if draft.is_repair() && self.is_removed(&draft) {
+            return Receipt::ready(Ok(draft.derived_id().unwrap_or(EventId::SKIPPED)));
+        }
         match journal.append(draft) {
             Ok(receipt) if self.is_durable_with_sinks() => {
                 let store = self.clone();
@@ -181,6 +200,21 @@ impl EventStore {
                     .collect())
             }
             _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Whether the store has something of an attempt with the number of the one on the stack, which has
+    /// just begun: its activity was reset, and counts from 1 again. A store that does not answer within
+    /// the commit timeout knows of none.
+    pub(crate) async fn knows_attempt(&self, context: &Context) -> bool {
+        let ids = ids_of_attempt(context);
+        let asked = ids.len();
+        match tokio::time::timeout(self.shared.commit_timeout, self.missing(ids)).await {
+            Ok(Ok(missing)) => missing.len() < asked,
+            Ok(Err(_)) | Err(_) => {
+                debug!("the store does not say whether an attempt's number was given before");
+                false
+            }
         }
     }
 

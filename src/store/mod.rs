@@ -9,6 +9,7 @@ mod options;
 mod outlet;
 pub(crate) mod publish;
 mod stats;
+mod trim;
 mod url;
 
 pub(crate) use claims::Claim;
@@ -68,6 +69,7 @@ pub(crate) struct Rules {
     pub(crate) application_name: String,
     pub(crate) filter: Option<Filter>,
     pub(crate) max_event_bytes: usize,
+    pub(crate) trimmed: trim::Trimmed,
 }
 
 struct Shared {
@@ -178,6 +180,7 @@ impl EventStore {
                         .unwrap_or_else(default_application_name),
                     filter: options.filter,
                     max_event_bytes: options.max_event_bytes.unwrap_or(DEFAULT_MAX_EVENT_BYTES),
+                    trimmed: trim::Trimmed::default(),
                 }),
                 journal,
                 delivery,
@@ -211,7 +214,7 @@ impl EventStore {
         let context = Context::current();
         let outlet = context.extension::<Outlet>().filter(|_| self.is_enabled());
         match &outlet {
-            None => self.append(Draft::new(
+            None => self.append(Draft::published(
                 self.rules(),
                 event,
                 context.without_extension(),
@@ -386,6 +389,7 @@ impl EventStore {
         let counters = &self.shared.counters;
         let mut stats = Stats {
             invalid: get(&counters.invalid),
+            trimmed: self.shared.rules.trimmed.count(),
             skipped: get(&counters.skipped),
             staged: get(&counters.staged),
             discarded: get(&counters.discarded),

@@ -26,8 +26,12 @@ pub enum Keep {
 }
 
 /// A hook that sees every event after enrichment, before it is stored: it may change the event
-/// (redact a field) or drop it. It runs on the journal's thread, never on the worker's path. If it
-/// panics, the event is not stored and counted as invalid, since it may hold what was to be redacted.
+/// (redact a field) or drop it. It runs on the journal's thread, never on the worker's path.
+///
+/// If it panics, an event of the application is not stored and counted as invalid, since it may hold what
+/// was to be redacted. A lifecycle event is stored bare then: what happened, to which workflow or activity,
+/// when and with which outcome, without error texts and without fields of the application. What a filter
+/// changes of a lifecycle event into something invalid is put back or left out.
 #[derive(Clone)]
 pub struct Filter(Arc<dyn Fn(&mut Event) -> Keep + Send + Sync>);
 
@@ -206,7 +210,9 @@ pub struct EventStoreOptions {
     pub retention: Option<Duration>,
     /// The size of the journal file from which on old events are removed, user events first.
     pub max_journal_bytes: Option<u64>,
-    /// The size of one encoded event from which on it is refused.
+    /// The size of one encoded event from which on it is refused. A lifecycle event is never refused: of
+    /// a larger one the largest fields are shortened or left out, and what says what happened is stored
+    /// in any case.
     pub max_event_bytes: Option<usize>,
     /// Which lifecycle events the interceptors emit.
     pub lifecycle: Option<LifecycleSelection>,

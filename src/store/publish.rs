@@ -2,20 +2,30 @@
 //! stack, ordinal), and what is left to the journal's thread (enrichment, id, filter, encoding).
 //! Knows nothing of Temporal.
 
-use super::{PublishError, Rules, options::Keep};
+use super::{
+    PublishError, Rules,
+    options::Keep,
+    trim::{self, Essence},
+};
 use crate::{
-    context::{Context, StackFrame},
-    event::{Event, EventId, EventKey, EventMetadata, WorkflowState},
+    context::{ActivityFrame, Context, StackFrame},
+    event::{Event, EventId, EventKey, EventMetadata, LifecycleEvent, WorkflowState},
     journal::{self, AppendReceipt, Prepared, Record},
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike as _, SecondsFormat, Utc};
 use std::{
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{self, Poll},
     time::SystemTime,
 };
+
+/// The metadata field of events that were not stored when they happened: who found them.
+pub(crate) const DETECTED_BY: &str = "detected_by";
+/// What it holds on events that a replay came to.
+pub(crate) const DETECTED_BY_REPLAY: &str = "replay";
 
 /// How an event gets its id.
 #[derive(Clone, Debug)]
@@ -46,10 +56,28 @@ pub(crate) struct Draft {
     created: SystemTime,
     identity: Identity,
     rules: Arc<Rules>,
+    // When the attempt began that it is about, where history says it.
+    began: Option<SystemTime>,
+    // Not a matter of its name, which applications may give to events of theirs.
+    is_lifecycle: bool,
 }
 
 impl Draft {
-    /// Captures what enrichment will need. Cheap: no JSON, no hashing, no allocation.
+    /// An event of an application. What the context says is captured, which is cheap: no JSON, no
+    /// hashing, no allocation.
+    pub(crate) fn published(
+        rules: &Arc<Rules>,
+        event: Event,
+        context: Context,
+        identity: Identity,
+    ) -> Self {
+        Self {
+            is_lifecycle: false,
+            ..Self::new(rules, event, context, identity)
+        }
+    }
+
+    /// A lifecycle event, or an event of an application whose id is derived already.
     pub(crate) fn new(
         rules: &Arc<Rules>,
         event: Event,
@@ -60,9 +88,33 @@ impl Draft {
             event,
             context,
             created: SystemTime::now(),
+            is_lifecycle: !matches!(identity, Identity::Known(_)),
             identity,
+            began: None,
             rules: rules.clone(),
         }
+    }
+
+    /// This event, of an attempt that began then. If its activity was reset, its worker may have given it
+    /// an id by that.
+    pub(crate) fn of_attempt_begun_at(mut self, began: Option<SystemTime>) -> Self {
+        self.began = began;
+        self
+    }
+
+    /// The ids under which the event may be stored already.
+    pub(crate) fn known_ids(&self) -> impl Iterator<Item = EventId> {
+        let restarted = || {
+            let Identity::Attempt { kind, ordinal } = self.identity else {
+                return None;
+            };
+            let frame = ActivityFrame {
+                restarted_time: Some(self.began?),
+                ..self.context.activity()?.clone()
+            };
+            attempt_event_id(&self.context.push(frame), kind, ordinal)
+        };
+        self.derived_id().into_iter().chain(restarted())
     }
 
     /// The name of its event.
@@ -73,6 +125,19 @@ impl Draft {
     /// When it happened, where that is known already.
     pub(crate) fn happened_at(&self) -> Option<SystemTime> {
         self.event.metadata.created_at.map(SystemTime::from)
+    }
+
+    /// Whether the interceptors or the reconciler made it.
+    pub(crate) fn is_lifecycle(&self) -> bool {
+        self.is_lifecycle
+    }
+
+    /// Whether a replay came to it, which may have been stored long ago.
+    pub(crate) fn is_repair(&self) -> bool {
+        // Applications may publish again what they read.
+        let is_of_run = matches!(self.identity, Identity::Known(_) | Identity::Run { .. });
+        let detected_by = self.event.metadata.custom.get(DETECTED_BY);
+        is_of_run && detected_by.is_some_and(|by| by == DETECTED_BY_REPLAY)
     }
 
     /// Whether it is about a workflow run, and not about an activity.
@@ -109,6 +174,8 @@ impl journal::Draft for Draft {
             created,
             identity,
             rules,
+            is_lifecycle,
+            began: _,
         } = self;
         match identity {
             Identity::Known(id) => event.metadata.event_id = Some(id),
@@ -118,25 +185,64 @@ impl journal::Draft for Draft {
             Identity::Run { kind } => event.metadata.event_id = run_event_id(&context, kind),
             Identity::Attempt { .. } | Identity::Random => {}
         }
-        enrich(&mut event, &context, created, &rules.application_name);
+        let mut faults = enrich(&mut event, &context, created, &rules.application_name);
         let event_id = *event.metadata.event_id.get_or_insert_with(EventId::random);
+        let prepared = if is_lifecycle {
+            prepare_lifecycle(event, event_id, &rules, &mut faults)
+        } else {
+            prepare_published(event, event_id, &rules)
+        };
+        if matches!(prepared, Prepared::Record(_)) {
+            rules.trimmed.note(&faults);
+        }
+        prepared
+    }
+}
+
+fn prepare_published(mut event: Event, event_id: EventId, rules: &Rules) -> Prepared {
+    if let Err(error) = event.validate() {
+        return Prepared::Invalid(error.to_string());
+    }
+    if let Some(filter) = &rules.filter {
+        if filter.apply(&mut event) == Keep::Drop {
+            return Prepared::Dropped;
+        }
+        // The hook may change anything but what the guarantees rest on.
+        event.metadata.event_id = Some(event_id);
         if let Err(error) = event.validate() {
-            return Prepared::Invalid(error.to_string());
+            return Prepared::Invalid(format!("after the filter: {error}"));
         }
-        if let Some(filter) = &rules.filter {
-            if filter.apply(&mut event) == Keep::Drop {
-                return Prepared::Dropped;
+    }
+    match event.to_json_within(rules.max_event_bytes) {
+        Ok(json) => Prepared::Record(record(event, event_id, json)),
+        Err(error) => Prepared::Invalid(error.to_string()),
+    }
+}
+
+/// A lifecycle event is never refused: what breaks a rule is left out.
+fn prepare_lifecycle(
+    mut event: Event,
+    event_id: EventId,
+    rules: &Rules,
+    faults: &mut Vec<&'static str>,
+) -> Prepared {
+    trim::mend(&mut event, faults);
+    if let Some(filter) = &rules.filter {
+        let essence = Essence::of(&event, &rules.application_name);
+        match catch_unwind(AssertUnwindSafe(|| filter.apply(&mut event))) {
+            Ok(Keep::Drop) => return Prepared::Dropped,
+            Ok(Keep::Keep) => essence.restore(&mut event, faults),
+            // It is half changed, and may hold what was to be redacted.
+            Err(_) => {
+                trim::at_fault(faults, "the filter, which panicked");
+                event = essence.into_event();
             }
-            // The hook may change anything but what the guarantees rest on.
-            event.metadata.event_id = Some(event_id);
-            if let Err(error) = event.validate() {
-                return Prepared::Invalid(format!("after the filter: {error}"));
-            }
         }
-        match event.to_json_within(rules.max_event_bytes) {
-            Ok(json) => Prepared::Record(record(event, event_id, json)),
-            Err(error) => Prepared::Invalid(error.to_string()),
-        }
+        event.metadata.event_id = Some(event_id);
+    }
+    match trim::to_json(&mut event, rules.max_event_bytes, faults) {
+        Ok(json) => Prepared::Record(record(event, event_id, json)),
+        Err(error) => Prepared::Invalid(error.to_string()),
     }
 }
 
@@ -187,16 +293,16 @@ fn attempt_event_id(context: &Context, kind: &str, ordinal: u64) -> Option<Event
         .or(activity.activity_run_id.as_deref());
     // An activity id may be used again once its activity is over, also within a run; the time at which
     // it was scheduled, which the server keeps and tells each attempt, tells them apart.
-    let scheduled = activity.scheduled_time.map(|time| {
-        let scheduled = DateTime::<Utc>::from(time);
-        scheduled.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true)
-    });
-    let scheduled = scheduled.unwrap_or_default();
+    let text = |time| utc(time).map(|time| time.to_rfc3339_opts(SecondsFormat::Nanos, true));
+    let scheduled = activity.scheduled_time.and_then(text).unwrap_or_default();
     // A local activity that is executed again with its workflow task has another time, and must keep its
     // id. Without one of the user's, that is its position among the run's activities: when the task is
     // executed again with other inputs, another activity may have it.
     let name = if activity.is_local {
         format!("{}/{}", activity.activity_type, activity.activity_id)
+    } else if let Some(began) = activity.restarted_time.and_then(text) {
+        // Of an activity that was reset, the number says the same of two attempts.
+        format!("{}@{scheduled}/{began}", activity.activity_id)
     } else {
         format!("{}@{scheduled}", activity.activity_id)
     };
@@ -211,16 +317,48 @@ fn attempt_event_id(context: &Context, kind: &str, ordinal: u64) -> Option<Event
     }))
 }
 
-/// Fills what the event leaves empty, from the top of the stack to its bottom, then the rest.
+/// A time as events have it; none for one that no calendar has, which nothing but a broken history does.
+pub(crate) fn utc(time: SystemTime) -> Option<DateTime<Utc>> {
+    let (seconds, nanoseconds) = match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => (i64::try_from(since.as_secs()).ok()?, since.subsec_nanos()),
+        Err(before) => {
+            let before = before.duration();
+            let seconds = i64::try_from(before.as_secs()).ok()?.checked_neg()?;
+            match before.subsec_nanos() {
+                0 => (seconds, 0),
+                nanoseconds => (seconds.checked_sub(1)?, 1_000_000_000 - nanoseconds),
+            }
+        }
+    };
+    DateTime::from_timestamp(seconds, nanoseconds).filter(|time| (0..=9999).contains(&time.year()))
+}
+
+/// The ids of what an attempt leaves behind first.
+pub(super) fn ids_of_attempt(context: &Context) -> Vec<EventId> {
+    let kinds = [
+        (LifecycleEvent::ActivityStart.as_str(), 0),
+        (LifecycleEvent::ActivityEnd.as_str(), 0),
+        // The first event of its code.
+        ("user", 1),
+    ];
+    kinds
+        .into_iter()
+        .filter_map(|(kind, ordinal)| attempt_event_id(context, kind, ordinal))
+        .collect()
+}
+
+/// Fills what the event leaves empty, from the top of the stack to its bottom, then the rest. Gives back
+/// what user frames have that breaks a rule: it stays out.
 pub(crate) fn enrich(
     event: &mut Event,
     context: &Context,
     created: SystemTime,
     application_name: &str,
-) {
+) -> Vec<&'static str> {
+    let mut faults = Vec::new();
     let metadata = &mut event.metadata;
     for frame in context.frames() {
-        fill(metadata, frame);
+        fill(metadata, frame, &mut faults);
     }
     if metadata.workflow_state == WorkflowState::Unknown && metadata.workflow_id.is_some() {
         metadata.workflow_state = WorkflowState::Running;
@@ -230,7 +368,7 @@ pub(crate) fn enrich(
     }
     let created_at = *metadata
         .created_at
-        .get_or_insert_with(|| DateTime::<Utc>::from(created));
+        .get_or_insert_with(|| utc(created).unwrap_or_default());
     metadata
         .created_timestamp
         .get_or_insert_with(|| created_at.timestamp());
@@ -240,6 +378,7 @@ pub(crate) fn enrich(
     if event.event_name.is_empty() {
         event.event_name = event.event_type.clone();
     }
+    faults
 }
 
 fn set(field: &mut Option<String>, value: Option<&str>) {
@@ -250,17 +389,21 @@ fn set(field: &mut Option<String>, value: Option<&str>) {
     }
 }
 
-fn fill(metadata: &mut EventMetadata, frame: &StackFrame) {
+fn fill(metadata: &mut EventMetadata, frame: &StackFrame, faults: &mut Vec<&'static str>) {
     match frame {
         StackFrame::User(user) => {
             for (name, value) in user.fields() {
                 // Who is running, and what the event is, is not for a frame to say: ids rest on it.
-                let settable = matches!(
-                    name.as_str(),
-                    "application_name" | "topic_name" | "traceparent"
-                );
-                if settable || !EventMetadata::is_known_field(name) {
+                let settable = ["application_name", "topic_name", "traceparent"]
+                    .into_iter()
+                    .find(|settable| settable == name);
+                if settable.is_none() && EventMetadata::is_known_field(name) {
+                    continue;
+                }
+                if trim::is_fit(name, value) {
                     metadata.fill_field(name, value);
+                } else {
+                    trim::at_fault(faults, settable.unwrap_or("metadata"));
                 }
             }
         }
@@ -401,5 +544,30 @@ impl std::fmt::Debug for Receipt {
             State::Journal(_) | State::Sinks(_) => "waiting",
         };
         f.debug_tuple("Receipt").field(&state).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn times_that_no_calendar_has_are_none() {
+        let epoch = SystemTime::UNIX_EPOCH;
+        let text = |time| utc(time).map(|time| time.to_rfc3339());
+        let odd = epoch - Duration::from_nanos(1);
+        assert_eq!(
+            text(odd).as_deref(),
+            Some("1969-12-31T23:59:59.999999999+00:00")
+        );
+        assert_eq!(text(epoch).as_deref(), Some("1970-01-01T00:00:00+00:00"));
+        for seconds in [253_402_300_800, i64::MAX.unsigned_abs()] {
+            assert_eq!(utc(epoch + Duration::from_secs(seconds)), None);
+        }
+        assert_eq!(
+            utc(epoch - Duration::from_secs(i64::MAX.unsigned_abs())),
+            None
+        );
     }
 }

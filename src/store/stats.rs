@@ -18,6 +18,9 @@ pub struct Stats {
     pub duplicates: u64,
     /// Events refused because they break a rule; each was said in the log.
     pub invalid: u64,
+    /// Events that were stored without a field, or with a shortened one, because it breaks a rule: a field
+    /// of a frame, or anything of a lifecycle event, which is never refused.
+    pub trimmed: u64,
     /// Events that the filter dropped.
     pub filtered: u64,
     /// Events refused because the queue was full or the store shut down.

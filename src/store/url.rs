@@ -383,4 +383,37 @@ mod tests {
         let text = error("stdout:,stdout:", None);
         assert!(text.contains("twice"), "{text}");
     }
+
+    #[test]
+    fn fuzz_store_urls() {
+        let seeds: Vec<Vec<u8>> = [
+            "sqlite:events.db",
+            "sqlite:///var/lib/events.db",
+            "memory:",
+            "stdout:?eventstore.only=lifecycle&eventstore.name=a",
+            "sqlite:a.db,stdout:,stdout:?eventstore.name=b",
+            "stdout:?eventstore.only=workflow_*,user&encoding=cloudevents",
+            "postgres://u:hunter2@h/db,memory:",
+        ]
+        .map(|url| url.as_bytes().to_vec())
+        .to_vec();
+        crate::fuzz::run("store URLs", |rng| {
+            let list = String::from_utf8_lossy(&crate::fuzz::mutated(rng, &seeds)).into_owned();
+            shown(&list);
+            let journal = rng.bool().then_some(Path::new("a.db"));
+            for url in split(&list) {
+                log_of(url).ok();
+                take_own(url);
+            }
+            // Clients of servers take milliseconds to make.
+            let is_local = split(&list).iter().all(|url| {
+                ["sqlite", "memory", "stdout"]
+                    .iter()
+                    .any(|scheme| url.starts_with(scheme))
+            });
+            if is_local && let Ok(Some(places)) = places(Some(&list), journal, Vec::new()) {
+                assert!(places.targets.len() <= list.len());
+            }
+        });
+    }
 }

@@ -26,7 +26,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 use temporalio_sdk::{
     activities::{ActivityError, ActivityInfo},
@@ -58,7 +58,7 @@ impl Place for Attempt {
         context: Context,
     ) -> Receipt {
         let ordinal = self.0.fetch_add(1, Ordering::Relaxed) + 1;
-        store.append(Draft::new(
+        store.append(Draft::published(
             store.rules(),
             event,
             context.without_extension(),
@@ -92,14 +92,19 @@ pub(super) fn execute<'a>(
     } else {
         selection.activity
     };
-    let mut context = Context::new()
-        .push(worker.clone())
-        .push(frame(info, payload::traceparent(input.headers())));
-    if let Some(user) = payload::frame(input.headers()) {
-        context = context.push(user);
-    }
+    let below = Context::new().push(worker.clone());
+    let mut frame = frame(info, payload::traceparent(input.headers()));
+    let begun_again = begins_again(info);
+    let user = payload::frame(input.headers());
     let around = Context::current();
     Box::pin(async move {
+        if begun_again.is_some() && store.knows_attempt(&below.push(frame.clone())).await {
+            frame.restarted_time = begun_again;
+        }
+        let mut context = below.push(frame);
+        if let Some(user) = user {
+            context = context.push(user);
+        }
         let start = emits.then(|| {
             let event = lifecycle::activity_start();
             draft(&store, &context, event, LifecycleEvent::ActivityStart)
@@ -172,6 +177,13 @@ fn begin(
     }
 }
 
+/// When an attempt began whose number may have been given before: a reset lets an activity count from 1
+/// again. The first attempt of one that was neither reset nor paused is scheduled with its activity.
+fn begins_again(info: &ActivityInfo) -> Option<SystemTime> {
+    let is_first = info.attempt == 1 && info.current_attempt_scheduled_time == info.scheduled_time;
+    info.started_time.filter(|_| !is_first && !info.is_local)
+}
+
 fn draft(store: &EventStore, context: &Context, event: Event, kind: LifecycleEvent) -> Draft {
     Draft::new(
         store.rules(),
@@ -220,6 +232,7 @@ fn frame(info: &ActivityInfo, traceparent: Option<String>) -> ActivityFrame {
         activity_run_id: text(&info.activity_run_id),
         scheduled_time: info.scheduled_time,
         attempt: info.attempt,
+        restarted_time: None,
         is_local: info.is_local,
         traceparent: traceparent.map(Into::into),
     }

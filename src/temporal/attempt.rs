@@ -1,16 +1,15 @@
 //! What the server says of an activity attempt, wherever it says it, as the events that the
 //! interceptors would have made of it, under the same ids. Knows neither histories nor descriptions.
 
-use super::{failure, stage::DETECTED_BY};
+use super::failure;
 use crate::{
     context::{ActivityFrame, Context, Frame, WorkerFrame},
     event::{ActivityStatus, Event, FailureDetails, LifecycleEvent, lifecycle},
     store::{
         EventStore,
-        publish::{Draft, Identity},
+        publish::{DETECTED_BY, Draft, Identity, utc},
     },
 };
-use chrono::{DateTime, Utc};
 use std::time::SystemTime;
 use temporalio_common::protos::temporal::api::failure::v1::{Failure, failure::FailureInfo};
 
@@ -90,6 +89,9 @@ pub(super) fn whole(
     let mut drafts = vec![start];
     drafts.extend(ends(store, &context, end, Some(duration_ms)));
     drafts
+        .into_iter()
+        .map(|draft| draft.of_attempt_begun_at(started_at))
+        .collect()
 }
 
 /// What an attempt's end is in the store: its `activity_end`; or, where its code left the completion to
@@ -137,7 +139,7 @@ pub(super) fn draft(
     at: Option<SystemTime>,
 ) -> Draft {
     let mut event = event.metadata(DETECTED_BY, "reconciler");
-    event.metadata.created_at = at.map(DateTime::<Utc>::from);
+    event.metadata.created_at = at.and_then(utc);
     Draft::new(store.rules(), event, context, identity)
 }
 

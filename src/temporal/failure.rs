@@ -1,6 +1,9 @@
 //! What a failed end says about the error. Knows the SDK's error types.
 
-use crate::{event::FailureDetails, store::EventStore};
+use crate::{
+    event::{FailureDetails, MAX_ERROR_BYTES},
+    store::EventStore,
+};
 use temporalio_common::{
     error::{ApplicationFailure, OutgoingWorkflowError},
     protos::temporal::api::failure::v1::{Failure, failure::FailureInfo},
@@ -77,18 +80,15 @@ pub(super) fn panicked(store: &EventStore) -> FailureDetails {
     )
 }
 
-/// The longest text of an error that an event keeps: longer ones would make the event too large to be
-/// stored, and the end would be lost for its error's sake.
-const MAX_ERROR_BYTES: usize = 16 * 1024;
+/// Longer than an event keeps, so that it is seen to be too long, and no longer than events that wait
+/// should be.
+const MAX_WAITING_BYTES: usize = MAX_ERROR_BYTES + 4;
 
 pub(super) fn shortened(mut text: String) -> String {
-    if text.len() > MAX_ERROR_BYTES {
-        let mut end = MAX_ERROR_BYTES;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-        text.push('…');
+    if text.len() > MAX_WAITING_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_WAITING_BYTES));
+        // Megabytes of user code's would otherwise wait with it.
+        text.shrink_to_fit();
     }
     text
 }
@@ -112,9 +112,11 @@ mod tests {
 
     #[test]
     fn a_huge_error_is_cut_between_characters() {
-        let text = shortened("ü".repeat(MAX_ERROR_BYTES));
-        assert!(text.len() <= MAX_ERROR_BYTES + '…'.len_utf8());
-        assert!(text.ends_with("ü…"));
+        for character in ["a", "ü", "…", "🦀"] {
+            let text = shortened(character.repeat(MAX_ERROR_BYTES + 5));
+            assert!(text.len() > MAX_ERROR_BYTES && text.len() <= MAX_WAITING_BYTES);
+            assert!(text.ends_with(character));
+        }
         assert_eq!(shortened("short".to_owned()), "short");
     }
 }

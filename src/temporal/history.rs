@@ -330,6 +330,10 @@ impl<'a> HistoryReader<'a> {
         let Some(recorded) = extract_local_activity_marker_data(&marker.details) else {
             return;
         };
+        // It was given up before it was tried, or while it waited to be tried again: no attempt of it is told of.
+        if recorded.attempt == 0 {
+            return;
+        }
         let failure = marker.failure.as_ref();
         let status = failure.map_or(ActivityStatus::Completed, ended_in);
         let details = failure.map(|failure| self.details(failure));

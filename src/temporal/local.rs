@@ -142,7 +142,12 @@ impl LocalActivities {
                 None
             };
             drafts.extend(match (attempt.end, told) {
-                (Some((status, end)), Some((told, _))) if status == told => Some(end),
+                (Some((status, end)), Some((told, _)))
+                    // It failed, and was given up while it waited to be tried again.
+                    if status == told || status == ActivityStatus::Failed =>
+                {
+                    Some(end)
+                }
                 (_, Some((told, failure))) if store.lifecycle().local_activity => Some(end_of(
                     store,
                     &attempt.context,
@@ -240,7 +245,7 @@ impl Place for LocalAttempt {
         }
         let (content, kind) = user_event_kind(&event);
         let Some(activity) = context.activity() else {
-            return store.append(Draft::new(
+            return store.append(Draft::published(
                 store.rules(),
                 event,
                 context.without_extension(),

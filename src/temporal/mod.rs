@@ -15,15 +15,20 @@ mod client;
 mod failure;
 mod held;
 mod history;
+#[cfg(test)]
+mod history_fuzz;
 mod interceptors;
 mod local;
 mod payload;
 #[cfg(feature = "plugin")]
 mod plugin;
 mod reconcile;
+#[cfg(feature = "plugin")]
+mod registration;
 mod resolve;
 mod run;
 mod server;
+mod source;
 mod stage;
 mod standalone;
 mod task;

@@ -1,6 +1,9 @@
 //! Header payloads: the bytes of [`headers`] in Temporal's envelope. Knows no interceptor.
 
-use crate::context::{Context, Frame, headers};
+use crate::{
+    context::{Context, Frame, headers},
+    event::is_traceparent,
+};
 use std::collections::HashMap;
 use temporalio_common::protos::temporal::api::common::v1::{Header, Payload};
 
@@ -35,9 +38,15 @@ pub(super) fn frame(fields: &HashMap<String, Payload>) -> Option<Frame> {
     headers::decode(&fields.get(headers::HEADER_KEY)?.data)
 }
 
-/// The trace context that the SDK's OpenTelemetry plugin sent with a call.
+/// The trace context that the SDK's OpenTelemetry plugin sent with a call; none if it is not as the W3C
+/// has it: anybody may send anything.
 pub(super) fn traceparent(fields: &HashMap<String, Payload>) -> Option<String> {
-    headers::traceparent(&fields.get(headers::TRACE_HEADER_KEY)?.data)
+    let found = headers::traceparent(&fields.get(headers::TRACE_HEADER_KEY)?.data)?;
+    if is_traceparent(&found) {
+        return Some(found);
+    }
+    tracing::debug!("a header's traceparent is none, and is ignored");
+    None
 }
 
 #[cfg(test)]
@@ -58,6 +67,23 @@ mod tests {
             frame(&header.fields),
             Some(Frame::new().correlation_id("c-1"))
         );
+    }
+
+    #[test]
+    fn a_traceparent_that_is_none_is_ignored() {
+        let header = |text: &str| {
+            let data = serde_json::json!({ "traceparent": text }).to_string();
+            let payload = Payload {
+                data: data.into_bytes(),
+                ..Payload::default()
+            };
+            HashMap::from([(headers::TRACE_HEADER_KEY.to_owned(), payload)])
+        };
+        let valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(traceparent(&header(valid)).as_deref(), Some(valid));
+        for text in ["", "none", &valid.to_uppercase(), &format!("{valid}\n")] {
+            assert_eq!(traceparent(&header(text)), None, "{text}");
+        }
     }
 
     #[test]

@@ -1,17 +1,12 @@
 //! The plugin: one value that installs everything on a client and on the workers made from it.
 
 use super::{
-    client::ClientFrames,
     reconcile::ReconcilerOptions,
-    server::Server,
+    registration::{Registration, Registrations},
     worker::{ActivityHooks, Hooks, WorkerEvents},
 };
 use crate::store::EventStore;
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 use temporalio_client::{
     ClientOptions, ClientPlugin, Connection, ConnectionOptions, ErasedClientPlugin, PluginError,
 };
@@ -25,6 +20,10 @@ const NAME: &str = "temporal-eventstore";
 /// Register it once, on the client: every worker made from that client has it, and user frames
 /// travel with the client's calls. It can be registered on a worker's options instead, where the
 /// client is not yours; then it knows neither namespace nor connection, unless it is told.
+///
+/// Each clone is a registration of its own: put on another client, it learns that client's namespace
+/// and server. What is [set](Self::set_connection) later reaches all clones. Where the clients are on
+/// several servers, make a plugin for each server.
 ///
 /// Under `WorkflowReplayer` it does nothing.
 ///
@@ -41,22 +40,24 @@ const NAME: &str = "temporal-eventstore";
 /// .await?;
 /// # let _ = client; Ok(()) }
 /// ```
-#[derive(Clone)]
 pub struct EventStorePlugin {
     store: EventStore,
-    server: Arc<Server>,
-    namespace: Arc<Mutex<Option<String>>>,
+    namespace: Option<String>,
     reconcile: Option<(ReconcilerOptions, Duration)>,
+    registrations: Arc<Registrations>,
+    registration: Arc<Registration>,
 }
 
 impl EventStore {
     /// The plugin that makes workers publish to this store.
     pub fn plugin(&self) -> EventStorePlugin {
+        let registrations = Arc::<Registrations>::default();
         EventStorePlugin {
             store: self.clone(),
-            server: Arc::new(Server::unknown()),
-            namespace: Arc::default(),
+            namespace: None,
             reconcile: None,
+            registration: registrations.register(),
+            registrations,
         }
     }
 }
@@ -64,20 +65,44 @@ impl EventStore {
 impl EventStorePlugin {
     /// Tells the plugin the connection with which to ask how a run stands, where it cannot learn it
     /// by itself: with `Client::new` instead of `Client::connect`, or on a worker's options alone.
+    /// A plugin that is told another connection is no longer a clone of what it was cloned from.
     ///
     /// The question is asked rarely: when the acknowledgement of a workflow's end is lost, after a
     /// crash, and for each end when `max_cached_workflows` is 0.
     #[must_use]
-    pub fn connection(self, connection: &Connection) -> Self {
-        self.server.learn_connection(connection.clone());
+    pub fn connection(mut self, connection: &Connection) -> Self {
+        self.registrations = Arc::new(Registrations::with_connection(connection.clone()));
+        self.registration = self.registrations.register();
         self
     }
 
-    /// Tells the plugin the namespace, where it is registered on a worker's options alone.
+    /// Tells the plugin the namespace, where it is registered on a worker's options alone. Untold, or
+    /// told wrong, it learns the namespace from the worker's first task; until then nothing that an
+    /// earlier worker left is settled, and nothing is reconciled.
     #[must_use]
-    pub fn namespace(self, namespace: impl Into<String>) -> Self {
-        self.set_namespace(namespace.into());
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = Some(namespace.into());
         self
+    }
+
+    /// Tells the plugin, also while its workers run, the connection with which to ask from now on:
+    /// all clones of this value, wherever they are registered. Give it the client's own connection,
+    /// and the plugin shares its key and its headers: what [`Connection::set_api_key`] sets is what
+    /// the plugin asks with.
+    ///
+    /// Where clones are on clients of several servers nothing is changed, with a warning.
+    pub fn set_connection(&self, connection: &Connection) {
+        self.registrations.set_connection(connection);
+    }
+
+    /// Tells the plugin, also while its workers run, the API key with which to ask from now on,
+    /// where it connects by itself, as it does after `Client::connect`: all clones of this value,
+    /// wherever they are registered. A connection that was [given](Self::set_connection) keeps its
+    /// own key.
+    ///
+    /// Where clones are on clients of several servers nothing is changed, with a warning.
+    pub fn set_api_key(&self, api_key: impl AsRef<str>) {
+        self.registrations.set_api_key(api_key.as_ref());
     }
 
     /// Runs a [`Reconciler`](crate::Reconciler) in the background of each worker, every so often. It
@@ -87,19 +112,18 @@ impl EventStorePlugin {
         self.reconcile = Some((options, every));
         self
     }
+}
 
-    fn set_namespace(&self, namespace: String) {
-        *self
-            .namespace
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(namespace);
-    }
-
-    fn known_namespace(&self) -> Option<String> {
-        self.namespace
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+impl Clone for EventStorePlugin {
+    /// A plugin that knows what this one was told, and of no client yet.
+    fn clone(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            namespace: self.namespace.clone(),
+            reconcile: self.reconcile.clone(),
+            registration: self.registrations.register(),
+            registrations: self.registrations.clone(),
+        }
     }
 }
 
@@ -107,7 +131,7 @@ impl fmt::Debug for EventStorePlugin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventStorePlugin")
             .field("store", &self.store)
-            .field("server", &self.server)
+            .field("namespace", &self.namespace)
             .finish_non_exhaustive()
     }
 }
@@ -121,13 +145,13 @@ impl ClientPlugin for EventStorePlugin {
         &self,
         options: &mut ConnectionOptions,
     ) -> Result<(), PluginError> {
-        self.server.learn_options(options);
+        self.registration.connects(options);
         Ok(())
     }
 
     fn configure_client_options(&self, options: &mut ClientOptions) -> Result<(), PluginError> {
-        self.set_namespace(options.namespace.clone());
-        options.client_interceptors.push(Arc::new(ClientFrames));
+        let frames = self.registration.client(&options.namespace);
+        options.client_interceptors.push(frames);
         Ok(())
     }
 }
@@ -141,10 +165,11 @@ impl WorkerPlugin for EventStorePlugin {
         if !self.store.is_enabled() {
             return Ok(());
         }
+        let (server, namespace) = self.registrations.worker(&self.registration);
         let worker = Arc::new(WorkerEvents::new(
             &self.store,
-            &self.server,
-            self.known_namespace().as_deref(),
+            &server,
+            namespace.as_deref().or(self.namespace.as_deref()),
             options,
             self.reconcile.clone(),
         ));

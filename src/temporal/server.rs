@@ -1,5 +1,5 @@
-//! Asking the server: how a run stands, which runs closed, what their histories say. Knows how to
-//! reach the server, and nothing of the events that are made of its answers.
+//! Asking the server: how a run stands, which runs closed, what their histories say. Reaches it through
+//! [`super::source`], and knows nothing of the events that are made of its answers.
 
 mod open;
 mod standalone;
@@ -7,13 +7,16 @@ mod standalone;
 pub(super) use open::OpenRun;
 pub(super) use standalone::{StandaloneActivity, StandaloneDescription};
 
+use super::source::Source;
 use std::{
     fmt,
-    sync::{Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
+#[cfg(feature = "plugin")]
+use temporalio_client::ConnectionOptions;
 use temporalio_client::{
-    Connection, ConnectionOptions,
+    Connection,
+    errors::ClientConnectError,
     tonic::{self, Code, IntoRequest},
 };
 use temporalio_common::protos::temporal::api::{
@@ -59,7 +62,7 @@ pub(super) enum RequestError {
     )]
     NotConnected,
     #[error("the server cannot be reached: {0}")]
-    Connect(#[from] temporalio_client::errors::ClientConnectError),
+    Connect(#[from] ClientConnectError),
     #[error("the server did not answer within {REQUEST_TIMEOUT:?}")]
     TimedOut,
     #[error("the server does not know the run any more")]
@@ -74,6 +77,8 @@ impl RequestError {
         match self {
             Self::NotConnected | Self::Gone => false,
             Self::Connect(_) | Self::TimedOut => true,
+            // Keys and certificates are renewed while a worker runs.
+            Self::Refused(_) if self.is_about_credentials() => true,
             Self::Refused(status) => matches!(
                 status.code(),
                 Code::Unavailable
@@ -86,89 +91,62 @@ impl RequestError {
             ),
         }
     }
+
+    /// Whether other credentials can help.
+    pub(super) fn is_about_credentials(&self) -> bool {
+        let (Self::Refused(status)
+        | Self::Connect(ClientConnectError::SystemInfoCallError(status))) = self
+        else {
+            return false;
+        };
+        matches!(
+            status.code(),
+            Code::Unauthenticated | Code::PermissionDenied
+        )
+    }
 }
 
-#[cfg_attr(not(feature = "plugin"), allow(dead_code))]
-enum Source {
-    Unknown,
-    Options(Box<ConnectionOptions>),
-    Connection(Connection),
-}
-
-/// The way to the server, as far as it is known. Connects on the first question.
+/// Asks the server that a [`Source`] leads to.
 pub(super) struct Server {
-    source: Mutex<Source>,
+    source: Source,
 }
 
 impl Server {
-    #[cfg(feature = "plugin")]
-    pub(super) fn unknown() -> Self {
-        Self {
-            source: Mutex::new(Source::Unknown),
-        }
-    }
-
     pub(super) fn connected(connection: Connection) -> Self {
         Self {
-            source: Mutex::new(Source::Connection(connection)),
+            source: Source::given(connection),
         }
     }
 
-    fn source(&self) -> std::sync::MutexGuard<'_, Source> {
-        self.source.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Remembers how the user's client connects; a connection that is known already stays.
+    /// The server that the user's client connects to, if that is known.
     #[cfg(feature = "plugin")]
-    pub(super) fn learn_options(&self, options: &ConnectionOptions) {
-        let mut source = self.source();
-        if !matches!(*source, Source::Connection(_)) {
-            *source = Source::Options(Box::new(options.clone()));
+    pub(super) fn of(options: Option<ConnectionOptions>) -> Self {
+        Self {
+            source: Source::options(options),
         }
     }
 
     #[cfg(feature = "plugin")]
-    pub(super) fn learn_connection(&self, connection: Connection) {
-        *self.source() = Source::Connection(connection);
+    pub(super) fn source(&self) -> &Source {
+        &self.source
     }
 
     pub(super) fn is_known(&self) -> bool {
-        !matches!(*self.source(), Source::Unknown)
-    }
-
-    /// The identity that the client reports to the server, if it is known and set.
-    #[cfg(feature = "plugin")]
-    pub(super) fn identity(&self) -> Option<String> {
-        let identity = match &*self.source() {
-            Source::Unknown => return None,
-            Source::Options(options) => options.identity.clone(),
-            Source::Connection(connection) => connection.identity().to_owned(),
-        };
-        Some(identity).filter(|identity| !identity.is_empty())
-    }
-
-    /// Host and port of the server, if they are known.
-    #[cfg(feature = "plugin")]
-    pub(super) fn address(&self) -> Option<(String, u16)> {
-        match &*self.source() {
-            Source::Options(options) => Some((
-                options.target.host_str()?.to_owned(),
-                options.target.port_or_known_default()?,
-            )),
-            _ => None,
-        }
+        self.source.is_known()
     }
 
     pub(super) async fn connection(&self) -> Result<Connection, RequestError> {
-        let options = match &*self.source() {
-            Source::Unknown => return Err(RequestError::NotConnected),
-            Source::Connection(connection) => return Ok(connection.clone()),
-            Source::Options(options) => options.clone(),
-        };
-        // Two questions at once may both connect; the second connection is dropped unused.
-        let connection = Connection::connect(*options).await?;
-        *self.source() = Source::Connection(connection.clone());
-        Ok(connection)
+        self.source.connection().await
+    }
+
+    /// One question, within bounds.
+    pub(super) async fn ask<T>(
+        &self,
+        ask: impl Future<Output = Result<T, RequestError>>,
+    ) -> Result<T, RequestError> {
+        let answer = within_bounds(ask).await;
+        self.source.answered(&answer);
+        answer
     }
 
     /// Lists closed runs that a visibility query finds, newest first. Cancel safe.
@@ -209,7 +187,7 @@ impl Server {
                 next_page_token: response.next_page_token,
             })
         };
-        within_bounds(ask).await
+        self.ask(ask).await
     }
 
     /// Reads a part of a run's history. Cancel safe.
@@ -248,11 +226,11 @@ impl Server {
                 Err(status) => Err(status.into()),
             }
         };
-        within_bounds(ask).await
+        self.ask(ask).await
     }
 }
 
-pub(super) async fn within_bounds<T>(
+async fn within_bounds<T>(
     ask: impl Future<Output = Result<T, RequestError>>,
 ) -> Result<T, RequestError> {
     tokio::time::timeout(REQUEST_TIMEOUT, ask)

@@ -8,10 +8,9 @@ use crate::{
     event::{ActivityStatus, Event, EventId, EventKey},
     store::{
         EventStore, Place, PublishError, Receipt,
-        publish::{Draft, Identity},
+        publish::{DETECTED_BY, DETECTED_BY_REPLAY, Draft, Identity, utc},
     },
 };
-use chrono::{DateTime, Utc};
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -23,9 +22,6 @@ use uuid::Uuid;
 
 /// The namespace of content hashes; random, fixed for ever, since stored ids rest on it.
 const CONTENT_NAMESPACE: Uuid = Uuid::from_u128(0x1f0b_5b0e_6a5c_4c55_9a71_5d3e_0c2f_8d10);
-
-/// The metadata field of events that were not stored when they happened: who found them.
-pub(super) const DETECTED_BY: &str = "detected_by";
 
 /// How staged events leave the stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,8 +244,8 @@ impl Place for ReadOnly {
 
 /// An event that a replay derives anew: it happened at the time of its workflow task.
 pub(super) fn repaired(event: Event, at: Option<SystemTime>) -> Event {
-    let mut event = event.metadata(DETECTED_BY, "replay");
-    let at = at.map(DateTime::<Utc>::from);
+    let mut event = event.metadata(DETECTED_BY, DETECTED_BY_REPLAY);
+    let at = at.and_then(utc);
     event.metadata.created_at = event.metadata.created_at.or(at);
     event
 }

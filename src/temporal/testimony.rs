@@ -4,7 +4,7 @@
 use super::{
     held::{TaskFate, Testimony},
     history::{LOCAL_ACTIVITY_MARKER, time},
-    server::{RequestError, Server, closed_state, within_bounds},
+    server::{RequestError, Server, closed_state},
     task::TaskExecution,
 };
 use crate::{event::WorkflowState, journal::RunKey};
@@ -89,7 +89,7 @@ impl Server {
                     Err(status) => Err(RequestError::from(status)),
                 }
             };
-            let Some(page) = within_bounds(ask).await? else {
+            let Some(page) = self.ask(ask).await? else {
                 return Ok(Testimony::Gone);
             };
             for event in page.history.unwrap_or_default().events {
@@ -124,7 +124,7 @@ impl Server {
                 Err(status) => Err(RequestError::from(status)),
             }
         };
-        let pending = within_bounds(ask).await?;
+        let pending = self.ask(ask).await?;
         Ok(pending
             .and_then(|task| task.started_time)
             .map(|at| SystemTime::try_from(at).ok()))

@@ -38,6 +38,7 @@ use temporalio_sdk::{
     },
     workflow_interceptors::WorkflowInterceptorConstructor,
 };
+use tokio::sync::watch;
 use tracing::warn;
 
 /// How long a worker that stops waits for the server's word on its last ends.
@@ -52,6 +53,9 @@ pub(super) struct WorkerEvents {
     description: Map<String, Value>,
     frame: WorkerFrame,
     reconcile: Option<(ReconcilerOptions, Duration)>,
+    // As it was told, until the SDK shows it.
+    namespace: watch::Sender<Option<Arc<str>>>,
+    is_shown: AtomicBool,
     // The frame with what is known only when the worker runs.
     running: OnceLock<WorkerFrame>,
     // The same store's plugin is on this worker twice, and this is the inner one.
@@ -109,6 +113,8 @@ impl WorkerEvents {
             description,
             frame,
             reconcile,
+            namespace: watch::Sender::new(namespace.map(Into::into)),
+            is_shown: AtomicBool::new(false),
             running: OnceLock::new(),
             silent: AtomicBool::new(false),
         }
@@ -126,26 +132,70 @@ impl WorkerEvents {
     pub(super) fn workflow_interceptors(self: &Arc<Self>) -> WorkflowInterceptorConstructor {
         let worker = self.clone();
         WorkflowInterceptorConstructor::new(move |view: &WorkflowContextView| {
-            let run = (!worker.is_silent()).then(|| worker.commit.adopt(worker.frame(), view));
+            let run = (!worker.is_silent()).then(|| {
+                worker.runs_in(view.namespace());
+                worker.commit.adopt(worker.frame(), view)
+            });
             WorkflowEvents::hooked(&worker.store, run)
         })
     }
 
+    /// The SDK shows in which namespace the worker is: that counts, whatever the plugin was told.
+    fn runs_in(&self, namespace: &str) {
+        if self.is_shown.load(Ordering::Relaxed) || namespace.is_empty() {
+            return;
+        }
+        self.is_shown.store(true, Ordering::Relaxed);
+        if self.namespace.borrow().as_deref() != Some(namespace) {
+            self.namespace.send_replace(Some(namespace.into()));
+        }
+    }
+
+    /// Stays beside the worker while it runs: reconciles, and begins anew when its namespace turns out
+    /// to be another one than it was `told`.
+    async fn attend(
+        self: Arc<Self>,
+        mut told: Option<Arc<str>>,
+        mut namespace: watch::Receiver<Option<Arc<str>>>,
+    ) {
+        loop {
+            let other = async {
+                if namespace.changed().await.is_err() {
+                    std::future::pending().await
+                }
+            };
+            match told.as_deref().and_then(|told| self.reconciler(told)) {
+                Some((reconciler, every)) => reconciler.run(every, other).await,
+                None => other.await,
+            }
+            let Some(shown) = namespace.borrow_and_update().clone() else {
+                continue;
+            };
+            if let Some(told) = &told {
+                warn!(
+                    told = &**told,
+                    namespace = &*shown,
+                    "the worker runs in another namespace than the plugin was told: from now on its \
+                     own counts. Make each client with ClientOptions::new(namespace), and with a \
+                     clone of the plugin"
+                );
+            }
+            self.resolver.recover(&shown);
+            told = Some(shown);
+        }
+    }
+
     /// The reconciler that runs beside the worker, if one is wanted.
-    fn reconciler(&self) -> Option<(Reconciler, Duration)> {
+    fn reconciler(&self, namespace: &str) -> Option<(Reconciler, Duration)> {
         let (mut options, every) = self.reconcile.clone()?;
         let frame = self.frame();
-        let Some(namespace) = &frame.namespace else {
-            warn!("the reconciler does not run: the event store's plugin knows no namespace");
-            return None;
-        };
         if options.task_queue.is_none() && options.filter.is_none() {
             options.task_queue = frame.task_queue.as_deref().map(str::to_owned);
         }
         let reconciler = Reconciler::with_server(
             self.store.clone(),
             self.server.clone(),
-            namespace.to_string(),
+            namespace.to_owned(),
             options,
         );
         Some((reconciler, every))
@@ -160,7 +210,7 @@ impl WorkerEvents {
         if let Some(namespace) = &self.frame().namespace {
             data.insert("namespace".to_owned(), json!(&**namespace));
         }
-        if let Some((host, port)) = self.server.address() {
+        if let Some((host, port)) = self.server.source().address() {
             data.insert(
                 "connection_string".to_owned(),
                 json!(format!("{host}:{port}")),
@@ -205,7 +255,7 @@ impl WorkerEvents {
         let mut frame = self.frame.clone();
         if frame.worker_identity.is_none() && self.server.is_known() {
             // The SDK's own default, `{pid}@{hostname}`, where neither worker nor client has one.
-            let identity = self.server.identity().unwrap_or_else(|| {
+            let identity = self.server.source().identity().unwrap_or_else(|| {
                 format!(
                     "{}@{}",
                     std::process::id(),
@@ -251,8 +301,16 @@ impl WorkerInterceptor for Hooks {
             if worker.store.lifecycle().worker {
                 worker.emit_start(&context).await;
             }
-            if let Some(namespace) = &frame.namespace {
-                worker.resolver.recover(namespace);
+            let mut namespace = worker.namespace.subscribe();
+            let told = namespace.borrow_and_update().clone();
+            match &told {
+                Some(told) => worker.resolver.recover(told),
+                None => warn!(
+                    "the event store's plugin knows no namespace: it learns it from the worker's \
+                     first task, and only then settles what an earlier worker left, and \
+                     reconciles. Register it on the client, or tell it with \
+                     EventStorePlugin::namespace"
+                ),
             }
             if !worker.server.is_known() {
                 warn!(
@@ -264,11 +322,7 @@ impl WorkerInterceptor for Hooks {
             let outlet = Outlet::new(&worker.store, Arc::new(WorkerItself(itself)), &around);
             let scope = context.clone().with_extension(outlet);
             let started = Instant::now();
-            let reconciling = worker.reconciler().map(|(reconciler, every)| {
-                AbortOnDrop(tokio::spawn(async move {
-                    reconciler.run(every, std::future::pending()).await;
-                }))
-            });
+            let attending = AbortOnDrop(tokio::spawn(worker.clone().attend(told, namespace)));
             // Also when the worker is dropped while it runs: its last tasks are settled all the same.
             let stopping = Stopping(worker);
             let watch = worker.commit.watch();
@@ -278,10 +332,13 @@ impl WorkerInterceptor for Hooks {
                 result = running => result,
                 never = watch => match never {},
             };
-            drop(reconciling);
+            drop(attending);
             drop(stopping);
             worker.resolver.idle(SETTLE_TIMEOUT).await;
             if worker.store.lifecycle().worker {
+                let mut frame = frame.clone();
+                frame.namespace = worker.namespace.borrow().clone();
+                let context = Context::new().push(frame);
                 worker.emit_end(&context, started, &result).await;
             }
             result
@@ -317,7 +374,7 @@ impl Place for WorkerItself {
         event: Event,
         context: Context,
     ) -> Receipt {
-        store.append(Draft::new(
+        store.append(Draft::published(
             store.rules(),
             event,
             context.without_extension(),
@@ -361,6 +418,7 @@ impl ActivityInboundInterceptor for ActivityHooks {
             return next.run(input);
         }
         let info = input.activity_info();
+        self.0.runs_in(&info.namespace);
         let commit = &self.0.commit;
         commit.activity_begins(info);
         let staging = match info.workflow_run_id.as_deref() {

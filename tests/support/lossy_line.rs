@@ -1,7 +1,7 @@
-//! A line between worker and server that loses, delays and cuts gRPC calls, as a plan says. Speaks
-//! HTTP/2 to both, and knows of a call only its name.
+//! A line between worker and server that loses, delays and cuts gRPC calls, as a plan says, and refuses
+//! those without a key that it takes. Speaks HTTP/2 to both, and knows of a call only its name and its key.
 
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Either, Full};
 use hyper::{Request, Response, body::Bytes, body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::{
@@ -41,10 +41,14 @@ pub struct LossyLine {
     accepting: JoinHandle<()>,
 }
 
+/// The keys that are taken now; none are asked for where there are none.
+pub type Keys = Arc<Mutex<Vec<String>>>;
+
 #[derive(Clone)]
 struct Ends {
     server: SocketAddr,
     plan: Plan,
+    keys: Keys,
     faults: Arc<Mutex<BTreeMap<String, usize>>>,
 }
 
@@ -53,12 +57,18 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 impl LossyLine {
     /// A line to the server that listens on `port` of this machine.
     pub async fn to(port: u16, plan: Plan) -> Self {
+        Self::guarded(port, plan, Keys::default()).await
+    }
+
+    /// A line that lets only calls with one of the keys through.
+    pub async fn guarded(port: u16, plan: Plan, keys: Keys) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let faults = Arc::<Mutex<BTreeMap<_, _>>>::default();
         let ends = Ends {
             server: ([127, 0, 0, 1], port).into(),
             plan,
+            keys,
             faults: faults.clone(),
         };
         let accepting = tokio::spawn(async move {
@@ -123,7 +133,7 @@ async fn call(
     mut server: hyper::client::conn::http2::SendRequest<Incoming>,
     ends: Ends,
     cut: Arc<Notify>,
-) -> Result<Response<http_body_util::Either<Incoming, Full<Bytes>>>, AnyError> {
+) -> Result<Response<Either<Incoming, Full<Bytes>>>, AnyError> {
     let name = request
         .uri()
         .path()
@@ -131,16 +141,23 @@ async fn call(
         .next()
         .unwrap_or_default()
         .to_owned();
+    let count = |kind: &str| {
+        let mut faults = ends.faults.lock().unwrap();
+        *faults.entry(format!("{kind} {name}")).or_default() += 1;
+    };
+    if !is_taken(&request, &ends.keys) {
+        count("Refuse");
+        let refusal = Response::builder()
+            .header("content-type", "application/grpc")
+            // UNAUTHENTICATED
+            .header("grpc-status", "16")
+            .header("grpc-message", "the key is not valid");
+        return Ok(refusal.body(Either::Right(Full::default()))?);
+    }
     let fault = (ends.plan)(&name);
     if let Some(fault) = fault {
         let kind = format!("{fault:?}");
-        let kind = kind.split('(').next().unwrap_or_default();
-        *ends
-            .faults
-            .lock()
-            .unwrap()
-            .entry(format!("{kind} {name}"))
-            .or_default() += 1;
+        count(kind.split('(').next().unwrap_or_default());
     }
     match fault {
         Some(Fault::LoseCall) => return Err("lost on the way".into()),
@@ -161,8 +178,17 @@ async fn call(
         }
         Some(Fault::DelayAnswer(pause)) => {
             tokio::time::sleep(pause).await;
-            Ok(response.map(http_body_util::Either::Left))
+            Ok(response.map(Either::Left))
         }
-        _ => Ok(response.map(http_body_util::Either::Left)),
+        _ => Ok(response.map(Either::Left)),
     }
+}
+
+fn is_taken(request: &Request<Incoming>, keys: &Keys) -> bool {
+    let keys = keys.lock().unwrap();
+    let shown = request.headers().get("authorization");
+    keys.is_empty()
+        || keys
+            .iter()
+            .any(|key| shown.is_some_and(|shown| *shown == format!("Bearer {key}")))
 }

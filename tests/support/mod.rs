@@ -6,6 +6,7 @@ pub mod compare;
 #[path = "../../examples/support/dev_server.rs"]
 pub mod dev_server;
 pub mod late_visibility;
+pub mod log;
 pub mod lossy_line;
 pub mod witness;
 #[path = "../../examples/support/workflows.rs"]

@@ -11,6 +11,7 @@ pub(super) use room::Removed;
 use super::{
     JournalError, JournalOptions, MAX_READ_BYTES, Retention, Synchronous,
     record::{Applied, Change, Held, Record, Refused, RunKey, Stored},
+    removed::{RemovedUntil, seconds},
 };
 use crate::crash_point::crash_point;
 use changes::{bury, forget, hold, insert, move_cursor, refuse, release, reserve, unreserve};
@@ -82,6 +83,8 @@ pub(super) struct SqliteLog {
     identity: Option<FileIdentity>,
     // The files that SQLite keeps beside it: they may stay where they are when it goes.
     beside: Cell<[Option<FileIdentity>; 2]>,
+    // Up to when what was stored has been removed, as the file remembers it.
+    removed_until: Cell<RemovedUntil>,
     // The wall clock when the log was opened, and how long ago that is by a clock that never jumps:
     // together the time by which events age.
     opened: (SystemTime, Instant),
@@ -92,6 +95,8 @@ impl SqliteLog {
         let held = lock(path).map_err(OpenFailure::Refused)?;
         match connect(path, options.synchronous) {
             Ok(connection) => Ok(Self {
+                // What cannot be read now is said when it is next written.
+                removed_until: Cell::new(room::removed_until(&connection).unwrap_or_default()),
                 connection,
                 lock: held,
                 max_bytes: options.max_bytes,
@@ -170,6 +175,11 @@ impl SqliteLog {
             }
         }
         Ok(applied)
+    }
+
+    /// Up to when what was stored has been removed.
+    pub(super) fn removed_until(&self) -> RemovedUntil {
+        self.removed_until.get()
     }
 
     /// Gives new events positions behind this one, if none has.
@@ -403,13 +413,6 @@ fn unusable(path: &Path, error: &impl ToString) -> JournalError {
 const COLUMNS: &str = "event_id, event_type, event_name, workflow_type, workflow_id, \
      workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, stored_at, \
      event";
-
-fn seconds(time: SystemTime) -> i64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| {
-            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-        })
-}
 
 enum ConnectFailure {
     Sqlite(rusqlite::Error),

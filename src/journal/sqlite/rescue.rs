@@ -6,6 +6,7 @@ use super::{
     place::{
         BESIDE, beside, identities_beside, identity, identity_of, lock, lock_path, private_file,
     },
+    room::removed_until,
     unusable,
 };
 use crate::journal::Synchronous;
@@ -72,6 +73,8 @@ impl SqliteLog {
             ConnectFailure::Refused(error) => OpenFailure::Refused(error),
             ConnectFailure::Sqlite(error) => refused(error),
         })?;
+        self.removed_until
+            .set(removed_until(&self.connection).unwrap_or_default());
         self.identity = identity_of(path);
         self.beside.set(identities_beside(path));
         Ok(())
@@ -102,7 +105,10 @@ fn copy_to_attached(connection: &mut Connection) -> rusqlite::Result<()> {
          others.reason, others.refused_at, others.event FROM temp.others AS others \
          LEFT JOIN fresh.events AS events ON events.event_id = others.event_id WHERE TRUE \
          ON CONFLICT (sink, seq) DO NOTHING; \
-         DROP TABLE temp.others"
+         DROP TABLE temp.others; \
+         INSERT INTO fresh.meta SELECT key, value FROM main.meta WHERE key LIKE 'removed_%' \
+         ON CONFLICT (key) DO UPDATE SET value = excluded.value \
+         WHERE CAST(excluded.value AS INTEGER) > CAST(value AS INTEGER)"
     ))?;
     transaction.commit()
 }

@@ -1,8 +1,8 @@
 //! Making room: what goes when it is old enough, and what goes first when there is no room.
 
 use super::{SqliteLog, Trouble, seconds};
-use crate::journal::Retention;
-use rusqlite::params;
+use crate::journal::{Retention, removed::RemovedUntil};
+use rusqlite::{Connection, Params, params};
 use std::time::{Duration, Instant};
 
 /// How long room is made at a stretch: others wait to write.
@@ -13,6 +13,28 @@ const AGED_AT_ONCE: u32 = 1024;
 const REMOVE_AT_ONCE: u32 = 256;
 /// How many pages are given back to the file system at once: 4 MiB.
 const GIVE_BACK_AT_ONCE: u32 = 1024;
+
+/// The names in `meta` under which a file remembers up to when events were removed.
+const USER_UNTIL: &str = "removed_user_until";
+const LIFECYCLE_UNTIL: &str = "removed_lifecycle_until";
+
+/// Up to when a file's events were removed.
+pub(super) fn removed_until(connection: &Connection) -> rusqlite::Result<RemovedUntil> {
+    let mut statement =
+        connection.prepare("SELECT key, value FROM meta WHERE key LIKE 'removed_%'")?;
+    let mut rows = statement.query([])?;
+    let mut until = RemovedUntil::default();
+    while let Some(row) = rows.next()? {
+        let (key, value): (String, String) = (row.get(0)?, row.get(1)?);
+        let seconds = value.parse().unwrap_or_default();
+        match key.as_str() {
+            USER_UNTIL => until.raise(false, seconds),
+            LIFECYCLE_UNTIL => until.raise(true, seconds),
+            _ => {}
+        }
+    }
+    Ok(until)
+}
 
 /// What making room removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,15 +91,14 @@ impl SqliteLog {
             return Ok(());
         };
         // Positions follow time, so that looking at the first rows is enough.
-        let mut statement = self.connection.prepare_cached(
-            "DELETE FROM events WHERE seq IN (SELECT seq FROM \
-             (SELECT seq, stored_at FROM events \
-             WHERE seq < (SELECT MAX(seq) FROM events) AND seq <= ?3 \
-             ORDER BY seq LIMIT ?2) \
-             WHERE stored_at < ?1)",
-        )?;
         loop {
-            let aged = statement.execute(params![seconds(oldest), AGED_AT_ONCE, delivered])? as u64;
+            let aged = self.remove(
+                "SELECT seq FROM (SELECT seq, stored_at FROM events \
+                 WHERE seq < (SELECT MAX(seq) FROM events) AND seq <= ?3 \
+                 ORDER BY seq LIMIT ?2) \
+                 WHERE stored_at < ?1",
+                params![seconds(oldest), AGED_AT_ONCE, delivered],
+            )?;
             removed.kept += aged;
             if aged < u64::from(AGED_AT_ONCE) {
                 return Ok(());
@@ -129,14 +150,44 @@ impl SqliteLog {
 
     /// Removes the first events for which a condition holds, and never the newest.
     fn remove_first(&self, condition: &str) -> Result<u64, Trouble> {
-        let count = self.connection.execute(
+        self.remove(
             &format!(
-                "DELETE FROM events WHERE seq IN (SELECT seq FROM events \
-                 WHERE seq < (SELECT MAX(seq) FROM events) AND {condition} ORDER BY seq LIMIT ?1)"
+                "SELECT seq FROM events \
+                 WHERE seq < (SELECT MAX(seq) FROM events) AND {condition} ORDER BY seq LIMIT ?1"
             ),
             [REMOVE_AT_ONCE],
-        )?;
-        Ok(count as u64)
+        )
+    }
+
+    /// Removes the events at the positions that a query gives, and remembers in the same transaction up
+    /// to when events were removed.
+    fn remove(&self, positions: &str, parameters: impl Params) -> Result<u64, Trouble> {
+        let transaction = self.connection.unchecked_transaction()?;
+        let mut until = self.removed_until.get();
+        let mut count = 0;
+        {
+            let mut statement = transaction.prepare(&format!(
+                "DELETE FROM events WHERE seq IN ({positions}) \
+                 RETURNING event_type = 'application_events' AND event_name NOT IN \
+                 ('application_start', 'application_end', 'token_refresh'), stored_at"
+            ))?;
+            let mut rows = statement.query(parameters)?;
+            while let Some(row) = rows.next()? {
+                until.raise(row.get(0)?, row.get(1)?);
+                count += 1;
+            }
+        }
+        if until != self.removed_until.get() {
+            let mut statement = transaction.prepare_cached(
+                "INSERT INTO meta (key, value) VALUES (?1, ?2) \
+                 ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            )?;
+            statement.execute([USER_UNTIL, &until.user.to_string()])?;
+            statement.execute([LIFECYCLE_UNTIL, &until.lifecycle.to_string()])?;
+        }
+        transaction.commit()?;
+        self.removed_until.set(until);
+        Ok(count)
     }
 
     /// Gives free pages back to the file system, a few at a time, when they are a good part of the file:

@@ -24,16 +24,16 @@ impl Reconciler {
             return Ok(());
         }
         let store = &self.shared.store;
-        let ids = drafts.iter().filter_map(Draft::derived_id).collect();
+        let ids = drafts.iter().flat_map(Draft::known_ids).collect();
         let missing: HashSet<EventId> = store.missing(ids).await?.into_iter().collect();
         let left_to_others = self.left_to_others(&drafts, &missing).await?;
         let mut missing: Vec<Draft> = drafts
             .into_iter()
             // With activities switched off, a history is only read for its ends.
             .filter(|draft| self.shared.options.activities || draft.is_of_run())
-            // What is older than the store keeps is absent because it was there long enough.
-            .filter(|draft| pass == Pass::Backfill || !store.is_past_retention(draft.happened_at()))
-            .filter(|draft| draft.derived_id().is_some_and(|id| missing.contains(&id)))
+            // What the store removed, or would at once, is absent because it was there long enough.
+            .filter(|draft| pass == Pass::Backfill || !store.is_removed(draft))
+            .filter(|draft| draft.known_ids().all(|id| missing.contains(&id)))
             .filter(|draft| {
                 !is_async_end(draft) || end_of(draft).is_some_and(|id| left_to_others.contains(&id))
             })

@@ -1,7 +1,7 @@
 //! Asking the server about runs that go on: which they are, and what waits in them. Knows requests
 //! alone.
 
-use super::{HistoryPage, RequestError, Server, within_bounds};
+use super::{HistoryPage, RequestError, Server};
 use temporalio_client::tonic::{Code, IntoRequest as _};
 use temporalio_common::protos::temporal::api::{
     common::v1::WorkflowExecution,
@@ -60,7 +60,7 @@ impl Server {
                 next_page_token: response.next_page_token,
             })
         };
-        within_bounds(ask).await
+        self.ask(ask).await
     }
 
     /// The activities of a run that have not ended. Cancel safe.
@@ -88,7 +88,7 @@ impl Server {
                 Err(status) => Err(status.into()),
             }
         };
-        within_bounds(ask).await
+        self.ask(ask).await
     }
 
     /// Reads a part of a run's history, from its end to its beginning. Cancel safe.
@@ -126,6 +126,6 @@ impl Server {
                 Err(status) => Err(status.into()),
             }
         };
-        within_bounds(ask).await
+        self.ask(ask).await
     }
 }

@@ -1,7 +1,7 @@
 //! Asking the server about standalone activities, which a client started without a workflow. Knows
 //! requests alone.
 
-use super::{RequestError, Server, open::Page, within_bounds};
+use super::{RequestError, Server, open::Page};
 use std::time::SystemTime;
 use temporalio_client::tonic::{Code, IntoRequest as _};
 use temporalio_common::protos::temporal::api::{
@@ -69,7 +69,7 @@ impl Server {
                 next_page_token: response.next_page_token,
             })
         };
-        within_bounds(ask).await
+        self.ask(ask).await
     }
 
     /// Asks how a standalone activity stands. Cancel safe.
@@ -105,6 +105,6 @@ impl Server {
                 failure,
             })
         };
-        within_bounds(ask).await
+        self.ask(ask).await
     }
 }

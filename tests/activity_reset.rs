@@ -1,0 +1,181 @@
+//! An activity that is reset on the server counts its attempts from 1 again: its attempts are told apart,
+//! also after a restart of the worker, and the reconciler knows them.
+
+mod support;
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+use support::{Ground, handle, start, until, with_worker};
+use temporal_eventstore::{Event, EventStore, Reconciler, ReconcilerOptions};
+use temporalio_client::{Client, WorkflowGetResultOptions, tonic::IntoRequest as _};
+use temporalio_common::protos::temporal::api::{
+    common::v1::WorkflowExecution,
+    workflowservice::v1::{ResetActivityRequest, reset_activity_request},
+};
+use temporalio_macros::{activities, workflow, workflow_methods};
+use temporalio_sdk::{
+    ActivityOptions, WorkerOptions, WorkflowContext, WorkflowResult,
+    activities::{ActivityContext, ActivityError},
+};
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the activity fails.
+const FAILURES: u32 = 6;
+
+/// Calls one flaky activity.
+#[workflow]
+#[derive(Default)]
+struct Flaky;
+
+#[workflow_methods]
+impl Flaky {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, _input: ()) -> WorkflowResult<()> {
+        let options = ActivityOptions::with_start_to_close_timeout(Duration::from_secs(3))
+            .retry_policy(
+                temporalio_common::RetryPolicy::builder()
+                    .initial_interval(Duration::from_secs(2))
+                    .backoff_coefficient(1.0)
+                    .build(),
+            )
+            .build();
+        ctx.execute_activity(Calls::call, (), options).await?;
+        Ok(())
+    }
+}
+
+static CALLS: AtomicU32 = AtomicU32::new(0);
+
+fn calls() -> u32 {
+    CALLS.load(Ordering::SeqCst)
+}
+
+struct Calls;
+
+#[activities]
+impl Calls {
+    #[activity]
+    async fn call(ctx: ActivityContext, _input: ()) -> Result<(), ActivityError> {
+        let call = CALLS.fetch_add(1, Ordering::SeqCst) + 1;
+        let attempt = ctx.info().attempt;
+        temporal_eventstore::publish(Event::new("called").data(serde_json::json!({
+            "call": call, "attempt": attempt
+        })));
+        if call == 5 {
+            // Its result comes too late: it is reset while it runs.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        if call <= FAILURES {
+            return Err(anyhow::anyhow!("call {call} fails").into());
+        }
+        Ok(())
+    }
+}
+
+fn options() -> WorkerOptions {
+    WorkerOptions::new("orders")
+        .register_activities(Calls)
+        .register_workflow::<Flaky>()
+        .unwrap()
+        .build()
+}
+
+async fn reset(client: &Client) {
+    let request = ResetActivityRequest {
+        namespace: "default".to_owned(),
+        execution: Some(WorkflowExecution {
+            workflow_id: "flaky".to_owned(),
+            run_id: String::new(),
+        }),
+        activity: Some(reset_activity_request::Activity::MatchAll(true)),
+        ..ResetActivityRequest::default()
+    };
+    let mut service = client.connection().workflow_service();
+    service
+        .reset_activity(request.into_request())
+        .await
+        .unwrap();
+}
+
+/// The attempts of the events of one name, in order.
+fn attempts(ground: &Ground, event_name: &str) -> Vec<u32> {
+    let rows = ground.events();
+    let named = rows.iter().filter(|row| row.event_name == event_name);
+    named.map(|row| row.attempt.unwrap()).collect()
+}
+
+#[tokio::test]
+async fn the_attempts_of_a_reset_activity_are_told_apart() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    with_worker(&client, options(), async {
+        client
+            .start_workflow(Flaky::run, (), start("flaky"))
+            .await
+            .unwrap();
+        until("two attempts", || {
+            attempts(&ground, "activity_end") == [1, 2]
+        })
+        .await;
+    })
+    .await;
+    events.shutdown(TIMEOUT).await.unwrap();
+    reset(&client).await;
+
+    // Another worker goes on with the same store.
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    with_worker(&client, options(), async {
+        until("two attempts more", || calls() == 4).await;
+        until("a fifth call", || calls() == 5).await;
+        reset(&client).await;
+        handle(&client, "flaky")
+            .get_result(WorkflowGetResultOptions::default())
+            .await
+            .unwrap();
+    })
+    .await;
+    // The server counts from 1 in the middle of the fifth call, whose result it does not take.
+    let expected = [1, 2, 1, 2, 3, 2, 3];
+    for name in ["activity_start", "called", "activity_end"] {
+        assert_eq!(attempts(&ground, name), expected, "{name}");
+    }
+    assert_eq!(events.stats().duplicates, 0);
+
+    let reconcile = async |events: &EventStore| {
+        let options = ReconcilerOptions::builder()
+            .grace(Duration::ZERO)
+            .requests_per_second(500)
+            .build();
+        let reconciler = Reconciler::new(events, &client, options);
+        // Visibility follows the history a moment later.
+        for _ in 0..100 {
+            let found = reconciler.run_once().await.unwrap();
+            if found.runs > 0 {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("the server never shows the run");
+    };
+    let found = reconcile(&events).await;
+    assert_eq!(found.added(), 0, "{found:?}");
+    events.shutdown(TIMEOUT).await.unwrap();
+
+    // History alone knows the last count, and the ids of attempts that were never reset.
+    let lost = EventStore::builder().url("memory:").build().await.unwrap();
+    let found = reconcile(&lost).await;
+    assert_eq!((found.activity_starts, found.activity_ends), (1, 3));
+    let known: Vec<_> = ground
+        .events()
+        .into_iter()
+        .map(|row| row.event_id)
+        .collect();
+    for (_, json) in lost.read(0, 100).await.unwrap() {
+        let id = Event::from_json(&json).unwrap().metadata.event_id.unwrap();
+        assert!(known.contains(&id.to_string()), "{json}");
+    }
+}
