@@ -74,19 +74,57 @@ impl Calls {
     }
 }
 
+struct Approvals;
+
+#[activities]
+impl Approvals {
+    /// Leaves its completion to others, who forget it; after that it does the work itself.
+    #[activity]
+    async fn ask(_ctx: ActivityContext, _input: ()) -> Result<(), ActivityError> {
+        static ASKED: AtomicU32 = AtomicU32::new(0);
+        if ASKED.fetch_add(1, Ordering::SeqCst) == 0 {
+            return Err(ActivityError::WillCompleteAsync);
+        }
+        Ok(())
+    }
+}
+
+#[workflow]
+#[derive(Default)]
+struct Approval;
+
+#[workflow_methods]
+impl Approval {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, _input: ()) -> WorkflowResult<()> {
+        let options = ActivityOptions::with_start_to_close_timeout(Duration::from_secs(1))
+            .retry_policy(
+                temporalio_common::RetryPolicy::builder()
+                    .initial_interval(Duration::from_secs(60))
+                    .build(),
+            )
+            .build();
+        ctx.execute_activity(Approvals::ask, (), options).await?;
+        Ok(())
+    }
+}
+
 fn options() -> WorkerOptions {
     WorkerOptions::new("orders")
         .register_activities(Calls)
+        .register_activities(Approvals)
         .register_workflow::<Flaky>()
+        .unwrap()
+        .register_workflow::<Approval>()
         .unwrap()
         .build()
 }
 
-async fn reset(client: &Client) {
+async fn reset(client: &Client, workflow_id: &str) {
     let request = ResetActivityRequest {
         namespace: "default".to_owned(),
         execution: Some(WorkflowExecution {
-            workflow_id: "flaky".to_owned(),
+            workflow_id: workflow_id.to_owned(),
             run_id: String::new(),
         }),
         activity: Some(reset_activity_request::Activity::MatchAll(true)),
@@ -123,7 +161,7 @@ async fn the_attempts_of_a_reset_activity_are_told_apart() {
     })
     .await;
     events.shutdown(TIMEOUT).await.unwrap();
-    reset(&client).await;
+    reset(&client, "flaky").await;
 
     // Another worker goes on with the same store.
     let events = ground.store().await;
@@ -131,7 +169,7 @@ async fn the_attempts_of_a_reset_activity_are_told_apart() {
     with_worker(&client, options(), async {
         until("two attempts more", || calls() == 4).await;
         until("a fifth call", || calls() == 5).await;
-        reset(&client).await;
+        reset(&client, "flaky").await;
         handle(&client, "flaky")
             .get_result(WorkflowGetResultOptions::default())
             .await
@@ -178,4 +216,39 @@ async fn the_attempts_of_a_reset_activity_are_told_apart() {
         let id = Event::from_json(&json).unwrap().metadata.event_id.unwrap();
         assert!(known.contains(&id.to_string()), "{json}");
     }
+}
+
+#[tokio::test]
+async fn what_a_reset_attempt_came_to_is_not_the_outcome_of_the_one_that_was_left_to_others() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    with_worker(&client, options(), async {
+        client
+            .start_workflow(Approval::run, (), start("approval"))
+            .await
+            .unwrap();
+        until("it is left to others", || {
+            attempts(&ground, "activity_end") == [1]
+        })
+        .await;
+        // It times out, and waits for its second attempt.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        reset(&client, "approval").await;
+        handle(&client, "approval")
+            .get_result(WorkflowGetResultOptions::default())
+            .await
+            .unwrap();
+    })
+    .await;
+    assert_eq!(attempts(&ground, "activity_end"), [1, 1]);
+    let options = ReconcilerOptions::builder().grace(Duration::ZERO).build();
+    let reconciler = Reconciler::new(&events, &client, options);
+    let mut runs = 0;
+    while runs == 0 {
+        let found = reconciler.run_once().await.unwrap();
+        assert_eq!(found.added(), 0, "{found:?}");
+        runs += found.runs;
+    }
+    events.shutdown(TIMEOUT).await.unwrap();
 }

@@ -155,9 +155,18 @@ impl Draft {
         }
     }
 
-    /// The id of another lifecycle event of the attempt on its stack.
-    pub(crate) fn attempt_event_id(&self, kind: &str) -> Option<EventId> {
-        attempt_event_id(&self.context, kind, 0)
+    /// The ids under which another lifecycle event of its attempt may be stored: that of an attempt whose
+    /// number was given before comes first, for it is of no other.
+    pub(crate) fn attempt_event_ids(&self, kind: &'static str) -> impl Iterator<Item = EventId> {
+        let restarted = || {
+            let frame = ActivityFrame {
+                restarted_time: Some(self.began?),
+                ..self.context.activity()?.clone()
+            };
+            attempt_event_id(&self.context.push(frame), kind, 0)
+        };
+        let plain = attempt_event_id(&self.context, kind, 0);
+        restarted().into_iter().chain(plain)
     }
 
     /// An event that is finished but for its encoding: what was stored before and is stored anew.

@@ -27,15 +27,17 @@ impl Reconciler {
         let ids = drafts.iter().flat_map(Draft::known_ids).collect();
         let missing: HashSet<EventId> = store.missing(ids).await?.into_iter().collect();
         let left_to_others = self.left_to_others(&drafts, &missing).await?;
+        let is_missing = missing;
         let mut missing: Vec<Draft> = drafts
             .into_iter()
             // With activities switched off, a history is only read for its ends.
             .filter(|draft| self.shared.options.activities || draft.is_of_run())
             // What the store removed, or would at once, is absent because it was there long enough.
             .filter(|draft| pass == Pass::Backfill || !store.is_removed(draft))
-            .filter(|draft| draft.known_ids().all(|id| missing.contains(&id)))
+            .filter(|draft| draft.known_ids().all(|id| is_missing.contains(&id)))
             .filter(|draft| {
-                !is_async_end(draft) || end_of(draft).is_some_and(|id| left_to_others.contains(&id))
+                !is_async_end(draft)
+                    || end_of(draft, &is_missing).is_some_and(|id| left_to_others.contains(&id))
             })
             .collect();
         // A part of the queue at a time: others publish, too.
@@ -64,8 +66,7 @@ impl Reconciler {
             .iter()
             .filter(|draft| is_async_end(draft))
             .filter(|draft| draft.derived_id().is_some_and(|id| missing.contains(&id)))
-            .filter_map(end_of)
-            .filter(|end| !missing.contains(end));
+            .filter_map(|draft| end_of(draft, missing));
         let ends = self.shared.store.find(ends.collect()).await?.into_iter();
         Ok(ends
             .filter(|end| {
@@ -93,7 +94,9 @@ fn is_async_end(draft: &Draft) -> bool {
     draft.event_name() == LifecycleEvent::ActivityAsyncEnd.as_str()
 }
 
-/// The id of the `activity_end` of the same attempt.
-fn end_of(draft: &Draft) -> Option<EventId> {
-    draft.attempt_event_id(LifecycleEvent::ActivityEnd.as_str())
+/// The id of the `activity_end` of the same attempt, if the store has it.
+fn end_of(draft: &Draft, missing: &HashSet<EventId>) -> Option<EventId> {
+    draft
+        .attempt_event_ids(LifecycleEvent::ActivityEnd.as_str())
+        .find(|id| !missing.contains(id))
 }
