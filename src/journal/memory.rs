@@ -80,9 +80,10 @@ impl MemoryLog {
                 Change::Insert(records) => self.insert(records, &mut applied),
                 Change::Hold(key, evidence, records) => {
                     let known = self.held.iter_mut().find(|(held, ..)| held == key);
-                    if let Some((.., held)) = known {
+                    if let Some((_, known, held)) = known {
+                        known.clone_from(evidence);
                         held.extend(records.iter().cloned());
-                    } else {
+                    } else if !records.is_empty() {
                         let held = (key.clone(), evidence.clone(), records.clone());
                         self.held.push(held);
                         applied.held += 1;

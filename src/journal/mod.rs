@@ -227,13 +227,14 @@ impl<D: Draft> Journal<D> {
     pub(crate) fn commit(
         &self,
         append: Vec<D>,
-        hold: Option<Hold<D>>,
+        holds: Vec<Hold<D>>,
     ) -> Result<CommitReceipt, Rejected> {
-        let events = append.len() + hold.as_ref().map_or(0, |hold| hold.drafts.len());
+        let held: usize = holds.iter().map(|hold| hold.drafts.len()).sum();
+        let events = append.len() + held;
         self.send(events, self.inner.queue_size.saturating_mul(2), |answer| {
             Command::Commit {
                 append,
-                hold,
+                holds,
                 answer,
             }
         })

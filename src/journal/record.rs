@@ -50,7 +50,7 @@ pub(crate) struct RunKey {
     pub(crate) hold_id: Uuid,
 }
 
-/// Events to be held: behind those that are held under the same key already.
+/// Events to be held: behind those that are held under the same key already, all with this evidence.
 #[derive(Debug)]
 pub(crate) struct Hold<D> {
     pub(crate) key: RunKey,

@@ -50,12 +50,12 @@ fn draft(number: u128) -> Plain {
     Plain::Record(Box::new(record(number, false)))
 }
 
-fn hold(key: RunKey, drafts: Vec<Plain>) -> Option<Hold<Plain>> {
-    Some(Hold {
+fn hold(key: RunKey, drafts: Vec<Plain>) -> Vec<Hold<Plain>> {
+    vec![Hold {
         key,
         evidence: "what happened".to_owned(),
         drafts,
-    })
+    }]
 }
 
 fn key(run: &str, hold: u128) -> RunKey {
@@ -148,6 +148,21 @@ async fn holds_and_releases(journal: Journal<Plain>) {
         .await
         .unwrap();
     assert_eq!(journal.status().held, 2);
+
+    // What is known of it may change; of what is not held, nothing is.
+    let known = |hold| Hold {
+        key: key("r1", hold),
+        evidence: "what happened then".to_owned(),
+        drafts: Vec::new(),
+    };
+    journal
+        .commit(vec![], vec![known(1), known(7)])
+        .unwrap()
+        .await
+        .unwrap();
+    let held = journal.held().await.unwrap();
+    let evidence: Vec<_> = held.iter().map(|held| held.evidence.as_str()).collect();
+    assert_eq!(evidence, ["what happened then", "what happened"]);
     journal.release(key("r1", 2)).unwrap().await.unwrap();
     assert_eq!(numbers(&journal).await, [1, 4]);
     assert_eq!(journal.status().held, 1);
@@ -279,9 +294,9 @@ async fn a_full_queue_refuses_and_counts_but_has_room_for_commits() {
     drop(journal.append(next()).unwrap());
     drop(journal.append(next()).unwrap());
     assert_eq!(journal.append(next()).err(), Some(Rejected::Full));
-    let commit = journal.commit(vec![next(), next()], None).unwrap();
+    let commit = journal.commit(vec![next(), next()], Vec::new()).unwrap();
     assert!(matches!(
-        journal.commit(vec![next()], None),
+        journal.commit(vec![next()], Vec::new()),
         Err(Rejected::Full)
     ));
     assert_eq!(journal.status().refused, 2);
@@ -307,7 +322,7 @@ async fn what_nobody_waits_for_is_written_together_and_what_is_awaited_at_once()
     // A commit takes along what lingers.
     let began = std::time::Instant::now();
     journal
-        .commit(vec![draft(10)], None)
+        .commit(vec![draft(10)], Vec::new())
         .unwrap()
         .await
         .unwrap();

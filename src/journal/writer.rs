@@ -30,7 +30,7 @@ pub(super) enum Command<D> {
     },
     Commit {
         append: Vec<D>,
-        hold: Option<Hold<D>>,
+        holds: Vec<Hold<D>>,
         answer: Reply<()>,
     },
     Release {
@@ -204,7 +204,7 @@ impl<D: Draft> Writer<D> {
                 }
                 Command::Commit {
                     append,
-                    hold,
+                    holds,
                     answer,
                 } => {
                     batch.is_awaited = true;
@@ -213,14 +213,12 @@ impl<D: Draft> Writer<D> {
                     if !records.is_empty() {
                         batch.changes.push(Change::Insert(records));
                     }
-                    if let Some(hold) = hold {
+                    for hold in holds {
                         batch.events += hold.drafts.len();
                         let (records, held) = self.prepare_all(hold.drafts);
                         result = result.and(held);
-                        if !records.is_empty() {
-                            let change = Change::Hold(hold.key, hold.evidence, records);
-                            batch.changes.push(change);
-                        }
+                        let change = Change::Hold(hold.key, hold.evidence, records);
+                        batch.changes.push(change);
                     }
                     batch.waiting.push(Waiting::Commit(answer, result));
                 }
@@ -401,11 +399,11 @@ impl<D: Draft> Writer<D> {
                 }
                 Command::Commit {
                     append,
-                    hold,
+                    holds,
                     answer,
                 } => {
                     answer.send(Err(JournalError::Closed)).ok();
-                    append.len() + hold.map_or(0, |hold| hold.drafts.len())
+                    append.len() + holds.iter().map(|hold| hold.drafts.len()).sum::<usize>()
                 }
                 Command::Replace { drafts, answer, .. } => {
                     answer.send(Err(JournalError::Closed)).ok();

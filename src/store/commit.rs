@@ -107,11 +107,11 @@ impl EventStore {
 
     /// Sends the events of one workflow task, or an activity's end, and waits until they are
     /// durable, for no longer than the commit timeout; then they stay queued and the caller goes on.
-    pub(crate) async fn commit(&self, append: Vec<Draft>, hold: Option<Hold<Draft>>) {
+    pub(crate) async fn commit(&self, append: Vec<Draft>, holds: Vec<Hold<Draft>>) {
         let Some(journal) = &self.shared.journal else {
             return;
         };
-        let receipt = match journal.commit(append, hold) {
+        let receipt = match journal.commit(append, holds) {
             Ok(receipt) => receipt,
             Err(rejected) => {
                 self.refused(rejected);
@@ -166,9 +166,9 @@ impl EventStore {
     }
 
     /// Holds events without waiting for them to be durable.
-    pub(crate) fn hold_without_waiting(&self, hold: Hold<Draft>) {
+    pub(crate) fn hold_without_waiting(&self, holds: Vec<Hold<Draft>>) {
         if let Some(journal) = &self.shared.journal {
-            self.not_refused(journal.commit(Vec::new(), Some(hold)));
+            self.not_refused(journal.commit(Vec::new(), holds));
         }
     }
 

@@ -132,7 +132,7 @@ pub(super) fn execute<'a>(
                 let end: Vec<Draft> = end.into_iter().map(|(_, end)| end).collect();
                 // Also without an end: what the code published is durable before its result.
                 if !end.is_empty() || attempt.0.load(Ordering::Relaxed) > 0 {
-                    store.commit(end, None).await;
+                    store.commit(end, Vec::new()).await;
                 }
             }
             // It is durable before the completion of the task is sent that is told of it.

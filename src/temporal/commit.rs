@@ -5,18 +5,17 @@
 //! What a task publishes, what it did in local activities and the end that it brings are *held* under one
 //! key for each execution of a task, from its first activation to its last. They are released when
 //!
-//! * the run goes on in memory with a later task: the SDK's core evicts a run whose task the server did not
-//!   take;
+//! * the run goes on in memory with a later task: the SDK's core evicts a run whose completion the server did
+//!   not take (while local activities are under way nothing was completed, and nothing is proven);
 //! * an activity begins that only this task can have scheduled;
 //! * the run is evicted because the server accepted its end;
 //! * nothing of that happens for a moment, and the server's history says so when it is asked.
 
 use super::{
-    held::Holding,
+    holding::{Holding, Silence},
     resolve::{Completion, Resolver},
     run::Run,
     stage::{Mode, Staged},
-    task::TaskExecution,
 };
 use crate::{
     context::WorkerFrame,
@@ -62,7 +61,8 @@ enum Slot {
     /// The activation that starts the run was seen; its interceptor comes next.
     Announced {
         replaying: bool,
-        task: TaskExecution,
+        started_event_id: i64,
+        now: Option<SystemTime>,
     },
     Running(Arc<Run>),
 }
@@ -91,12 +91,10 @@ impl Commit {
 
     /// An activation is about to reach workflow code, or to evict it.
     pub(super) fn activation(&self, activation: &WorkflowActivation) {
-        let task = TaskExecution {
-            started_event_id: i64::from(activation.history_length),
-            first_time: activation
-                .timestamp
-                .and_then(|timestamp| SystemTime::try_from(timestamp).ok()),
-        };
+        let started_event_id = i64::from(activation.history_length);
+        let now = activation
+            .timestamp
+            .and_then(|timestamp| SystemTime::try_from(timestamp).ok());
         let mut initializes = false;
         let mut only_queries = true;
         let mut queries = false;
@@ -117,13 +115,14 @@ impl Commit {
             return;
         }
         if initializes {
-            let replaying = activation.is_replaying;
-            let earlier = self.runs().insert(
-                activation.run_id.clone(),
-                Slot::Announced { replaying, task },
-            );
+            let announced = Slot::Announced {
+                replaying: activation.is_replaying,
+                started_event_id,
+                now,
+            };
+            let earlier = self.runs().insert(activation.run_id.clone(), announced);
             if let Some(Slot::Running(run)) = earlier {
-                self.ask(&run, Completion::OnItsWay);
+                self.ask(&run);
             }
             return;
         }
@@ -137,18 +136,26 @@ impl Commit {
         if only_queries {
             return;
         }
-        if let Some(holding) = run.take_holding_before(&task) {
+        for holding in run.take_held_before(started_event_id) {
             self.accepted(&holding);
         }
-        run.begin_task(activation.is_replaying, task);
-        for job in &activation.jobs {
-            if let Some(Variant::ResolveActivity(resolved)) = &job.variant
-                && resolved.is_local
-            {
-                run.begins_with_local(&task);
-                let stage = run.stage();
-                stage.resolve_local(&self.store, resolved.seq, resolved.result.as_ref());
-            }
+        let resolved: Vec<_> = activation
+            .jobs
+            .iter()
+            .filter_map(|job| match &job.variant {
+                Some(Variant::ResolveActivity(resolved)) if resolved.is_local => Some(resolved),
+                _ => None,
+            })
+            .collect();
+        run.begin(
+            activation.is_replaying,
+            started_event_id,
+            now,
+            !resolved.is_empty(),
+        );
+        for resolved in resolved {
+            let stage = run.stage();
+            stage.resolve_local(&self.store, resolved.seq, resolved.result.as_ref());
         }
     }
 
@@ -156,8 +163,13 @@ impl Commit {
     pub(super) fn adopt(&self, worker: &WorkerFrame, view: &WorkflowContextView) -> Arc<Run> {
         let run = Arc::new(Run::new(&self.store, worker, view, Mode::UntilTaken));
         let mut runs = self.runs();
-        if let Some(Slot::Announced { replaying, task }) = runs.get(run.run_id()) {
-            run.begin_task(*replaying, *task);
+        if let Some(Slot::Announced {
+            replaying,
+            started_event_id,
+            now,
+        }) = runs.get(run.run_id())
+        {
+            run.begin(*replaying, *started_event_id, *now, false);
         }
         runs.insert(run.run_id().to_owned(), Slot::Running(run.clone()));
         run
@@ -166,9 +178,10 @@ impl Commit {
     /// An activity begins. If only the task that is held can have scheduled it, that task was accepted.
     pub(super) fn activity_begins(&self, info: &ActivityInfo) {
         let run = info.workflow_run_id.as_deref().filter(|_| !info.is_local);
-        if let Some(run) = run.and_then(|run_id| self.run(run_id))
-            && let Some(holding) = run.take_holding_that_scheduled(info.scheduled_time)
-        {
+        let Some(run) = run.and_then(|run_id| self.run(run_id)) else {
+            return;
+        };
+        for holding in run.take_held_that_scheduled(info.scheduled_time) {
             self.accepted(&holding);
         }
     }
@@ -214,10 +227,10 @@ impl Commit {
         if is_left_out(left_out) {
             lifecycle.append(&mut with_task);
         }
-        let hold = run.hold(&self.store, end, with_task);
-        let is_held = hold.is_some();
+        let holds = run.hold(end, with_task);
+        let is_held = !holds.is_empty();
         if is_held || !lifecycle.is_empty() {
-            self.store.commit(lifecycle, hold).await;
+            self.store.commit(lifecycle, holds).await;
         }
         if is_held {
             self.held.notify_one();
@@ -229,7 +242,8 @@ impl Commit {
         let Some(Slot::Running(run)) = self.runs().remove(run_id) else {
             return;
         };
-        let Some(holding) = run.take_holding() else {
+        let mut held = run.take_held();
+        let Some(last) = held.last() else {
             return;
         };
         crash_point("before-confirm");
@@ -237,23 +251,27 @@ impl Commit {
             // A run that was closed from outside and is replayed for a query may execute what came in
             // before, and then looks as if it had ended just now: the server knows better.
             EvictionReason::WorkflowExecutionEnding
-                if holding.held.end.is_some() && !holding.was_queried =>
+                if last.held.end.is_some() && !last.was_queried =>
             {
-                self.accepted(&holding);
+                for holding in &held {
+                    self.accepted(holding);
+                }
             }
             EvictionReason::UnhandledCommand => {
-                if holding.claim.settle() {
-                    self.store.discard(holding.held.key);
+                if let Some(last) = held.pop()
+                    && last.claim.settle()
+                {
+                    self.store.discard(last.held.key);
                 }
+                // What came before may have been accepted with a heartbeat.
+                self.resolve(held, Completion::Answered);
             }
             // The SDK evicts before it reports, in these cases.
             EvictionReason::CacheFull
             | EvictionReason::CacheMiss
             | EvictionReason::LangRequested
-            | EvictionReason::Unspecified => {
-                self.resolve(holding, Completion::OnItsWay);
-            }
-            _ => self.resolve(holding, Completion::Answered),
+            | EvictionReason::Unspecified => self.resolve(held, Completion::OnItsWay),
+            _ => self.resolve(held, Completion::Answered),
         }
     }
 
@@ -263,15 +281,15 @@ impl Commit {
         }
     }
 
-    fn ask(&self, run: &Run, completion: Completion) {
-        if let Some(holding) = run.take_holding() {
-            self.resolve(holding, completion);
-        }
+    fn ask(&self, run: &Run) {
+        self.resolve(run.take_held(), Completion::OnItsWay);
     }
 
-    fn resolve(&self, holding: Holding, completion: Completion) {
-        self.resolver
-            .resolve(holding.held, holding.claim, completion);
+    fn resolve(&self, held: Vec<Holding>, completion: Completion) {
+        for holding in held {
+            self.resolver
+                .resolve(holding.held, holding.claim, completion);
+        }
     }
 
     /// Asks for tasks of which nothing was heard: a workflow may publish and then sleep for a month. Never
@@ -301,18 +319,23 @@ impl Commit {
         let mut are_left = false;
         for run in running {
             let silence = |goes_on| if goes_on { SILENCE_OF_LOCAL } else { SILENCE };
-            match run.silent_holding(silence) {
-                Some(Some((held, claim))) => {
-                    if self.resolver.can_ask() {
-                        self.resolver.resolve(held, claim, Completion::OnItsWay);
-                    } else if claim.settle() {
-                        // Nobody can be asked. The SDK would have evicted the run by now, had the server
-                        // not taken the task.
-                        self.store.release(held.key);
-                    }
+            let (asked, completion) = match run.silent(silence) {
+                Silence::Nothing => continue,
+                Silence::NotYet => {
+                    are_left = true;
+                    continue;
                 }
-                Some(None) => are_left = true,
-                None => {}
+                Silence::Over(asked, true) => (asked, Completion::InMemory),
+                Silence::Over(asked, false) => (asked, Completion::OnItsWay),
+            };
+            for (held, claim) in asked {
+                if self.resolver.can_ask() {
+                    self.resolver.resolve(held, claim, completion);
+                } else if completion == Completion::OnItsWay && claim.settle() {
+                    // Nobody can be asked. The SDK would have evicted the run by now, had the server not
+                    // taken the task.
+                    self.store.release(held.key);
+                }
             }
         }
         are_left
@@ -323,7 +346,7 @@ impl Commit {
         let runs: Vec<Slot> = self.runs().drain().map(|(_, slot)| slot).collect();
         for slot in runs {
             if let Slot::Running(run) = slot {
-                self.ask(&run, Completion::OnItsWay);
+                self.ask(&run);
             }
         }
     }

@@ -1,22 +1,17 @@
 //! What becomes of events that are held: one pure function that looks at what is held and at what the
 //! server's history says. Nothing here asks, stores or waits.
 
-use super::task::TaskExecution;
+use super::task::Evidence;
 use crate::{
     event::{Event, LifecycleEvent, WorkflowState},
     journal::{Held, RunKey},
-    store::Claim,
-};
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime},
 };
 
-/// What is held of one execution of a workflow task.
+/// What is held of a workflow task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HeldTask {
     pub(super) key: RunKey,
-    pub(super) task: TaskExecution,
+    pub(super) evidence: Evidence,
     /// How the task ended the run, if it did.
     pub(super) end: Option<WorkflowState>,
 }
@@ -26,28 +21,10 @@ impl HeldTask {
     pub(super) fn read(held: &Held) -> Option<Self> {
         Some(Self {
             key: held.key.clone(),
-            task: held.evidence.parse().ok()?,
+            evidence: held.evidence.parse().ok()?,
             end: find_end(&held.records).map(|end| end.metadata.workflow_state),
         })
     }
-}
-
-/// What is held of the task of a run in memory, and by whom.
-#[derive(Debug)]
-pub(super) struct Holding {
-    pub(super) held: HeldTask,
-    pub(super) claim: Arc<Claim>,
-    /// When the task began, where that is known.
-    pub(super) began: Option<SystemTime>,
-    /// When the worker was last done with an activation of the task.
-    pub(super) silent_since: Instant,
-    /// Local activities are under way, so that the task goes on.
-    pub(super) goes_on: bool,
-    /// The server is being asked.
-    pub(super) is_asked: bool,
-    /// Somebody asked the run a question since: it may have been closed before, and is only replayed for
-    /// the answer.
-    pub(super) was_queried: bool,
 }
 
 /// The `workflow_end` among what is held: it was put there last.

@@ -109,10 +109,8 @@ impl EventInterceptors {
                 return;
             }
             let end = run.end(state.clone());
-            if let Some(hold) = run.hold(&store, Some(state), vec![end]) {
-                store.hold_without_waiting(hold);
-            }
-            if let Some(holding) = run.take_holding() {
+            store.hold_without_waiting(run.hold(Some(state), vec![end]));
+            for holding in run.take_held() {
                 resolver.resolve(holding.held, holding.claim, Completion::OnItsWay);
             }
         })

@@ -17,6 +17,7 @@ mod held;
 mod history;
 #[cfg(test)]
 mod history_fuzz;
+mod holding;
 mod interceptors;
 mod local;
 mod payload;

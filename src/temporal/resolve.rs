@@ -35,6 +35,9 @@ pub(super) enum Completion {
     Answered,
     /// Nobody knows.
     OnItsWay,
+    /// The run is in memory, and had local activities: its task may have been given out to it anew, so that
+    /// only an eviction proves that what it did was not accepted.
+    InMemory,
 }
 
 /// Settles held tasks with the server's word.
@@ -149,7 +152,12 @@ impl Resolver {
                     let is_patient =
                         completion == Completion::OnItsWay && asked_first.elapsed() < PATIENCE;
                     let verdict = verdict(held.end.as_ref(), &testimony, is_patient);
-                    if verdict != Verdict::AskAgain {
+                    let is_final = match verdict {
+                        Verdict::AskAgain => false,
+                        Verdict::Release | Verdict::Keep => true,
+                        _ => completion != Completion::InMemory,
+                    };
+                    if is_final {
                         execute(&self.store, &held, claim, verdict).await;
                         return;
                     }
@@ -170,7 +178,7 @@ impl Resolver {
         }
         // The semaphore is never closed.
         let _slot = self.slots.acquire().await.ok();
-        self.server.testimony(&held.key, &held.task).await
+        self.server.testimony(&held.key, &held.evidence).await
     }
 
     fn say_unreachable(&self, error: &RequestError) {

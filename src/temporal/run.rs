@@ -2,10 +2,9 @@
 //! its present workflow task. Plain data that the interceptors share; knows nothing of activations.
 
 use super::{
-    held::{HeldTask, Holding},
+    holding::{Holding, Holdings, Silence},
     payload,
     stage::{self, Mode, ReadOnly, RunIdentity, RunStage},
-    task::TaskExecution,
 };
 use crate::{
     context::{Context, WorkerFrame, WorkflowFrame},
@@ -13,7 +12,7 @@ use crate::{
     event::{Event, FailureDetails, LifecycleEvent, WorkflowState, lifecycle},
     journal::{Hold, RunKey},
     store::{
-        Claim, EventStore, Outlet, Place,
+        EventStore, Outlet, Place,
         publish::{Draft, Identity},
     },
 };
@@ -22,7 +21,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 use temporalio_sdk::WorkflowContextView;
 use uuid::Uuid;
@@ -47,11 +46,8 @@ pub(super) struct Run {
 struct Progress {
     // The time of the current workflow task, as the server recorded it.
     now: Option<SystemTime>,
-    task: TaskExecution,
-    // When it began, where the workflow's time says so.
-    began: Option<SystemTime>,
     failure: Option<FailureDetails>,
-    holding: Option<Holding>,
+    holdings: Holdings,
 }
 
 impl Run {
@@ -121,36 +117,25 @@ impl Run {
         self.at(Arc::new(ReadOnly))
     }
 
-    /// An execution of a workflow task, or a part of it, begins.
-    pub(super) fn begin_task(&self, replaying: bool, mut task: TaskExecution) {
-        let now = task.first_time;
+    /// An activation begins, of the task with this id, at this time of the workflow. `with_local`: it tells
+    /// what a local activity came to.
+    pub(super) fn begin(
+        &self,
+        replaying: bool,
+        started_event_id: i64,
+        now: Option<SystemTime>,
+        with_local: bool,
+    ) {
         self.stage.set_replaying(replaying, now);
         {
             let mut progress = self.progress();
-            let earlier = progress.task;
-            if earlier.started_event_id != task.started_event_id {
-                // The SDK's time never goes back, the server's clock may: then it is not the event's time.
-                if earlier.started_event_id > 0 && progress.now >= now {
-                    task.first_time = None;
-                }
-                progress.task = task;
-                progress.began = task.first_time;
-            }
+            progress.holdings.begin(started_event_id, now, with_local);
             if now.is_some() {
                 progress.now = now;
             }
         }
         if !replaying && self.owes_start.swap(false, Ordering::Relaxed) {
             self.stage_start(1, false);
-        }
-    }
-
-    /// The first thing that the task told the workflow is what a local activity came to: the workflow's
-    /// time is that of the activity's end.
-    pub(super) fn begins_with_local(&self, task: &TaskExecution) {
-        let mut progress = self.progress();
-        if progress.task == *task {
-            progress.began = None;
         }
     }
 
@@ -200,106 +185,53 @@ impl Run {
         self.draft(event, LifecycleEvent::WorkflowEnd, sequence)
     }
 
-    /// Adds events to what is held of the present task, and notes that the task ends the run. Gives what is
-    /// to be held; none if that is nothing.
-    pub(super) fn hold(
-        &self,
-        store: &EventStore,
-        end: Option<WorkflowState>,
-        drafts: Vec<Draft>,
-    ) -> Option<Hold<Draft>> {
+    /// Adds events to what is held of the present task, and notes how the task ends the run. Gives what the
+    /// journal is to be told.
+    pub(super) fn hold(&self, end: Option<WorkflowState>, drafts: Vec<Draft>) -> Vec<Hold<Draft>> {
         let goes_on = self.stage.waits_for_local();
+        let identity = self.stage.identity();
+        let key = || RunKey {
+            namespace: identity.namespace.clone(),
+            workflow_id: identity.workflow_id.clone(),
+            run_id: identity.run_id.clone(),
+            hold_id: Uuid::now_v7(),
+        };
         let mut progress = self.progress();
-        let (task, began) = (progress.task, progress.began);
-        if progress.holding.is_none() && !drafts.is_empty() {
-            let identity = self.stage.identity();
-            let key = RunKey {
-                namespace: identity.namespace.clone(),
-                workflow_id: identity.workflow_id.clone(),
-                run_id: identity.run_id.clone(),
-                hold_id: Uuid::now_v7(),
-            };
-            // Nobody has an id that is new.
-            let claim = Arc::new(store.claim(&key)?);
-            progress.holding = Some(Holding {
-                held: HeldTask {
-                    key,
-                    task,
-                    end: None,
-                },
-                claim,
-                silent_since: Instant::now(),
-                began,
-                goes_on,
-                is_asked: false,
-                was_queried: false,
-            });
-        }
-        let holding = progress.holding.as_mut()?;
-        holding.silent_since = Instant::now();
-        holding.goes_on = goes_on;
-        holding.held.end = end.or(holding.held.end.take());
-        (!drafts.is_empty()).then(|| Hold {
-            key: holding.held.key.clone(),
-            evidence: holding.held.task.to_string(),
-            drafts,
-        })
+        progress
+            .holdings
+            .hold(&self.store, key, goes_on, end, drafts)
     }
 
     /// A query reached the run.
     pub(super) fn queried(&self) {
-        if let Some(holding) = &mut self.progress().holding {
-            holding.was_queried = true;
-        }
+        self.progress().holdings.queried();
     }
 
     /// Takes what is held.
-    pub(super) fn take_holding(&self) -> Option<Holding> {
-        self.progress().holding.take()
+    pub(super) fn take_held(&self) -> Vec<Holding> {
+        self.progress().holdings.take()
     }
 
-    /// Takes what is held of another task than `task`, which comes later.
-    pub(super) fn take_holding_before(&self, task: &TaskExecution) -> Option<Holding> {
-        let mut progress = self.progress();
-        // Another execution of the same task would have begun with the run's eviction.
-        progress
-            .holding
-            .take_if(|holding| holding.held.task.started_event_id != task.started_event_id)
+    /// Takes what is held if an activation of another task proves it.
+    pub(super) fn take_held_before(&self, started_event_id: i64) -> Vec<Holding> {
+        self.progress().holdings.take_before(started_event_id)
     }
 
-    /// Takes what is held if an activity that was scheduled then proves that the task was accepted: nobody
-    /// else can have scheduled it before another attempt of the task can have begun.
-    pub(super) fn take_holding_that_scheduled(
+    /// Takes what is held if an activity that was scheduled then proves it.
+    pub(super) fn take_held_that_scheduled(
         &self,
         scheduled_at: Option<SystemTime>,
-    ) -> Option<Holding> {
-        let timeout = self.task_timeout?;
-        self.progress().holding.take_if(|holding| {
-            let after = holding
-                .began
-                .zip(scheduled_at)
-                .and_then(|(started, scheduled)| scheduled.duration_since(started).ok());
-            holding.held.end.is_none() && after.is_some_and(|after| after < timeout)
-        })
+    ) -> Vec<Holding> {
+        let Some(timeout) = self.task_timeout else {
+            return Vec::new();
+        };
+        let mut progress = self.progress();
+        progress.holdings.take_that_scheduled(scheduled_at, timeout)
     }
 
-    /// What is held of a task of which nothing was heard for `silence`; the inner none if that is not over
-    /// yet, the outer if there is nothing to wait for.
-    pub(super) fn silent_holding(
-        &self,
-        silence: impl FnOnce(bool) -> Duration,
-    ) -> Option<Option<(HeldTask, Arc<Claim>)>> {
-        let mut progress = self.progress();
-        let holding = progress.holding.as_mut()?;
-        // An end is followed by an eviction.
-        if holding.is_asked || holding.held.end.is_some() {
-            return None;
-        }
-        if holding.silent_since.elapsed() < silence(holding.goes_on) {
-            return Some(None);
-        }
-        holding.is_asked = true;
-        Some(Some((holding.held.clone(), holding.claim.clone())))
+    /// What is to be asked when nothing was heard of the run for `silence`.
+    pub(super) fn silent(&self, silence: impl FnOnce(bool) -> Duration) -> Silence {
+        self.progress().holdings.silent(silence)
     }
 
     fn draft(&self, mut event: Event, kind: LifecycleEvent, sequence: u64) -> Draft {

@@ -5,7 +5,7 @@ use super::{
     held::{TaskFate, Testimony},
     history::{LOCAL_ACTIVITY_MARKER, time},
     server::{RequestError, Server, closed_state},
-    task::TaskExecution,
+    task::{Evidence, TaskExecution},
 };
 use crate::{event::WorkflowState, journal::RunKey};
 use std::{cmp::Ordering, time::SystemTime};
@@ -27,8 +27,33 @@ const FIRST_PAGE: i32 = 32;
 const NEXT_PAGES: i32 = 500;
 
 impl Server {
-    /// Asks what became of a task. Cancel safe.
+    /// Asks what became of the executions that something went through: it was accepted with any of them, or
+    /// what is said of the last holds. Cancel safe.
     pub(super) async fn testimony(
+        &self,
+        run: &RunKey,
+        evidence: &Evidence,
+    ) -> Result<Testimony, RequestError> {
+        let mut last = None;
+        for task in evidence.0.iter().rev() {
+            let testimony = self.testimony_of(run, task).await?;
+            let is_settled = matches!(
+                testimony,
+                Testimony::Gone
+                    | Testimony::Of {
+                        fate: TaskFate::Accepted,
+                        ..
+                    }
+            );
+            if is_settled {
+                return Ok(testimony);
+            }
+            last.get_or_insert(testimony);
+        }
+        Ok(last.unwrap_or(Testimony::Gone))
+    }
+
+    async fn testimony_of(
         &self,
         run: &RunKey,
         task: &TaskExecution,
@@ -47,9 +72,8 @@ impl Server {
             return self.read_back(run, task).await;
         };
         // Of a task that began with the end of a local activity, only that is known.
-        if task
-            .first_time
-            .is_none_or(|first| begun.is_none_or(|begun| begun <= first))
+        if task.times.is_empty()
+            || begun.is_none_or(|begun| task.times.iter().any(|time| begun <= *time))
         {
             return Ok(Testimony::Of {
                 fate: TaskFate::UnderWay,
@@ -166,10 +190,8 @@ impl Reading {
             }
             Some(Attributes::WorkflowTaskStartedEventAttributes(_)) => {
                 let is_it = event.event_id == task.started_event_id
-                    && task.first_time.is_none_or(|first_time| {
-                        time(event.event_time) == Some(first_time)
-                            || self.local_ends.contains(&first_time)
-                    });
+                    && (time(event.event_time).is_none_or(|time| task.has(time))
+                        || self.local_ends.iter().any(|time| task.has(*time)));
                 if is_it {
                     return Some(if self.completed == Some(event.event_id) {
                         TaskFate::Accepted
@@ -284,7 +306,7 @@ mod tests {
     fn read(history: &[HistoryEvent], id: i64, seconds: u64) -> (TaskFate, Option<WorkflowState>) {
         let task = TaskExecution {
             started_event_id: id,
-            first_time: Some(at(seconds)),
+            times: vec![at(seconds)],
         };
         let mut reading = Reading::default();
         for event in history.iter().rev() {

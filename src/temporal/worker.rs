@@ -219,7 +219,7 @@ impl WorkerEvents {
             data.insert("port".to_owned(), json!(port.to_string()));
         }
         let start = self.event(context, lifecycle::worker_start(data));
-        self.store.commit(vec![start], None).await;
+        self.store.commit(vec![start], Vec::new()).await;
     }
 
     async fn emit_end(
@@ -247,7 +247,7 @@ impl WorkerEvents {
             data.insert("error".to_owned(), json!({ "message": error.to_string() }));
         }
         let end = self.event(context, lifecycle::worker_end(data));
-        self.store.commit(vec![end], None).await;
+        self.store.commit(vec![end], Vec::new()).await;
     }
 
     /// What is known now that the worker runs: whose identity it has when nobody set one.

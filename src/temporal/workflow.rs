@@ -2,7 +2,7 @@
 //! remembers why a run failed, and sends user frames along with what the workflow calls. Issues no
 //! command and awaits nothing of its own, so that history and replay are the same without it.
 
-use super::{failure, payload, run::Run, task::TaskExecution};
+use super::{failure, payload, run::Run};
 use crate::{context::Context, event::WorkflowState, store::EventStore};
 use std::{
     future::Future,
@@ -89,12 +89,11 @@ impl<F: Future> Future for FollowsReplay<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        this.run.begin_task(
+        this.run.begin(
             this.ctx.is_replaying_history_events(),
-            TaskExecution {
-                started_event_id: i64::from(this.ctx.history_length()),
-                first_time: this.ctx.workflow_time(),
-            },
+            i64::from(this.ctx.history_length()),
+            this.ctx.workflow_time(),
+            false,
         );
         this.inner.as_mut().poll(cx)
     }

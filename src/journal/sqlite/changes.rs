@@ -68,7 +68,17 @@ pub(super) fn hold(
             params![key.namespace, key.workflow_id, key.run_id, hold_id],
             |row| row.get(0),
         )?;
-    if next == 0 && !records.is_empty() {
+    if next > 0 {
+        transaction
+            .prepare_cached(&format!("UPDATE held SET evidence = ?5 WHERE {UNDER_KEY}"))?
+            .execute(params![
+                key.namespace,
+                key.workflow_id,
+                key.run_id,
+                hold_id,
+                evidence
+            ])?;
+    } else if !records.is_empty() {
         applied.held += 1;
     }
     let mut statement = transaction.prepare_cached(

@@ -248,7 +248,7 @@ impl Reconciler {
                 continue;
             };
             let testimony = self
-                .request(|| shared.server.testimony(&task.key, &task.task))
+                .request(|| shared.server.testimony(&task.key, &task.evidence))
                 .await
                 .map_err(server_error)?;
             let verdict = verdict(task.end.as_ref(), &testimony, false);

@@ -1,0 +1,323 @@
+//! What is held of a run in memory, and what proves it. Plain data: knows neither activations nor how to
+//! ask.
+//!
+//! An execution in memory may go through several workflow tasks before the server takes anything of it: while
+//! it waits for a local activity its task may time out, and the SDK's core goes on under the next one. So what
+//! is held stays in a chain: what proves the last of the chain proves all of it, and each of them keeps the
+//! names of all tasks that could have brought it.
+
+use super::{
+    held::HeldTask,
+    task::{Evidence, TaskExecution},
+};
+use crate::{
+    event::WorkflowState,
+    journal::{Hold, RunKey},
+    store::{Claim, EventStore, publish::Draft},
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// What is held of one task of a run in memory.
+#[derive(Debug)]
+pub(super) struct Holding {
+    pub(super) held: HeldTask,
+    pub(super) claim: Arc<Claim>,
+    /// Somebody asked the run a question since: it may have been closed before, and is only replayed for
+    /// the answer.
+    pub(super) was_queried: bool,
+    // The server is being asked.
+    is_asked: bool,
+    // The journal does not have all of its evidence.
+    is_stale: bool,
+}
+
+/// What is held of a run in memory, in the order of its tasks.
+#[derive(Debug, Default)]
+pub(super) struct Holdings {
+    task: TaskExecution,
+    // When the present task began, where the workflow's time says so.
+    began: Option<SystemTime>,
+    last_time: Option<SystemTime>,
+    chain: Vec<Holding>,
+    // When the worker was last done with an activation.
+    silent_since: Option<Instant>,
+    // Local activities were under way then, so that the task went on.
+    goes_on: bool,
+    // The execution had local activities.
+    has_local: bool,
+}
+
+/// What is to be asked of a run that has been silent.
+pub(super) enum Silence {
+    /// Nothing.
+    Nothing,
+    /// Nothing yet.
+    NotYet,
+    /// These; and whether the run had local activities.
+    Over(Vec<(HeldTask, Arc<Claim>)>, bool),
+}
+
+impl Holdings {
+    /// An activation begins, of the task with this id, at this time of the workflow. `with_local`: it tells
+    /// the workflow what a local activity came to.
+    pub(super) fn begin(
+        &mut self,
+        started_event_id: i64,
+        time: Option<SystemTime>,
+        with_local: bool,
+    ) {
+        if self.task.started_event_id == started_event_id {
+            if let Some(time) = time {
+                self.task.goes_on_at(time);
+                for holding in &mut self.chain {
+                    if let Some(last) = holding.held.evidence.0.last_mut()
+                        && last.started_event_id == started_event_id
+                    {
+                        let known = last.times.len();
+                        last.goes_on_at(time);
+                        holding.is_stale |= last.times.len() != known;
+                    }
+                }
+            }
+        } else {
+            // The SDK's time never goes back, the server's clock may: then it is not the event's time.
+            let is_known = self.last_time.is_none() || self.last_time < time;
+            self.task = TaskExecution {
+                started_event_id,
+                times: time.filter(|_| is_known).into_iter().collect(),
+            };
+            self.began = time.filter(|_| is_known && !with_local);
+            for holding in &mut self.chain {
+                holding.held.evidence.0.push(self.task.clone());
+                holding.is_stale = true;
+            }
+        }
+        self.has_local |= with_local;
+        self.last_time = self.last_time.max(time);
+    }
+
+    /// Adds events to what is held of the present task, and notes how the task ends the run. Gives what the
+    /// journal is to be told.
+    pub(super) fn hold(
+        &mut self,
+        store: &EventStore,
+        key: impl FnOnce() -> RunKey,
+        goes_on: bool,
+        end: Option<WorkflowState>,
+        drafts: Vec<Draft>,
+    ) -> Vec<Hold<Draft>> {
+        self.goes_on = goes_on;
+        self.has_local |= goes_on;
+        self.silent_since = Some(Instant::now());
+        self.chain.retain(|holding| !holding.claim.is_settled());
+        let is_held = |holding: &Holding| {
+            let first = holding.held.evidence.0.first();
+            first.is_some_and(|task| task.started_event_id == self.task.started_event_id)
+        };
+        if !self.chain.last().is_some_and(is_held) && !drafts.is_empty() {
+            let key = key();
+            // Nobody has a key that is new.
+            let Some(claim) = store.claim(&key) else {
+                return Vec::new();
+            };
+            self.chain.push(Holding {
+                held: HeldTask {
+                    key,
+                    evidence: Evidence(vec![self.task.clone()]),
+                    end: None,
+                },
+                claim: Arc::new(claim),
+                was_queried: false,
+                is_asked: false,
+                is_stale: true,
+            });
+        }
+        if let Some(last) = self.chain.last_mut() {
+            last.held.end = end.or(last.held.end.take());
+            last.is_stale |= !drafts.is_empty();
+        }
+        let last = self.chain.len().saturating_sub(1);
+        let mut drafts = Some(drafts);
+        let mut holds = Vec::new();
+        for (index, holding) in self.chain.iter_mut().enumerate() {
+            if std::mem::take(&mut holding.is_stale) {
+                let drafts = if index == last { drafts.take() } else { None };
+                holds.push(Hold {
+                    key: holding.held.key.clone(),
+                    evidence: holding.held.evidence.to_string(),
+                    drafts: drafts.unwrap_or_default(),
+                });
+            }
+        }
+        holds
+    }
+
+    /// A query reached the run.
+    pub(super) fn queried(&mut self) {
+        for holding in &mut self.chain {
+            holding.was_queried = true;
+        }
+    }
+
+    /// Takes all that is held.
+    pub(super) fn take(&mut self) -> Vec<Holding> {
+        std::mem::take(&mut self.chain)
+    }
+
+    /// Takes what is held if an activation of another task proves it: the SDK's core evicts a run whose
+    /// completion the server did not take. While local activities were under way there was none.
+    pub(super) fn take_before(&mut self, started_event_id: i64) -> Vec<Holding> {
+        if self.goes_on || self.task.started_event_id == started_event_id {
+            Vec::new()
+        } else {
+            self.take()
+        }
+    }
+
+    /// Takes what is held if an activity that was scheduled then proves it: nobody else can have scheduled it
+    /// before another attempt of the task can have begun.
+    pub(super) fn take_that_scheduled(
+        &mut self,
+        scheduled_at: Option<SystemTime>,
+        task_timeout: Duration,
+    ) -> Vec<Holding> {
+        let after = self
+            .began
+            .zip(scheduled_at)
+            .and_then(|(began, scheduled)| scheduled.duration_since(began).ok());
+        let has_end = self.chain.last().is_some_and(|it| it.held.end.is_some());
+        if has_end || after.is_none_or(|after| after >= task_timeout) {
+            Vec::new()
+        } else {
+            self.take()
+        }
+    }
+
+    /// What is to be asked when nothing was heard of the run for `silence` of the kind that it is in.
+    pub(super) fn silent(&mut self, silence: impl FnOnce(bool) -> Duration) -> Silence {
+        self.chain.retain(|holding| !holding.claim.is_settled());
+        // An end is followed by an eviction.
+        let has_end = self.chain.last().is_some_and(|it| it.held.end.is_some());
+        if has_end || self.chain.iter().all(|holding| holding.is_asked) {
+            return Silence::Nothing;
+        }
+        if self
+            .silent_since
+            .is_none_or(|since| since.elapsed() < silence(self.goes_on))
+        {
+            return Silence::NotYet;
+        }
+        let mut asked = Vec::new();
+        for holding in self.chain.iter_mut().filter(|holding| !holding.is_asked) {
+            holding.is_asked = true;
+            asked.push((holding.held.clone(), holding.claim.clone()));
+        }
+        Silence::Over(asked, self.has_local)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+    use crate::store::publish::Identity;
+    use std::time::UNIX_EPOCH;
+    use uuid::Uuid;
+
+    fn at(seconds: u64) -> Option<SystemTime> {
+        Some(UNIX_EPOCH + Duration::from_secs(seconds))
+    }
+
+    async fn store() -> EventStore {
+        EventStore::builder().url("memory:").build().await.unwrap()
+    }
+
+    fn key(hold_id: u128) -> RunKey {
+        RunKey {
+            namespace: "default".to_owned(),
+            workflow_id: "w".to_owned(),
+            run_id: "r".to_owned(),
+            hold_id: Uuid::from_u128(hold_id),
+        }
+    }
+
+    fn drafts(store: &EventStore) -> Vec<Draft> {
+        vec![Draft::published(
+            store.rules(),
+            Event::new("x"),
+            crate::context::Context::new(),
+            Identity::Random,
+        )]
+    }
+
+    fn told(holds: &[Hold<Draft>]) -> Vec<(u128, &str, usize)> {
+        holds
+            .iter()
+            .map(|hold| {
+                let id = hold.key.hold_id.as_u128();
+                (id, hold.evidence.as_str(), hold.drafts.len())
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn the_next_task_proves_one_that_was_completed() {
+        let store = store().await;
+        let mut holdings = Holdings::default();
+        holdings.begin(3, at(1), false);
+        let holds = holdings.hold(&store, || key(1), false, None, drafts(&store));
+        assert_eq!(told(&holds), [(1, "3@1970-01-01T00:00:01.000000000Z", 1)]);
+        assert!(holdings.take_before(3).is_empty());
+        assert_eq!(holdings.take_before(7).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn while_a_local_activity_is_under_way_the_next_task_proves_nothing() {
+        let store = store().await;
+        let mut holdings = Holdings::default();
+        holdings.begin(3, at(1), false);
+        holdings.hold(&store, || key(1), true, None, drafts(&store));
+        assert!(holdings.take_before(7).is_empty());
+        holdings.begin(7, at(5), true);
+        let holds = holdings.hold(&store, || key(2), false, None, drafts(&store));
+        // Whatever is accepted of the second task holds for the first one's events.
+        assert_eq!(
+            told(&holds),
+            [
+                (
+                    1,
+                    "3@1970-01-01T00:00:01.000000000Z;7@1970-01-01T00:00:05.000000000Z",
+                    0
+                ),
+                (2, "7@1970-01-01T00:00:05.000000000Z", 1)
+            ]
+        );
+        assert_eq!(holdings.take_before(9).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_activity_proves_a_task_only_while_no_other_can_have_begun() {
+        let store = store().await;
+        let timeout = Duration::from_secs(10);
+        let mut holdings = Holdings::default();
+        holdings.begin(3, at(100), false);
+        holdings.hold(&store, || key(1), false, None, drafts(&store));
+        assert!(holdings.take_that_scheduled(at(99), timeout).is_empty());
+        assert!(holdings.take_that_scheduled(at(110), timeout).is_empty());
+        assert!(holdings.take_that_scheduled(None, timeout).is_empty());
+        assert_eq!(holdings.take_that_scheduled(at(109), timeout).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_goes_back_leaves_the_id_as_the_only_evidence() {
+        let store = store().await;
+        let mut holdings = Holdings::default();
+        holdings.begin(3, at(100), false);
+        holdings.begin(7, at(100), false);
+        let holds = holdings.hold(&store, || key(1), false, None, drafts(&store));
+        assert_eq!(told(&holds), [(1, "7", 1)]);
+    }
+}
