@@ -169,13 +169,17 @@ fn may_be_told(
     markers: &[Marker],
     witnessed: &Witnessed,
 ) -> bool {
-    let mut of_it = markers
-        .iter()
-        .filter(|marker| marker.activity_id == attempt.activity_id && !marker.goes_on);
     let is_last = !witnessed
         .attempts()
         .any(|later| later.activity_id == attempt.activity_id && later.number > attempt.number);
-    let told = of_it.next().and_then(Marker::given_up).filter(|_| is_last);
+    let told = markers
+        .iter()
+        .filter(|marker| marker.activity_id == attempt.activity_id)
+        .filter(|marker| match marker.goes_on {
+            true => marker.attempt == attempt.number,
+            false => is_last,
+        })
+        .find_map(Marker::given_up);
     end.status() == told.unwrap_or(status) || end.status() == status
 }
 
