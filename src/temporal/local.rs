@@ -101,16 +101,11 @@ impl LocalActivities {
             .find(|attempt| attempt.number == name.number)
     }
 
-    /// Keeps an event that the code of an attempt published; gives it back when nobody waits for that
-    /// attempt any more.
-    pub(super) fn publish(&mut self, name: AttemptName, draft: Draft) -> Result<(), Draft> {
-        match self.attempt(name).filter(|attempt| attempt.end.is_none()) {
-            Some(attempt) => {
-                attempt.drafts.push(draft);
-                Ok(())
-            }
-            None => Err(draft),
-        }
+    /// Keeps an event that the code of an attempt published, and says whether it did: not when nobody waits
+    /// for that attempt any more.
+    pub(super) fn publish(&mut self, name: AttemptName, draft: Draft) -> bool {
+        let attempt = self.attempt(name).filter(|attempt| attempt.end.is_none());
+        attempt.map(|attempt| attempt.drafts.push(draft)).is_some()
     }
 
     /// The code of an attempt came to its end. Nothing happens if nobody waits for it any more.
@@ -278,7 +273,7 @@ impl Place for LocalAttempt {
         let staged = self
             .waiting
             .as_ref()
-            .is_some_and(|(stage, name)| stage.publish_in_local(*name, draft).is_ok());
+            .is_some_and(|(stage, name)| stage.publish_in_local(*name, draft));
         if staged {
             store.count_staged();
             Receipt::ready(Ok(id))

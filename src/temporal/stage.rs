@@ -139,8 +139,8 @@ impl RunStage {
         self.state().local.begin(context, start)
     }
 
-    /// Keeps what an attempt of a local activity published, while somebody waits for it.
-    pub(super) fn publish_in_local(&self, name: AttemptName, draft: Draft) -> Result<(), Draft> {
+    /// Keeps what an attempt of a local activity published, if somebody waits for it.
+    pub(super) fn publish_in_local(&self, name: AttemptName, draft: Draft) -> bool {
         self.state().local.publish(name, draft)
     }
 

@@ -78,7 +78,7 @@ pub async fn reconcile(events: &EventStore, clients: &[Client]) -> u64 {
             .backfill(far_past..far_future)
             .await
             .unwrap();
-        added += u64::try_from(found.added()).unwrap();
+        added += found.added();
     }
     added
 }
