@@ -107,6 +107,7 @@ async fn whatever_fails_nothing_is_lost_repeated_or_invented() {
     let outcome = Outcome {
         settings: &settings,
         faults: &faults,
+        resets: &resets,
         lost_calls: line.faults().values().sum(),
         reconciled,
         began,

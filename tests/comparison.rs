@@ -52,6 +52,7 @@ fn run(status: WorkflowExecutionStatus) -> RunHistory {
         workflow_id: "w".to_owned(),
         run_id: "r".to_owned(),
         status,
+        reset_activities: Default::default(),
         events: vec![
             event(
                 5,
@@ -222,6 +223,7 @@ fn talkative(status: WorkflowExecutionStatus) -> RunHistory {
         workflow_id: "w".to_owned(),
         run_id: "r".to_owned(),
         status,
+        reset_activities: Default::default(),
         events: vec![
             witness("begin", Vec::new()),
             marker(

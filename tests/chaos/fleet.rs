@@ -25,6 +25,7 @@ struct Fleet {
     places: Vec<Place>,
     line: LossyLine,
     database: Server,
+    resets: Resets,
 }
 
 impl Fleet {
@@ -56,6 +57,7 @@ impl Fleet {
             places,
             line,
             database,
+            resets: Resets::default(),
         }
     }
 
@@ -66,7 +68,7 @@ impl Fleet {
             clients: &self.clients,
             places: &mut self.places,
             database: Some(&mut self.database),
-            resets: Resets::default(),
+            resets: self.resets.clone(),
         };
         let faults = storm.rage().await;
         calm(&self.ground, &self.clients, &self.settings).await;
@@ -80,6 +82,7 @@ impl Fleet {
         let outcome = Outcome {
             settings: &self.settings,
             faults,
+            resets: &self.resets,
             lost_calls: self.line.faults().values().sum(),
             reconciled,
             began: self.began,

@@ -2,6 +2,7 @@
 //! saw, and the store is held against the server's histories.
 
 use super::{
+    load::Resets,
     places::{Place, held},
     storm::{Faults, Settings},
 };
@@ -95,6 +96,12 @@ pub async fn judge(
     for client in clients {
         runs.extend(histories(ground, client).await);
     }
+    let resets = outcome.resets.lock().unwrap();
+    for run in &mut runs {
+        let of_it = resets.iter().filter(|reset| reset.0 == run.workflow_id);
+        run.reset_activities = of_it.map(|reset| reset.1.clone()).collect();
+    }
+    drop(resets);
     outcome.settings.phase("drained, reconciled and read");
     let mut differences = compare_with(source, &runs, rows);
     every_order_that_completed_shipped(source, &runs, rows, &mut differences);
@@ -110,6 +117,7 @@ pub async fn judge(
 pub struct Outcome<'a> {
     pub settings: &'a Settings,
     pub faults: &'a Faults,
+    pub resets: &'a Resets,
     pub lost_calls: usize,
     pub reconciled: u64,
     pub began: Instant,
@@ -125,7 +133,11 @@ impl Outcome<'_> {
                 .entry(state_of(run.status).unwrap_or("open"))
                 .or_default() += 1;
         }
-        println!("{states:?}, may be lost: {}", differences.lost.len());
+        println!(
+            "{states:?}, {} activities reset, may be lost: {}",
+            self.resets.lock().unwrap().len(),
+            differences.lost.len()
+        );
         let restarts = match self.faults.database_crashes {
             0 => self.faults.server_restarts.to_string(),
             crashes => format!("{} + {crashes}", self.faults.server_restarts),

@@ -25,6 +25,8 @@ pub struct RunHistory {
     pub run_id: String,
     pub status: WorkflowExecutionStatus,
     pub events: Vec<HistoryEvent>,
+    /// Activities whose attempts the test had counted from 1 again, which history does not tell.
+    pub reset_activities: BTreeSet<String>,
 }
 
 impl RunHistory {

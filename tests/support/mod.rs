@@ -168,6 +168,7 @@ pub async fn histories(ground: &Ground, client: &Client) -> Vec<compare::RunHist
             run_id: execution.run_id,
             status,
             events,
+            reset_activities: Default::default(),
         });
     }
     runs

@@ -227,11 +227,12 @@ fn compare_by_hand(
                 "{BY_HAND} {nonce} of {name} activity {} attempt {}",
                 key.0, key.1
             );
-            let is_open = !row.is_local() && !told.contains(&key)
+            let is_reset = !row.is_local() && run.reset_activities.contains(key.0);
+            let is_open = !row.is_local() && (is_reset || !told.contains(&key))
                 || row.is_local() && parted(key, &markers, witnessed);
             if !is_open {
                 differences.phantom.push(what);
-            } else if !row.is_local() && !remote_seen.insert(key) {
+            } else if !row.is_local() && !remote_seen.insert(key) && !is_reset {
                 differences.duplicate.push(what);
             }
         }
