@@ -290,10 +290,8 @@ impl Commit {
     }
 
     fn resolve(&self, held: Vec<Holding>, completion: Completion) {
-        for holding in held {
-            self.resolver
-                .resolve(holding.held, holding.claim, completion);
-        }
+        let held = held.into_iter().map(|it| (it.held, it.claim)).collect();
+        self.resolver.resolve(held, completion);
     }
 
     /// Asks for tasks of which nothing was heard: a workflow may publish and then sleep for a month. Never
@@ -335,12 +333,14 @@ impl Commit {
                 Silence::Over(asked, true) => (asked, Completion::InMemory),
                 Silence::Over(asked, false) => (asked, Completion::OnItsWay),
             };
+            if self.resolver.can_ask() {
+                self.resolver.resolve(asked, completion);
+                continue;
+            }
             for (held, claim) in asked {
-                if self.resolver.can_ask() {
-                    self.resolver.resolve(held, claim, completion);
-                } else if completion == Completion::OnItsWay && claim.settle() {
-                    // Nobody can be asked. The SDK would have evicted the run by now, had the server not
-                    // taken the task.
+                // Nobody can be asked. The SDK would have evicted the run by now, had the server not taken
+                // the task.
+                if completion == Completion::OnItsWay && claim.settle() {
                     self.store.release(held.key);
                 }
             }

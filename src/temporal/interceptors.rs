@@ -110,9 +110,9 @@ impl EventInterceptors {
             }
             let end = run.end(state.clone());
             store.hold_without_waiting(run.hold(Some(state), vec![end]));
-            for holding in run.take_held() {
-                resolver.resolve(holding.held, holding.claim, Completion::OnItsWay);
-            }
+            let held = run.take_held().into_iter();
+            let held = held.map(|it| (it.held, it.claim)).collect();
+            resolver.resolve(held, Completion::OnItsWay);
         })
     }
 }

@@ -62,13 +62,16 @@ impl Resolver {
         }
     }
 
-    /// Settles one held task in the background. Without an answer it stays held, for the next start.
+    /// Settles what is held of a run in the background, one after the other, so that it is stored in its
+    /// order. Without an answer it stays held, for the next start.
     pub(super) fn resolve(
         self: &Arc<Self>,
-        held: HeldTask,
-        claim: Arc<Claim>,
+        held: Vec<(HeldTask, Arc<Claim>)>,
         completion: Completion,
     ) {
+        if held.is_empty() {
+            return;
+        }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
@@ -81,7 +84,9 @@ impl Resolver {
         let under_way = UnderWay(resolver.clone());
         runtime.spawn(async move {
             let _under_way = under_way;
-            resolver.settle(held, &claim, completion).await;
+            for (held, claim) in held {
+                resolver.settle(held, &claim, completion).await;
+            }
         });
     }
 
@@ -124,8 +129,17 @@ impl Resolver {
                     "asking the server about workflow tasks that an earlier worker left unconfirmed"
                 );
             }
-            for (held, claim) in left {
-                resolver.resolve(held, Arc::new(claim), Completion::Answered);
+            // In the order of the runs, and of the tasks of each.
+            let mut left = left.into_iter().peekable();
+            while let Some((task, claim)) = left.next() {
+                let run = (task.key.workflow_id.clone(), task.key.run_id.clone());
+                let mut of_run = vec![(task, Arc::new(claim))];
+                while let Some((task, claim)) = left
+                    .next_if(|(task, _)| task.key.workflow_id == run.0 && task.key.run_id == run.1)
+                {
+                    of_run.push((task, Arc::new(claim)));
+                }
+                resolver.resolve(of_run, Completion::Answered);
             }
         });
     }

@@ -111,6 +111,8 @@ pub(super) fn compare_locals(
         match count(|found| found.starts.len()) {
             // Nobody but the worker knows of a start.
             0 if source == Source::Lossy => differences.lost.push(format!("start of {what}")),
+            // It began when its workflow was being told already that the activity was given up.
+            0 if attempt.status.is_none() && is_given_up(attempt, &markers, witnessed) => {}
             0 => differences
                 .missing
                 .push(format!("activity_start of {what}")),
@@ -160,6 +162,18 @@ pub(super) fn compare_locals(
     }
 }
 
+/// Whether the activity was given up in its last attempt, which this one is.
+fn is_given_up(attempt: &Attempt, markers: &[Marker], witnessed: &Witnessed) -> bool {
+    let is_of_it = |marker: &&Marker| marker.activity_id == attempt.activity_id;
+    is_last(attempt, witnessed) && markers.iter().filter(is_of_it).any(Marker::is_given_up)
+}
+
+fn is_last(attempt: &Attempt, witnessed: &Witnessed) -> bool {
+    !witnessed
+        .attempts()
+        .any(|later| later.activity_id == attempt.activity_id && later.number > attempt.number)
+}
+
 /// Whether the end of an attempt is what its code came to or, where the activity was given up meanwhile,
 /// what the workflow was told.
 fn may_be_told(
@@ -169,9 +183,7 @@ fn may_be_told(
     markers: &[Marker],
     witnessed: &Witnessed,
 ) -> bool {
-    let is_last = !witnessed
-        .attempts()
-        .any(|later| later.activity_id == attempt.activity_id && later.number > attempt.number);
+    let is_last = is_last(attempt, witnessed);
     let told = markers
         .iter()
         .filter(|marker| marker.activity_id == attempt.activity_id)
