@@ -7,6 +7,9 @@ mod accepted_tasks;
 mod given_up;
 #[path = "commit_protocol/many_hands.rs"]
 mod many_hands;
+#[cfg(feature = "failpoints")]
+#[path = "commit_protocol/rules.rs"]
+mod rules;
 mod support;
 
 use serde_json::{Value, json};

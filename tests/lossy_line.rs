@@ -379,3 +379,13 @@ async fn the_next_attempt_at_a_task_does_not_show_that_it_was_accepted() {
         .collect();
     assert_eq!(user, ["answer.1"], "{}", told(&runs[0]));
 }
+
+/// A build that takes the next task for proof though a local activity is under way.
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_build_without_the_chain_is_caught() {
+    support::broken::is_caught_by(
+        "chain",
+        "the_next_attempt_at_a_task_does_not_show_that_it_was_accepted",
+    );
+}

@@ -96,7 +96,14 @@ pub(super) fn verdict(
     match (fate, end, closed) {
         (TaskFate::UnderWay, _, _) => Verdict::AskAgain,
         (TaskFate::Absent, _, None) if is_patient => Verdict::AskAgain,
-        (TaskFate::Accepted, None, _) | (TaskFate::Accepted, Some(_), Some(_)) => Verdict::Release,
+        (TaskFate::Accepted, None, _) => Verdict::Release,
+        // The run went on behind the task, and no worker reports how it ended then.
+        (
+            TaskFate::Accepted,
+            Some(told),
+            Some(actual @ (WorkflowState::Terminated | WorkflowState::TimedOut)),
+        ) if told != actual => Verdict::CorrectEnd(actual.clone()),
+        (TaskFate::Accepted, Some(_), Some(_)) => Verdict::Release,
         // A heartbeat of the task was accepted; the end would have come with a later one.
         (TaskFate::Accepted, Some(_), None) if is_patient => Verdict::AskAgain,
         (TaskFate::Accepted, Some(_), None) => Verdict::ReleaseWithoutEnd,
@@ -133,6 +140,7 @@ mod tests {
             (None,               of(UnderWay, None),            AskAgain, AskAgain),
             (None,               Testimony::Gone,               Keep, Keep),
             (Some(Completed),    of(Accepted, Some(Completed)), Release, Release),
+            (Some(Completed),    of(Accepted, Some(Terminated)), CorrectEnd(Terminated), CorrectEnd(Terminated)),
             (Some(Completed),    of(Accepted, None),            AskAgain, ReleaseWithoutEnd),
             (Some(Completed),    of(Rejected, None),            Discard, Discard),
             (Some(Completed),    of(Rejected, Some(Completed)), Discard, Discard),

@@ -4,7 +4,8 @@
 //! An execution in memory may go through several workflow tasks before the server takes anything of it: while
 //! it waits for a local activity its task may time out, and the SDK's core goes on under the next one. So what
 //! is held stays in a chain: what proves the last of the chain proves all of it, and each of them keeps the
-//! names of all tasks that could have brought it.
+//! names of all tasks that could have brought it. What comes after a local activity is a holding of its own:
+//! a heartbeat of the same task, sent before, may have been accepted without it.
 
 use super::{
     held::HeldTask,
@@ -28,6 +29,8 @@ pub(super) struct Holding {
     /// Somebody asked the run a question since: it may have been closed before, and is only replayed for
     /// the answer.
     pub(super) was_queried: bool,
+    // Which part of the execution it is of.
+    part: u64,
     // The server is being asked.
     is_asked: bool,
     // The journal does not have all of its evidence.
@@ -38,6 +41,8 @@ pub(super) struct Holding {
 #[derive(Debug, Default)]
 pub(super) struct Holdings {
     task: TaskExecution,
+    // Counted up whenever a task begins, or goes on behind a local activity.
+    part: u64,
     // When the present task began, where the workflow's time says so.
     began: Option<SystemTime>,
     last_time: Option<SystemTime>,
@@ -71,20 +76,25 @@ impl Holdings {
     ) {
         if self.task.started_event_id == started_event_id {
             if let Some(time) = time {
-                self.task.goes_on_at(time);
+                // An outcome without a marker leaves the workflow's time as it was.
+                if with_local && self.last_time < Some(time) {
+                    self.part += 1;
+                    self.task.times = vec![time];
+                }
                 for holding in &mut self.chain {
                     if let Some(last) = holding.held.evidence.0.last_mut()
                         && last.started_event_id == started_event_id
                     {
-                        let known = last.times.len();
+                        let known = last.times.last().copied();
                         last.goes_on_at(time);
-                        holding.is_stale |= last.times.len() != known;
+                        holding.is_stale |= last.times.last().copied() != known;
                     }
                 }
             }
         } else {
             // The SDK's time never goes back, the server's clock may: then it is not the event's time.
             let is_known = self.last_time.is_none() || self.last_time < time;
+            self.part += 1;
             self.task = TaskExecution {
                 started_event_id,
                 times: time.filter(|_| is_known).into_iter().collect(),
@@ -113,11 +123,9 @@ impl Holdings {
         self.has_local |= goes_on;
         self.silent_since = Some(Instant::now());
         self.chain.retain(|holding| !holding.claim.is_settled());
-        let is_held = |holding: &Holding| {
-            let first = holding.held.evidence.0.first();
-            first.is_some_and(|task| task.started_event_id == self.task.started_event_id)
-        };
-        if !self.chain.last().is_some_and(is_held) && !drafts.is_empty() {
+        let is_held = self.chain.last().is_some_and(|last| last.part == self.part);
+        // An end is held with what comes before it in the same part, or alone.
+        if !is_held && !drafts.is_empty() {
             let key = key();
             // Nobody has a key that is new.
             let Some(claim) = store.claim(&key) else {
@@ -131,6 +139,7 @@ impl Holdings {
                 },
                 claim: Arc::new(claim),
                 was_queried: false,
+                part: self.part,
                 is_asked: false,
                 is_stale: true,
             });
@@ -169,8 +178,8 @@ impl Holdings {
 
     /// Takes what is held if an activation of another task proves it: the SDK's core evicts a run whose
     /// completion the server did not take. While local activities were under way there was none.
-    pub(super) fn take_before(&mut self, started_event_id: i64) -> Vec<Holding> {
-        if self.goes_on || self.task.started_event_id == started_event_id {
+    pub(super) fn take_before(&mut self, started_event_id: i64, goes_on: bool) -> Vec<Holding> {
+        if goes_on || self.task.started_event_id == started_event_id {
             Vec::new()
         } else {
             self.take()
@@ -270,8 +279,8 @@ mod tests {
         holdings.begin(3, at(1), false);
         let holds = holdings.hold(&store, || key(1), false, None, drafts(&store));
         assert_eq!(told(&holds), [(1, "3@1970-01-01T00:00:01.000000000Z", 1)]);
-        assert!(holdings.take_before(3).is_empty());
-        assert_eq!(holdings.take_before(7).len(), 1);
+        assert!(holdings.take_before(3, false).is_empty());
+        assert_eq!(holdings.take_before(7, false).len(), 1);
     }
 
     #[tokio::test]
@@ -280,7 +289,7 @@ mod tests {
         let mut holdings = Holdings::default();
         holdings.begin(3, at(1), false);
         holdings.hold(&store, || key(1), true, None, drafts(&store));
-        assert!(holdings.take_before(7).is_empty());
+        assert!(holdings.take_before(7, true).is_empty());
         holdings.begin(7, at(5), true);
         let holds = holdings.hold(&store, || key(2), false, None, drafts(&store));
         // Whatever is accepted of the second task holds for the first one's events.
@@ -295,7 +304,7 @@ mod tests {
                 (2, "7@1970-01-01T00:00:05.000000000Z", 1)
             ]
         );
-        assert_eq!(holdings.take_before(9).len(), 2);
+        assert_eq!(holdings.take_before(9, false).len(), 2);
     }
 
     #[tokio::test]
@@ -319,5 +328,30 @@ mod tests {
         holdings.begin(7, at(100), false);
         let holds = holdings.hold(&store, || key(1), false, None, drafts(&store));
         assert_eq!(told(&holds), [(1, "7", 1)]);
+    }
+
+    #[tokio::test]
+    async fn what_comes_after_a_local_activity_is_proven_by_its_marker_alone() {
+        let store = store().await;
+        let mut holdings = Holdings::default();
+        holdings.begin(3, at(1), false);
+        holdings.hold(&store, || key(1), true, None, drafts(&store));
+        holdings.begin(3, at(2), true);
+        let holds = holdings.hold(&store, || key(2), false, None, drafts(&store));
+        assert_eq!(
+            told(&holds),
+            [
+                (
+                    1,
+                    "3@1970-01-01T00:00:01.000000000Z,1970-01-01T00:00:02.000000000Z",
+                    0
+                ),
+                (2, "3@1970-01-01T00:00:02.000000000Z", 1)
+            ]
+        );
+        // Given up without a marker: the workflow's time stays.
+        holdings.begin(3, at(2), true);
+        let holds = holdings.hold(&store, || key(3), false, None, drafts(&store));
+        assert_eq!(told(&holds), [(2, "3@1970-01-01T00:00:02.000000000Z", 1)]);
     }
 }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     context::Context,
+    crash_point::is_left_out,
     event::{ActivityStatus, Event, EventId, EventKey, FailureDetails, LifecycleEvent, lifecycle},
     store::{
         EventStore, Place, PublishError, Receipt,
@@ -131,7 +132,7 @@ impl LocalActivities {
         let mut drafts = Vec::new();
         for (index, mut attempt) in attempts.into_iter().enumerate() {
             drafts.append(&mut attempt.drafts);
-            let told = if index == last {
+            let told = if index == last && !is_left_out("outcome") {
                 outcome(store, resolution)
             } else {
                 None

@@ -212,9 +212,12 @@ impl Run {
         self.progress().holdings.take()
     }
 
-    /// Takes what is held if an activation of another task proves it.
-    pub(super) fn take_held_before(&self, started_event_id: i64) -> Vec<Holding> {
-        self.progress().holdings.take_before(started_event_id)
+    /// Takes what is held if an activation of another task proves it; not while local activities are under
+    /// way.
+    pub(super) fn take_held_before(&self, started_event_id: i64, goes_on: bool) -> Vec<Holding> {
+        self.progress()
+            .holdings
+            .take_before(started_event_id, goes_on)
     }
 
     /// Takes what is held if an activity that was scheduled then proves it.

@@ -84,3 +84,70 @@ async fn a_local_activity_that_is_cancelled_while_it_waits_has_no_attempt_0() {
     let differences = compare_with(Source::Reconciled, &runs, &rows);
     assert!(differences.is_empty(), "{differences}");
 }
+
+struct Endless;
+
+#[activities]
+impl Endless {
+    #[activity]
+    async fn run(_ctx: ActivityContext, _input: ()) -> Result<(), ActivityError> {
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        Ok(())
+    }
+}
+
+/// Cancels a local activity whose code does not care.
+#[workflow]
+#[derive(Default)]
+struct Cancels;
+
+#[workflow_methods]
+impl Cancels {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, _input: ()) -> WorkflowResult<()> {
+        let options = LocalActivityOptions::builder()
+            .start_to_close_timeout(TIMEOUT)
+            .cancel_type(temporalio_sdk::ActivityCancellationType::TryCancel)
+            .build();
+        let endless = ctx.execute_local_activity(Endless::run, (), options);
+        ctx.timer(Duration::from_millis(300)).await;
+        endless.cancel();
+        assert!(endless.await.is_err());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_local_activity_that_is_cancelled_while_its_code_runs_ends_as_history_says() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    let worker = WorkerOptions::new("orders")
+        .register_activities(Endless)
+        .register_workflow::<Cancels>()
+        .unwrap()
+        .build();
+    with_worker(&client, worker, async {
+        let options = WorkflowStartOptions::new("orders", "cancels")
+            .task_timeout(Duration::from_secs(1))
+            .build();
+        client
+            .start_workflow(Cancels::run, (), options)
+            .await
+            .unwrap()
+            .get_result(WorkflowGetResultOptions::default())
+            .await
+            .unwrap();
+    })
+    .await;
+    events.shutdown(TIMEOUT).await.unwrap();
+    assert_eq!(
+        lifecycle(&ground.events(), "cancels"),
+        [
+            "workflow_start running",
+            "activity_start Endless::run 1",
+            "activity_end Endless::run 1 cancelled",
+            "workflow_end completed",
+        ]
+    );
+}

@@ -2,6 +2,8 @@
 //! child processes, histories, and the store as the `sqlite3` program sees it.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+#[cfg(feature = "failpoints")]
+pub mod broken;
 pub mod compare;
 #[path = "../../examples/support/dev_server.rs"]
 pub mod dev_server;
@@ -47,6 +49,8 @@ pub struct Ground {
 
 impl Ground {
     pub async fn new() -> Self {
+        #[cfg(feature = "failpoints")]
+        broken::as_told();
         Self {
             server: DevServer::start().await.unwrap(),
             directory: tempfile::tempdir().unwrap(),
