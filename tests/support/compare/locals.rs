@@ -102,6 +102,9 @@ pub(super) fn compare_locals(
         }
     }
     for attempt in witnessed.attempts() {
+        if began_too_late(attempt, rows, &markers, witnessed) {
+            continue;
+        }
         let what = format!(
             "{name} local activity {} attempt {}",
             attempt.activity_id, attempt.number
@@ -158,6 +161,28 @@ pub(super) fn compare_locals(
             }
         }
     }
+}
+
+/// Whether an attempt began when its activity had been given up, and only the workflow code had not heard
+/// of it yet: nothing of it is stored then.
+pub(super) fn began_too_late(
+    attempt: &Attempt,
+    rows: &[&Row],
+    markers: &[Marker],
+    witnessed: &Witnessed,
+) -> bool {
+    let key = (attempt.activity_id.as_str(), attempt.number);
+    let is_last = !witnessed
+        .attempts()
+        .any(|later| later.activity_id == attempt.activity_id && later.number > attempt.number);
+    let is_given_up = markers
+        .iter()
+        .any(|marker| marker.activity_id == attempt.activity_id && marker.is_given_up());
+    is_last
+        && is_given_up
+        && !rows
+            .iter()
+            .any(|row| row.is_local() && row.attempt_key() == key)
 }
 
 /// Whether the end of an attempt is what its code came to or, where the activity was given up meanwhile,

@@ -1,7 +1,11 @@
 //! What workflow code and activities publish, one by one: what the workflow bore witness to in the tasks
 //! that the server accepted is in the store once, and nothing else is.
 
-use super::{Differences, RunHistory, Source, locals::markers, state_of};
+use super::{
+    Differences, RunHistory, Source,
+    locals::{began_too_late, markers},
+    state_of,
+};
 use crate::support::{
     Row,
     witness::{Attempt, BY_HAND, SAID, WITNESS, Witness, by_hand_of},
@@ -178,12 +182,15 @@ fn compare_by_hand(
 ) {
     // By nonce: the activity and the attempt.
     let mut expected: BTreeMap<&str, (&str, u32)> = BTreeMap::new();
+    let markers = markers(run.own_events());
     for attempt in witnessed.attempts() {
+        if began_too_late(attempt, rows, &markers, witnessed) {
+            continue;
+        }
         for nonce in &attempt.by_hand {
             expected.insert(nonce, (&attempt.activity_id, attempt.number));
         }
     }
-    let markers = markers(run.own_events());
     for marker in &markers {
         let message = marker
             .failure
