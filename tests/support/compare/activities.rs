@@ -149,6 +149,11 @@ pub(super) fn compare_activities(
             .iter()
             .map(|row| row.data("status").as_str().unwrap_or_default())
             .collect();
+        // Each time that its attempts are counted from 1 again, there may be one more of this number, and
+        // workers with journals of their own give both one id.
+        if run.reset_activities.contains(id) && !told.is_empty() {
+            continue;
+        }
         let mut contradicted = Vec::new();
         for ended in ended {
             match told.iter().position(|told| ended.agrees_with(told)) {
@@ -164,10 +169,6 @@ pub(super) fn compare_activities(
                     .wrong_outcome
                     .push(format!("{what}: {told}, the server has {ended:?}")),
             }
-        }
-        // Each time that its attempts are counted from 1 again, there may be one more of this number.
-        if run.reset_activities.contains(id) {
-            continue;
         }
         for told in told {
             differences.duplicate.push(format!("{what}: {told}"));

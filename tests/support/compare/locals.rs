@@ -102,6 +102,9 @@ pub(super) fn compare_locals(
         }
     }
     for attempt in witnessed.attempts() {
+        if began_too_late(attempt, rows, &markers, witnessed) {
+            continue;
+        }
         let what = format!(
             "{name} local activity {} attempt {}",
             attempt.activity_id, attempt.number
@@ -111,8 +114,6 @@ pub(super) fn compare_locals(
         match count(|found| found.starts.len()) {
             // Nobody but the worker knows of a start.
             0 if source == Source::Lossy => differences.lost.push(format!("start of {what}")),
-            // It began when its workflow was being told already that the activity was given up.
-            0 if attempt.status.is_none() && is_given_up(attempt, &markers, witnessed) => {}
             0 => differences
                 .missing
                 .push(format!("activity_start of {what}")),
@@ -162,16 +163,26 @@ pub(super) fn compare_locals(
     }
 }
 
-/// Whether the activity was given up in its last attempt, which this one is.
-fn is_given_up(attempt: &Attempt, markers: &[Marker], witnessed: &Witnessed) -> bool {
-    let is_of_it = |marker: &&Marker| marker.activity_id == attempt.activity_id;
-    is_last(attempt, witnessed) && markers.iter().filter(is_of_it).any(Marker::is_given_up)
-}
-
-fn is_last(attempt: &Attempt, witnessed: &Witnessed) -> bool {
-    !witnessed
+/// Whether an attempt began when its activity had been given up, and only the workflow code had not heard
+/// of it yet: nothing of it is stored then.
+pub(super) fn began_too_late(
+    attempt: &Attempt,
+    rows: &[&Row],
+    markers: &[Marker],
+    witnessed: &Witnessed,
+) -> bool {
+    let key = (attempt.activity_id.as_str(), attempt.number);
+    let is_last = !witnessed
         .attempts()
-        .any(|later| later.activity_id == attempt.activity_id && later.number > attempt.number)
+        .any(|later| later.activity_id == attempt.activity_id && later.number > attempt.number);
+    let is_given_up = markers
+        .iter()
+        .any(|marker| marker.activity_id == attempt.activity_id && marker.is_given_up());
+    is_last
+        && is_given_up
+        && !rows
+            .iter()
+            .any(|row| row.is_local() && row.attempt_key() == key)
 }
 
 /// Whether the end of an attempt is what its code came to or, where the activity was given up meanwhile,
@@ -183,7 +194,9 @@ fn may_be_told(
     markers: &[Marker],
     witnessed: &Witnessed,
 ) -> bool {
-    let is_last = is_last(attempt, witnessed);
+    let is_last = !witnessed
+        .attempts()
+        .any(|later| later.activity_id == attempt.activity_id && later.number > attempt.number);
     let told = markers
         .iter()
         .filter(|marker| marker.activity_id == attempt.activity_id)

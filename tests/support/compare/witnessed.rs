@@ -1,7 +1,11 @@
 //! What workflow code and activities publish, one by one: what the workflow bore witness to in the tasks
 //! that the server accepted is in the store once, and nothing else is.
 
-use super::{Differences, RunHistory, Source, locals::markers, state_of};
+use super::{
+    Differences, RunHistory, Source,
+    locals::{began_too_late, markers},
+    state_of,
+};
 use crate::support::{
     Row,
     witness::{Attempt, BY_HAND, SAID, WITNESS, Witness, by_hand_of},
@@ -178,12 +182,15 @@ fn compare_by_hand(
 ) {
     // By nonce: the activity and the attempt.
     let mut expected: BTreeMap<&str, (&str, u32)> = BTreeMap::new();
+    let markers = markers(run.own_events());
     for attempt in witnessed.attempts() {
+        if began_too_late(attempt, rows, &markers, witnessed) {
+            continue;
+        }
         for nonce in &attempt.by_hand {
             expected.insert(nonce, (&attempt.activity_id, attempt.number));
         }
     }
-    let markers = markers(run.own_events());
     for marker in &markers {
         let message = marker
             .failure
@@ -207,6 +214,8 @@ fn compare_by_hand(
         let what = format!("{BY_HAND} {nonce} of {name} activity {id} attempt {attempt}");
         match stored.remove(nonce).as_deref() {
             None if source == Source::Lossy => differences.lost.push(what),
+            // Another attempt of this number may have published under its id.
+            None if run.reset_activities.contains(id) => {}
             None => differences.missing.push(what),
             Some([row]) if row.attempt_key() == (id, attempt) => {}
             Some([row]) => differences
