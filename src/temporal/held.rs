@@ -60,8 +60,6 @@ pub(super) enum Testimony {
     /// The server knows the run.
     Of {
         fate: TaskFate,
-        /// No other task was completed behind it.
-        is_last: bool,
         /// How the run was closed, if it was.
         closed: Option<WorkflowState>,
     },
@@ -74,6 +72,8 @@ pub(super) enum Testimony {
 pub(super) enum Verdict {
     /// All of it is true.
     Release,
+    /// All of it is true but the end: the task was accepted when it had not ended the run yet.
+    ReleaseWithoutEnd,
     /// None of it is true but that the run ended, and otherwise than it says.
     CorrectEnd(WorkflowState),
     /// None of it is true.
@@ -90,30 +90,31 @@ pub(super) fn verdict(
     testimony: &Testimony,
     is_patient: bool,
 ) -> Verdict {
-    let Testimony::Of {
-        fate,
-        is_last,
-        closed,
-    } = testimony
-    else {
+    let Testimony::Of { fate, closed } = testimony else {
         return Verdict::Keep;
     };
     match (fate, end, closed) {
         (TaskFate::UnderWay, _, _) => Verdict::AskAgain,
         (TaskFate::Absent, _, None) if is_patient => Verdict::AskAgain,
         (TaskFate::Accepted, None, _) => Verdict::Release,
-        // What was accepted of another task may have been a heartbeat.
-        (TaskFate::Accepted, Some(told), Some(actual)) if *is_last && told == actual => {
-            Verdict::Release
-        }
+        // The run went on behind the task, and no worker reports how it ended then.
+        (
+            TaskFate::Accepted,
+            Some(told),
+            Some(actual @ (WorkflowState::Terminated | WorkflowState::TimedOut)),
+        ) if told != actual => Verdict::CorrectEnd(actual.clone()),
+        (TaskFate::Accepted, Some(_), Some(_)) => Verdict::Release,
         // A heartbeat of the task was accepted; the end would have come with a later one.
         (TaskFate::Accepted, Some(_), None) if is_patient => Verdict::AskAgain,
+        (TaskFate::Accepted, Some(_), None) => Verdict::ReleaseWithoutEnd,
         // No worker reports these, and this one has the most to say of the run.
-        (_, Some(_), Some(actual @ (WorkflowState::Terminated | WorkflowState::TimedOut))) => {
-            Verdict::CorrectEnd(actual.clone())
-        }
+        (
+            TaskFate::Rejected | TaskFate::Absent,
+            Some(_),
+            Some(actual @ (WorkflowState::Terminated | WorkflowState::TimedOut)),
+        ) => Verdict::CorrectEnd(actual.clone()),
         // What another execution came to is reported by its own worker, or found by the reconciler.
-        (TaskFate::Accepted | TaskFate::Rejected | TaskFate::Absent, _, _) => Verdict::Discard,
+        (TaskFate::Rejected | TaskFate::Absent, _, _) => Verdict::Discard,
     }
 }
 
@@ -121,21 +122,12 @@ pub(super) fn verdict(
 mod tests {
     use super::*;
     use TaskFate::{Absent, Accepted, Rejected, UnderWay};
-    use Verdict::{AskAgain, CorrectEnd, Discard, Keep, Release};
+    use Verdict::{AskAgain, CorrectEnd, Discard, Keep, Release, ReleaseWithoutEnd};
     use WorkflowState::{Completed, Failed, Terminated};
 
     #[test]
     fn the_table_of_verdicts() {
-        let of = |fate, closed: Option<WorkflowState>| Testimony::Of {
-            fate,
-            is_last: true,
-            closed,
-        };
-        let before_another = |closed| Testimony::Of {
-            fate: Accepted,
-            is_last: false,
-            closed: Some(closed),
-        };
+        let of = |fate, closed: Option<WorkflowState>| Testimony::Of { fate, closed };
         #[rustfmt::skip]
         let table = [
             // what is held      what the server says           patient  not patient
@@ -149,10 +141,7 @@ mod tests {
             (None,               Testimony::Gone,               Keep, Keep),
             (Some(Completed),    of(Accepted, Some(Completed)), Release, Release),
             (Some(Completed),    of(Accepted, Some(Terminated)), CorrectEnd(Terminated), CorrectEnd(Terminated)),
-            (Some(Completed),    before_another(Completed),     Discard, Discard),
-            (Some(Completed),    before_another(Terminated),    CorrectEnd(Terminated), CorrectEnd(Terminated)),
-            (Some(Completed),    of(Accepted, None),            AskAgain, Discard),
-            (Some(Completed),    of(Accepted, Some(Failed)),    Discard, Discard),
+            (Some(Completed),    of(Accepted, None),            AskAgain, ReleaseWithoutEnd),
             (Some(Completed),    of(Rejected, None),            Discard, Discard),
             (Some(Completed),    of(Rejected, Some(Completed)), Discard, Discard),
             (Some(Completed),    of(Rejected, Some(Terminated)), CorrectEnd(Terminated), CorrectEnd(Terminated)),

@@ -5,8 +5,7 @@
 //! it waits for a local activity its task may time out, and the SDK's core goes on under the next one. So what
 //! is held stays in a chain: what proves the last of the chain proves all of it, and each of them keeps the
 //! names of all tasks that could have brought it. What comes after a local activity is a holding of its own:
-//! a heartbeat of the same task, sent before, may have been accepted without it. Its marker tells; where the
-//! activity left none, only the end of the run, or what comes later in memory, does.
+//! a heartbeat of the same task, sent before, may have been accepted without it.
 
 use super::{
     held::HeldTask,
@@ -41,10 +40,7 @@ pub(super) struct Holding {
 /// What is held of a run in memory, in the order of its tasks.
 #[derive(Debug, Default)]
 pub(super) struct Holdings {
-    // The present task, with all of its times.
     task: TaskExecution,
-    // What history has of its present part.
-    evidence: Evidence,
     // Counted up whenever a task begins, or goes on behind a local activity.
     part: u64,
     // When the present task began, where the workflow's time says so.
@@ -79,17 +75,20 @@ impl Holdings {
         with_local: bool,
     ) {
         if self.task.started_event_id == started_event_id {
-            if with_local {
-                self.part += 1;
-                self.evidence = Evidence::default();
-            }
-            // An outcome without a marker leaves the workflow's time as it was.
-            if let Some(time) = time.filter(|time| self.last_time < Some(*time)) {
-                self.task.goes_on_at(time);
-                self.evidence.goes_on_at(started_event_id, time);
+            if let Some(time) = time {
+                // An outcome without a marker leaves the workflow's time as it was.
+                if with_local && self.last_time < Some(time) {
+                    self.part += 1;
+                    self.task.times = vec![time];
+                }
                 for holding in &mut self.chain {
-                    holding.held.evidence.goes_on_at(started_event_id, time);
-                    holding.is_stale = true;
+                    if let Some(last) = holding.held.evidence.0.last_mut()
+                        && last.started_event_id == started_event_id
+                    {
+                        let known = last.times.last().copied();
+                        last.goes_on_at(time);
+                        holding.is_stale |= last.times.last().copied() != known;
+                    }
                 }
             }
         } else {
@@ -100,7 +99,6 @@ impl Holdings {
                 started_event_id,
                 times: time.filter(|_| is_known).into_iter().collect(),
             };
-            self.evidence = Evidence(vec![self.task.clone()]);
             self.began = time.filter(|_| is_known && !with_local);
             for holding in &mut self.chain {
                 holding.held.evidence.0.push(self.task.clone());
@@ -136,7 +134,7 @@ impl Holdings {
             self.chain.push(Holding {
                 held: HeldTask {
                     key,
-                    evidence: self.evidence.clone(),
+                    evidence: Evidence(vec![self.task.clone()]),
                     end: None,
                 },
                 claim: Arc::new(claim),
@@ -147,12 +145,7 @@ impl Holdings {
             });
         }
         if let Some(last) = self.chain.last_mut() {
-            if end.is_some() {
-                last.held.end = end;
-                // How the run is closed says whether it was this: whatever shows the task is enough.
-                last.held.evidence = Evidence(vec![self.task.clone()]);
-                last.is_stale = true;
-            }
+            last.held.end = end.or(last.held.end.take());
             last.is_stale |= !drafts.is_empty();
         }
         let last = self.chain.len().saturating_sub(1);
@@ -356,20 +349,9 @@ mod tests {
                 (2, "3@1970-01-01T00:00:02.000000000Z", 1)
             ]
         );
-        // Given up without a marker: the workflow's time stays, and history has nothing to tell it by.
+        // Given up without a marker: the workflow's time stays.
         holdings.begin(3, at(2), true);
         let holds = holdings.hold(&store, || key(3), false, None, drafts(&store));
-        assert_eq!(told(&holds), [(3, "", 1)]);
-        // But for the end: how the run was closed tells.
-        let completed = Some(WorkflowState::Completed);
-        let holds = holdings.hold(&store, || key(4), false, completed, drafts(&store));
-        assert_eq!(
-            told(&holds),
-            [(
-                3,
-                "3@1970-01-01T00:00:01.000000000Z,1970-01-01T00:00:02.000000000Z",
-                1
-            )]
-        );
+        assert_eq!(told(&holds), [(2, "3@1970-01-01T00:00:02.000000000Z", 1)]);
     }
 }

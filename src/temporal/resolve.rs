@@ -190,7 +190,6 @@ impl Resolver {
         if is_left_out("ask") {
             return Ok(Testimony::Of {
                 fate: TaskFate::Accepted,
-                is_last: true,
                 closed: held.end.clone(),
             });
         }
@@ -233,6 +232,12 @@ pub(super) async fn execute(store: &EventStore, held: &HeldTask, claim: &Claim, 
             );
             store.discard(key.clone());
         }
+        Verdict::ReleaseWithoutEnd if claim.settle() => {
+            replace(store, held, |events| {
+                events.into_iter().filter(|event| !is_end(event)).collect()
+            })
+            .await;
+        }
         Verdict::CorrectEnd(actual) if claim.settle() => {
             replace(store, held, |events| {
                 let end = events.into_iter().find(is_end);
@@ -241,7 +246,10 @@ pub(super) async fn execute(store: &EventStore, held: &HeldTask, claim: &Claim, 
             .await;
         }
         // Somebody was quicker.
-        Verdict::Release | Verdict::Discard | Verdict::CorrectEnd(_) => {}
+        Verdict::Release
+        | Verdict::Discard
+        | Verdict::ReleaseWithoutEnd
+        | Verdict::CorrectEnd(_) => {}
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) struct TaskExecution {
 impl TaskExecution {
     /// Notes the time of one more activation.
     pub(super) fn goes_on_at(&mut self, time: SystemTime) {
-        // Without any the id is enough.
+        // Without the first, no time of it is known to history.
         if self.times.is_empty() || self.times.contains(&time) {
             return;
         }
@@ -39,23 +39,9 @@ impl TaskExecution {
 }
 
 /// The executions through which something went, without a word of the server in between; what was accepted of
-/// any of them holds for it. None: history has nothing by which to tell.
+/// any of them holds for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Evidence(pub(super) Vec<TaskExecution>);
-
-impl Evidence {
-    /// The task goes on, and what is accepted of it from this time on holds for this, too.
-    pub(super) fn goes_on_at(&mut self, started_event_id: i64, time: SystemTime) {
-        let known = |task: &&mut TaskExecution| task.started_event_id == started_event_id;
-        match self.0.iter_mut().find(known) {
-            Some(task) => task.goes_on_at(time),
-            None => self.0.push(TaskExecution {
-                started_event_id,
-                times: vec![time],
-            }),
-        }
-    }
-}
 
 /// As the journal keeps it: `7@TIME,TIME;12@TIME`.
 impl fmt::Display for Evidence {
@@ -79,7 +65,6 @@ impl FromStr for Evidence {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.split(';')
-            .filter(|task| !task.is_empty())
             .map(|task| {
                 let (id, times) = task.split_once('@').unwrap_or((task, ""));
                 let times = times
@@ -112,7 +97,6 @@ mod tests {
         for evidence in [
             Evidence(vec![task(7, &[1_795_419_036])]),
             Evidence(vec![task(7, &[])]),
-            Evidence(vec![]),
             Evidence(vec![task(3, &[1, 2]), task(9, &[]), task(12, &[3])]),
         ] {
             assert_eq!(evidence.to_string().parse(), Ok(evidence));

@@ -34,14 +34,8 @@ impl Server {
         run: &RunKey,
         evidence: &Evidence,
     ) -> Result<Testimony, RequestError> {
-        let unknown = [TaskExecution::default()];
-        let tasks = if evidence.0.is_empty() {
-            &unknown[..]
-        } else {
-            &evidence.0[..]
-        };
         let mut last = None;
-        for task in tasks.iter().rev() {
+        for task in evidence.0.iter().rev() {
             let testimony = self.testimony_of(run, task).await?;
             let is_settled = matches!(
                 testimony,
@@ -68,7 +62,6 @@ impl Server {
         let Testimony::Of {
             fate: TaskFate::Absent | TaskFate::UnderWay,
             closed: None,
-            ..
         } = seen
         else {
             return Ok(seen);
@@ -84,7 +77,6 @@ impl Server {
         {
             return Ok(Testimony::Of {
                 fate: TaskFate::UnderWay,
-                is_last: true,
                 closed: None,
             });
         }
@@ -177,8 +169,6 @@ struct Reading {
     closed: Option<WorkflowState>,
     // The start of the task that the event completed which was read last but for markers.
     completed: Option<i64>,
-    // How many tasks were completed, as far as was read.
-    completions: usize,
     // When local activities came to their end, whose markers came in behind that.
     local_ends: Vec<SystemTime>,
 }
@@ -194,7 +184,6 @@ impl Reading {
         match &event.attributes {
             Some(Attributes::WorkflowTaskCompletedEventAttributes(completed)) => {
                 self.completed = Some(completed.started_event_id);
-                self.completions += 1;
             }
             Some(Attributes::MarkerRecordedEventAttributes(marker)) => {
                 self.local_ends.extend(local_end(marker));
@@ -228,7 +217,6 @@ impl Reading {
     fn testimony(self, fate: TaskFate) -> Testimony {
         Testimony::Of {
             fate,
-            is_last: self.completions <= 1,
             closed: self.closed,
         }
     }
