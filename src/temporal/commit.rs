@@ -3,7 +3,8 @@
 //! Knows activations and completions, and nothing of how interceptors are called.
 //!
 //! What a task publishes, what it did in local activities and the end that it brings are *held* under one
-//! key for each execution of a task, from its first activation to its last. They are released when
+//! key for each part of an execution of a task, from one outcome of a local activity to the next. They are
+//! released when
 //!
 //! * the run goes on in memory with a later task: the SDK's core evicts a run whose completion the server did
 //!   not take (while local activities are under way nothing was completed, and nothing is proven);

@@ -16,15 +16,13 @@ use temporalio_common::protos::{
         common::v1::WorkflowExecution,
         enums::v1::WorkflowExecutionStatus,
         history::v1::{HistoryEvent, MarkerRecordedEventAttributes, history_event::Attributes},
-        workflowservice::v1::{
-            DescribeWorkflowExecutionRequest, GetWorkflowExecutionHistoryReverseRequest,
-        },
+        workflowservice::v1::DescribeWorkflowExecutionRequest,
     },
 };
 
 /// The task is near the end of the history, most times; the first page is small.
-const FIRST_PAGE: i32 = 32;
-const NEXT_PAGES: i32 = 500;
+const FIRST_PAGE: u32 = 32;
+const NEXT_PAGES: u32 = 500;
 
 impl Server {
     /// Asks what became of the executions that something went through: it was accepted with any of them, or
@@ -96,27 +94,20 @@ impl Server {
             } else {
                 NEXT_PAGES
             };
-            let ask = async {
-                let mut service = self.connection().await?.workflow_service();
-                let request = GetWorkflowExecutionHistoryReverseRequest {
-                    namespace: run.namespace.clone(),
-                    execution: Some(execution(run)),
-                    maximum_page_size: page_size,
-                    next_page_token: next_page_token.clone(),
-                };
-                let answer = service
-                    .get_workflow_execution_history_reverse(request.into_request())
-                    .await;
-                match answer {
-                    Ok(answer) => Ok(Some(answer.into_inner())),
-                    Err(status) if status.code() == Code::NotFound => Ok(None),
-                    Err(status) => Err(RequestError::from(status)),
-                }
+            let page = self
+                .history_page_backwards(
+                    &run.namespace,
+                    &run.workflow_id,
+                    &run.run_id,
+                    page_size,
+                    std::mem::take(&mut next_page_token),
+                )
+                .await;
+            let page = match page {
+                Err(RequestError::Gone) => return Ok(Testimony::Gone),
+                page => page?,
             };
-            let Some(page) = self.ask(ask).await? else {
-                return Ok(Testimony::Gone);
-            };
-            for event in page.history.unwrap_or_default().events {
+            for event in page.events {
                 if let Some(fate) = reading.read(&event, task) {
                     return Ok(reading.testimony(fate));
                 }
