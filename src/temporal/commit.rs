@@ -153,7 +153,7 @@ impl Commit {
             activation.is_replaying,
             started_event_id,
             now,
-            !resolved.is_empty(),
+            resolved.iter().map(|resolved| resolved.seq).collect(),
         );
         for resolved in resolved {
             let stage = run.stage();
@@ -171,7 +171,7 @@ impl Commit {
             now,
         }) = runs.get(run.run_id())
         {
-            run.begin(*replaying, *started_event_id, *now, false);
+            run.begin(*replaying, *started_event_id, *now, Vec::new());
         }
         runs.insert(run.run_id().to_owned(), Slot::Running(run.clone()));
         run

@@ -72,7 +72,7 @@ pub(super) enum Testimony {
 pub(super) enum Verdict {
     /// All of it is true.
     Release,
-    /// All of it is true but the end: the task was accepted when it had not ended the run yet.
+    /// All of it is true but the end: the task was accepted, and the run goes on or was ended otherwise.
     ReleaseWithoutEnd,
     /// None of it is true but that the run ended, and otherwise than it says.
     CorrectEnd(WorkflowState),
@@ -103,7 +103,8 @@ pub(super) fn verdict(
             Some(told),
             Some(actual @ (WorkflowState::Terminated | WorkflowState::TimedOut)),
         ) if told != actual => Verdict::CorrectEnd(actual.clone()),
-        (TaskFate::Accepted, Some(_), Some(_)) => Verdict::Release,
+        (TaskFate::Accepted, Some(told), Some(actual)) if told == actual => Verdict::Release,
+        (TaskFate::Accepted, Some(_), Some(_)) => Verdict::ReleaseWithoutEnd,
         // A heartbeat of the task was accepted; the end would have come with a later one.
         (TaskFate::Accepted, Some(_), None) if is_patient => Verdict::AskAgain,
         (TaskFate::Accepted, Some(_), None) => Verdict::ReleaseWithoutEnd,
@@ -141,6 +142,7 @@ mod tests {
             (None,               Testimony::Gone,               Keep, Keep),
             (Some(Completed),    of(Accepted, Some(Completed)), Release, Release),
             (Some(Completed),    of(Accepted, Some(Terminated)), CorrectEnd(Terminated), CorrectEnd(Terminated)),
+            (Some(Completed),    of(Accepted, Some(Failed)),    ReleaseWithoutEnd, ReleaseWithoutEnd),
             (Some(Completed),    of(Accepted, None),            AskAgain, ReleaseWithoutEnd),
             (Some(Completed),    of(Rejected, None),            Discard, Discard),
             (Some(Completed),    of(Rejected, Some(Completed)), Discard, Discard),

@@ -4,8 +4,9 @@
 //! An execution in memory may go through several workflow tasks before the server takes anything of it: while
 //! it waits for a local activity its task may time out, and the SDK's core goes on under the next one. So what
 //! is held stays in a chain: what proves the last of the chain proves all of it, and each of them keeps the
-//! names of all tasks that could have brought it. What comes after a local activity is a holding of its own:
-//! a heartbeat of the same task, sent before, may have been accepted without it.
+//! names of all tasks that could have brought it. What comes after the outcome of a local activity is a
+//! holding of its own, proven only with the marker of that outcome: a heartbeat of the same task, sent before,
+//! may have been accepted without it.
 
 use super::{
     held::HeldTask,
@@ -43,6 +44,8 @@ pub(super) struct Holdings {
     task: TaskExecution,
     // Counted up whenever a task begins, or goes on behind a local activity.
     part: u64,
+    // The local activities whose outcome began the present part.
+    local_outcomes: Vec<u32>,
     // When the present task began, where the workflow's time says so.
     began: Option<SystemTime>,
     last_time: Option<SystemTime>,
@@ -66,42 +69,30 @@ pub(super) enum Silence {
 }
 
 impl Holdings {
-    /// An activation begins, of the task with this id, at this time of the workflow. `with_local`: it tells
-    /// the workflow what a local activity came to.
+    /// An activation begins, of the task with this id, at this time of the workflow. It tells the workflow
+    /// what the local activities with these numbers came to.
     pub(super) fn begin(
         &mut self,
         started_event_id: i64,
         time: Option<SystemTime>,
-        with_local: bool,
+        local_outcomes: Vec<u32>,
     ) {
-        if self.task.started_event_id == started_event_id {
-            if let Some(time) = time {
-                // An outcome without a marker leaves the workflow's time as it was.
-                if with_local && self.last_time < Some(time) {
-                    self.part += 1;
-                    self.task.times = vec![time];
-                }
-                for holding in &mut self.chain {
-                    if let Some(last) = holding.held.evidence.0.last_mut()
-                        && last.started_event_id == started_event_id
-                    {
-                        let known = last.times.last().copied();
-                        last.goes_on_at(time);
-                        holding.is_stale |= last.times.last().copied() != known;
-                    }
-                }
-            }
-        } else {
-            // The SDK's time never goes back, the server's clock may: then it is not the event's time.
-            let is_known = self.last_time.is_none() || self.last_time < time;
+        let with_local = !local_outcomes.is_empty();
+        let is_new = self.task.started_event_id != started_event_id;
+        if is_new || with_local {
             self.part += 1;
+            self.local_outcomes = local_outcomes;
+        }
+        if is_new {
+            // The SDK's time never goes back, the server's clock may: then it is not the event's time.
+            let time = time.filter(|_| self.last_time.is_none() || self.last_time < time);
             self.task = TaskExecution {
                 started_event_id,
-                times: time.filter(|_| is_known).into_iter().collect(),
+                time,
             };
-            self.began = time.filter(|_| is_known && !with_local);
+            self.began = time.filter(|_| !with_local);
             for holding in &mut self.chain {
-                holding.held.evidence.0.push(self.task.clone());
+                holding.held.evidence.executions.push(self.task.clone());
                 holding.is_stale = true;
             }
         }
@@ -134,7 +125,10 @@ impl Holdings {
             self.chain.push(Holding {
                 held: HeldTask {
                     key,
-                    evidence: Evidence(vec![self.task.clone()]),
+                    evidence: Evidence {
+                        executions: vec![self.task.clone()],
+                        local_outcomes: self.local_outcomes.clone(),
+                    },
                     end: None,
                 },
                 claim: Arc::new(claim),
@@ -144,7 +138,7 @@ impl Holdings {
                 is_stale: true,
             });
         }
-        if let Some(last) = self.chain.last_mut() {
+        if let Some(last) = self.chain.last_mut().filter(|last| last.part == self.part) {
             last.held.end = end.or(last.held.end.take());
             last.is_stale |= !drafts.is_empty();
         }
@@ -276,7 +270,7 @@ mod tests {
     async fn the_next_task_proves_one_that_was_completed() {
         let store = store().await;
         let mut holdings = Holdings::default();
-        holdings.begin(3, at(1), false);
+        holdings.begin(3, at(1), vec![]);
         let holds = holdings.hold(&store, || key(1), false, None, drafts(&store));
         assert_eq!(told(&holds), [(1, "3@1970-01-01T00:00:01.000000000Z", 1)]);
         assert!(holdings.take_before(3, false).is_empty());
@@ -287,10 +281,10 @@ mod tests {
     async fn while_a_local_activity_is_under_way_the_next_task_proves_nothing() {
         let store = store().await;
         let mut holdings = Holdings::default();
-        holdings.begin(3, at(1), false);
+        holdings.begin(3, at(1), vec![]);
         holdings.hold(&store, || key(1), true, None, drafts(&store));
         assert!(holdings.take_before(7, true).is_empty());
-        holdings.begin(7, at(5), true);
+        holdings.begin(7, at(5), vec![1]);
         let holds = holdings.hold(&store, || key(2), false, None, drafts(&store));
         // Whatever is accepted of the second task holds for the first one's events.
         assert_eq!(
@@ -301,7 +295,7 @@ mod tests {
                     "3@1970-01-01T00:00:01.000000000Z;7@1970-01-01T00:00:05.000000000Z",
                     0
                 ),
-                (2, "7@1970-01-01T00:00:05.000000000Z", 1)
+                (2, "7@1970-01-01T00:00:05.000000000Z+1", 1)
             ]
         );
         assert_eq!(holdings.take_before(9, false).len(), 2);
@@ -312,7 +306,7 @@ mod tests {
         let store = store().await;
         let timeout = Duration::from_secs(10);
         let mut holdings = Holdings::default();
-        holdings.begin(3, at(100), false);
+        holdings.begin(3, at(100), vec![]);
         holdings.hold(&store, || key(1), false, None, drafts(&store));
         assert!(holdings.take_that_scheduled(at(99), timeout).is_empty());
         assert!(holdings.take_that_scheduled(at(110), timeout).is_empty());
@@ -324,34 +318,46 @@ mod tests {
     async fn a_clock_that_goes_back_leaves_the_id_as_the_only_evidence() {
         let store = store().await;
         let mut holdings = Holdings::default();
-        holdings.begin(3, at(100), false);
-        holdings.begin(7, at(100), false);
+        holdings.begin(3, at(100), vec![]);
+        holdings.begin(7, at(100), vec![]);
         let holds = holdings.hold(&store, || key(1), false, None, drafts(&store));
         assert_eq!(told(&holds), [(1, "7", 1)]);
     }
 
     #[tokio::test]
-    async fn what_comes_after_a_local_activity_is_proven_by_its_marker_alone() {
+    async fn what_comes_after_a_local_activity_is_proven_with_its_marker() {
         let store = store().await;
         let mut holdings = Holdings::default();
-        holdings.begin(3, at(1), false);
+        let began = "3@1970-01-01T00:00:01.000000000Z";
+        holdings.begin(3, at(1), vec![]);
+        let holds = holdings.hold(&store, || key(1), true, None, drafts(&store));
+        assert_eq!(told(&holds), [(1, began, 1)]);
+        holdings.begin(3, at(2), vec![1]);
+        let holds = holdings.hold(&store, || key(2), true, None, drafts(&store));
+        assert_eq!(told(&holds), [(2, &*format!("{began}+1"), 1)]);
+        // Cancelled, or of an early end: the workflow's time stays.
+        holdings.begin(3, at(2), vec![2, 3]);
+        let holds = holdings.hold(&store, || key(3), true, None, drafts(&store));
+        assert_eq!(told(&holds), [(3, &*format!("{began}+2,3"), 1)]);
+        // What is asked again in the same part needs nothing more.
+        holdings.begin(3, at(2), vec![]);
+        let holds = holdings.hold(&store, || key(4), true, None, drafts(&store));
+        assert_eq!(told(&holds), [(3, &*format!("{began}+2,3"), 1)]);
+    }
+
+    #[tokio::test]
+    async fn an_end_belongs_to_the_part_that_brings_it() {
+        let store = store().await;
+        let completed = Some(WorkflowState::Completed);
+        let mut holdings = Holdings::default();
+        holdings.begin(3, at(1), vec![]);
         holdings.hold(&store, || key(1), true, None, drafts(&store));
-        holdings.begin(3, at(2), true);
-        let holds = holdings.hold(&store, || key(2), false, None, drafts(&store));
-        assert_eq!(
-            told(&holds),
-            [
-                (
-                    1,
-                    "3@1970-01-01T00:00:01.000000000Z,1970-01-01T00:00:02.000000000Z",
-                    0
-                ),
-                (2, "3@1970-01-01T00:00:02.000000000Z", 1)
-            ]
+        holdings.begin(3, at(2), vec![1]);
+        assert!(
+            holdings
+                .hold(&store, || key(2), false, completed, vec![])
+                .is_empty()
         );
-        // Given up without a marker: the workflow's time stays.
-        holdings.begin(3, at(2), true);
-        let holds = holdings.hold(&store, || key(3), false, None, drafts(&store));
-        assert_eq!(told(&holds), [(2, "3@1970-01-01T00:00:02.000000000Z", 1)]);
+        assert_eq!(holdings.take().pop().and_then(|it| it.held.end), None);
     }
 }

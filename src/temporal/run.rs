@@ -117,19 +117,21 @@ impl Run {
         self.at(Arc::new(ReadOnly))
     }
 
-    /// An activation begins, of the task with this id, at this time of the workflow. `with_local`: it tells
-    /// what a local activity came to.
+    /// An activation begins, of the task with this id, at this time of the workflow. It tells
+    /// what the local activities with these numbers came to.
     pub(super) fn begin(
         &self,
         replaying: bool,
         started_event_id: i64,
         now: Option<SystemTime>,
-        with_local: bool,
+        local_outcomes: Vec<u32>,
     ) {
         self.stage.set_replaying(replaying, now);
         {
             let mut progress = self.progress();
-            progress.holdings.begin(started_event_id, now, with_local);
+            progress
+                .holdings
+                .begin(started_event_id, now, local_outcomes);
             if now.is_some() {
                 progress.now = now;
             }

@@ -33,8 +33,10 @@ impl Server {
         evidence: &Evidence,
     ) -> Result<Testimony, RequestError> {
         let mut last = None;
-        for task in evidence.0.iter().rev() {
-            let testimony = self.testimony_of(run, task).await?;
+        for task in evidence.executions.iter().rev() {
+            let testimony = self
+                .testimony_of(run, task, &evidence.local_outcomes)
+                .await?;
             let is_settled = matches!(
                 testimony,
                 Testimony::Gone
@@ -55,8 +57,9 @@ impl Server {
         &self,
         run: &RunKey,
         task: &TaskExecution,
+        local_outcomes: &[u32],
     ) -> Result<Testimony, RequestError> {
-        let seen = self.read_back(run, task).await?;
+        let seen = self.read_back(run, task, local_outcomes).await?;
         let Testimony::Of {
             fate: TaskFate::Absent | TaskFate::UnderWay,
             closed: None,
@@ -67,26 +70,26 @@ impl Server {
         // History does not show the later attempts of a task before they are accepted.
         let Some(begun) = self.task_under_way(run).await? else {
             // It may have been completed between the two questions.
-            return self.read_back(run, task).await;
+            return self.read_back(run, task, local_outcomes).await;
         };
         // Of a task that began with the end of a local activity, only that is known.
-        if task.times.is_empty()
-            || begun.is_none_or(|begun| task.times.iter().any(|time| begun <= *time))
-        {
+        let is_it = |began| begun.is_none_or(|begun| begun <= began);
+        if task.time.is_none_or(is_it) {
             return Ok(Testimony::Of {
                 fate: TaskFate::UnderWay,
                 closed: None,
             });
         }
-        self.read_back(run, task).await
+        self.read_back(run, task, local_outcomes).await
     }
 
     async fn read_back(
         &self,
         run: &RunKey,
         task: &TaskExecution,
+        local_outcomes: &[u32],
     ) -> Result<Testimony, RequestError> {
-        let mut reading = Reading::default();
+        let mut reading = Reading::of(task, local_outcomes);
         let mut next_page_token = Vec::new();
         loop {
             let page_size = if next_page_token.is_empty() {
@@ -108,13 +111,14 @@ impl Server {
                 page => page?,
             };
             for event in page.events {
-                if let Some(fate) = reading.read(&event, task) {
+                if let Some(fate) = reading.read(&event) {
                     return Ok(reading.testimony(fate));
                 }
             }
             next_page_token = page.next_page_token;
             if next_page_token.is_empty() {
-                return Ok(reading.testimony(TaskFate::Absent));
+                let fate = reading.over();
+                return Ok(reading.testimony(fate));
             }
         }
     }
@@ -153,20 +157,40 @@ fn execution(run: &RunKey) -> WorkflowExecution {
     }
 }
 
-/// A history, read from its end.
-#[derive(Default)]
-struct Reading {
+/// A history, read from its end, for what it says of an execution.
+struct Reading<'a> {
+    task: &'a TaskExecution,
+    // The local activities whose markers must be there.
+    local_outcomes: &'a [u32],
+    // Those of them that were not seen since the task began which was read last.
+    missing: Vec<u32>,
     has_begun: bool,
     closed: Option<WorkflowState>,
     // The start of the task that the event completed which was read last but for markers.
     completed: Option<i64>,
     // When local activities came to their end, whose markers came in behind that.
     local_ends: Vec<SystemTime>,
+    // The execution was completed; only markers are missing. They may be of an earlier task, whose heartbeat
+    // recorded what the workflow was told with this one.
+    is_completed: bool,
 }
 
-impl Reading {
-    /// Reads the event before the last one; gives the fate of `task` when it is clear.
-    fn read(&mut self, event: &HistoryEvent, task: &TaskExecution) -> Option<TaskFate> {
+impl<'a> Reading<'a> {
+    fn of(task: &'a TaskExecution, local_outcomes: &'a [u32]) -> Self {
+        Self {
+            task,
+            local_outcomes,
+            missing: local_outcomes.to_vec(),
+            has_begun: false,
+            closed: None,
+            completed: None,
+            local_ends: Vec::new(),
+            is_completed: false,
+        }
+    }
+
+    /// Reads the event before the last one; gives the fate of the execution when it is clear.
+    fn read(&mut self, event: &HistoryEvent) -> Option<TaskFate> {
         let is_last = !self.has_begun;
         if is_last {
             self.has_begun = true;
@@ -176,32 +200,56 @@ impl Reading {
             Some(Attributes::WorkflowTaskCompletedEventAttributes(completed)) => {
                 self.completed = Some(completed.started_event_id);
             }
-            Some(Attributes::MarkerRecordedEventAttributes(marker)) => {
-                self.local_ends.extend(local_end(marker));
-            }
-            Some(Attributes::WorkflowTaskStartedEventAttributes(_)) => {
-                let is_it = event.event_id == task.started_event_id
-                    && (time(event.event_time).is_none_or(|time| task.has(time))
-                        || self.local_ends.iter().any(|time| task.has(*time)));
-                if is_it {
-                    return Some(if self.completed == Some(event.event_id) {
-                        TaskFate::Accepted
-                    } else if is_last {
+            Some(Attributes::MarkerRecordedEventAttributes(marker)) => self.marker(marker),
+            Some(Attributes::WorkflowTaskStartedEventAttributes(_)) if !self.is_completed => {
+                let is_it = event.event_id == self.task.started_event_id
+                    && (time(event.event_time).is_none_or(|time| self.task.began_at(time))
+                        || self.local_ends.iter().any(|time| self.task.began_at(*time)));
+                if is_it && self.completed != Some(event.event_id) {
+                    return Some(if is_last {
                         TaskFate::UnderWay
                     } else {
                         TaskFate::Rejected
                     });
                 }
-                self.local_ends.clear();
+                self.is_completed = is_it;
+                if !is_it {
+                    self.local_ends.clear();
+                    self.missing = self.local_outcomes.to_vec();
+                }
             }
             _ => {}
         }
-        match event.event_id.cmp(&task.started_event_id) {
+        if self.is_completed {
+            return self.missing.is_empty().then_some(TaskFate::Accepted);
+        }
+        match event.event_id.cmp(&self.task.started_event_id) {
             Ordering::Greater => None,
             // Something else has its place, or another execution of the same task.
             Ordering::Equal => Some(TaskFate::Rejected),
             // History is not there yet.
             Ordering::Less => Some(TaskFate::Absent),
+        }
+    }
+
+    /// Reads the marker of a local activity.
+    fn marker(&mut self, marker: &MarkerRecordedEventAttributes) {
+        if marker.marker_name != LOCAL_ACTIVITY_MARKER {
+            return;
+        }
+        let Some(local) = extract_local_activity_marker_data(&marker.details) else {
+            return;
+        };
+        self.missing.retain(|seq| *seq != local.seq);
+        self.local_ends.extend(time(local.complete_time));
+    }
+
+    /// What its beginning leaves.
+    fn over(&self) -> TaskFate {
+        if self.is_completed {
+            TaskFate::Rejected
+        } else {
+            TaskFate::Absent
         }
     }
 
@@ -211,14 +259,6 @@ impl Reading {
             closed: self.closed,
         }
     }
-}
-
-/// When the local activity came to its end that a marker records, by the workflow's time.
-fn local_end(marker: &MarkerRecordedEventAttributes) -> Option<SystemTime> {
-    if marker.marker_name != LOCAL_ACTIVITY_MARKER {
-        return None;
-    }
-    time(extract_local_activity_marker_data(&marker.details)?.complete_time)
 }
 
 /// How an event closes a run, if it does.
@@ -295,17 +335,26 @@ mod tests {
     }
 
     fn read(history: &[HistoryEvent], id: i64, seconds: u64) -> (TaskFate, Option<WorkflowState>) {
+        read_with(history, id, seconds, &[])
+    }
+
+    fn read_with(
+        history: &[HistoryEvent],
+        id: i64,
+        seconds: u64,
+        local_outcomes: &[u32],
+    ) -> (TaskFate, Option<WorkflowState>) {
         let task = TaskExecution {
             started_event_id: id,
-            times: vec![at(seconds)],
+            time: Some(at(seconds)),
         };
-        let mut reading = Reading::default();
+        let mut reading = Reading::of(&task, local_outcomes);
         for event in history.iter().rev() {
-            if let Some(fate) = reading.read(event, &task) {
+            if let Some(fate) = reading.read(event) {
                 return (fate, reading.closed);
             }
         }
-        (TaskFate::Absent, reading.closed)
+        (reading.over(), reading.closed)
     }
 
     #[test]
@@ -348,9 +397,10 @@ mod tests {
         );
     }
 
-    fn local_activity(ended_at: u64) -> Attributes {
+    fn local_activity(seq: u32, ended_at: Option<u64>) -> Attributes {
         let data = LocalActivityMarkerData {
-            complete_time: Some(at(ended_at).into()),
+            seq,
+            complete_time: ended_at.map(|ended_at| at(ended_at).into()),
             ..LocalActivityMarkerData::default()
         };
         Attributes::MarkerRecordedEventAttributes(MarkerRecordedEventAttributes {
@@ -368,15 +418,38 @@ mod tests {
             event(4, 10, completed(3)),
             event(6, 10, started()),
             event(7, 14, completed(6)),
-            event(8, 14, local_activity(13)),
-            event(9, 14, local_activity(12)),
+            event(8, 14, local_activity(1, Some(13))),
+            event(9, 14, local_activity(2, Some(12))),
             event(11, 20, started()),
             event(12, 21, completed(11)),
-            event(13, 21, local_activity(11)),
+            event(13, 21, local_activity(3, Some(11))),
         ];
-        assert_eq!(read(&history, 6, 13), (TaskFate::Accepted, None));
-        assert_eq!(read(&history, 6, 12), (TaskFate::Accepted, None));
+        assert_eq!(read_with(&history, 6, 13, &[1]), (TaskFate::Accepted, None));
+        assert_eq!(
+            read_with(&history, 6, 12, &[2, 1]),
+            (TaskFate::Accepted, None)
+        );
         // The same task, executed by somebody else: that activity ended at another time.
-        assert_eq!(read(&history, 6, 11), (TaskFate::Rejected, None));
+        assert_eq!(read_with(&history, 6, 11, &[1]), (TaskFate::Rejected, None));
+    }
+
+    /// A heartbeat of a task is accepted, and what the same execution tells the workflow then is not.
+    #[test]
+    fn what_a_heartbeat_did_not_record_was_not_accepted_with_it() {
+        let history = [
+            event(3, 2, started()),
+            event(4, 10, completed(3)),
+            event(5, 10, local_activity(1, Some(9))),
+            event(7, 10, started()),
+            event(8, 14, completed(7)),
+            // Cancelled: without a time.
+            event(9, 14, local_activity(2, None)),
+        ];
+        assert_eq!(read_with(&history, 3, 2, &[]), (TaskFate::Accepted, None));
+        assert_eq!(read_with(&history, 3, 2, &[1]), (TaskFate::Accepted, None));
+        assert_eq!(read_with(&history, 3, 2, &[2]), (TaskFate::Rejected, None));
+        assert_eq!(read_with(&history, 7, 10, &[2]), (TaskFate::Accepted, None));
+        // Recorded by a task before.
+        assert_eq!(read_with(&history, 7, 10, &[1]), (TaskFate::Accepted, None));
     }
 }

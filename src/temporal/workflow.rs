@@ -93,7 +93,7 @@ impl<F: Future> Future for FollowsReplay<F> {
             this.ctx.is_replaying_history_events(),
             i64::from(this.ctx.history_length()),
             this.ctx.workflow_time(),
-            false,
+            Vec::new(),
         );
         this.inner.as_mut().poll(cx)
     }
