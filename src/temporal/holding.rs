@@ -88,12 +88,21 @@ impl Holdings {
             let time = time.filter(|_| self.last_time.is_none() || self.last_time < time);
             self.task = TaskExecution {
                 started_event_id,
-                time,
+                times: time.into_iter().collect(),
             };
             self.began = time.filter(|_| !with_local);
             for holding in &mut self.chain {
                 holding.held.evidence.executions.push(self.task.clone());
                 holding.is_stale = true;
+            }
+        } else if let Some(time) = time {
+            self.task.goes_on_at(time);
+            for holding in &mut self.chain {
+                if let Some(last) = holding.held.evidence.executions.last_mut()
+                    && last.started_event_id == started_event_id
+                {
+                    holding.is_stale |= last.goes_on_at(time);
+                }
             }
         }
         self.has_local |= with_local;
@@ -329,20 +338,23 @@ mod tests {
         let store = store().await;
         let mut holdings = Holdings::default();
         let began = "3@1970-01-01T00:00:01.000000000Z";
+        let went_on = &*format!("{began},1970-01-01T00:00:02.000000000Z");
         holdings.begin(3, at(1), vec![]);
         let holds = holdings.hold(&store, || key(1), true, None, drafts(&store));
         assert_eq!(told(&holds), [(1, began, 1)]);
         holdings.begin(3, at(2), vec![1]);
         let holds = holdings.hold(&store, || key(2), true, None, drafts(&store));
-        assert_eq!(told(&holds), [(2, &*format!("{began}+1"), 1)]);
+        let second = &*format!("{went_on}+1");
+        assert_eq!(told(&holds), [(1, went_on, 0), (2, second, 1)]);
         // Cancelled, or of an early end: the workflow's time stays.
         holdings.begin(3, at(2), vec![2, 3]);
         let holds = holdings.hold(&store, || key(3), true, None, drafts(&store));
-        assert_eq!(told(&holds), [(3, &*format!("{began}+2,3"), 1)]);
-        // What is asked again in the same part needs nothing more.
+        let third = &*format!("{went_on}+2,3");
+        assert_eq!(told(&holds), [(3, third, 1)]);
+        // What comes without an outcome belongs to the same part.
         holdings.begin(3, at(2), vec![]);
         let holds = holdings.hold(&store, || key(4), true, None, drafts(&store));
-        assert_eq!(told(&holds), [(3, &*format!("{began}+2,3"), 1)]);
+        assert_eq!(told(&holds), [(3, third, 1)]);
     }
 
     #[tokio::test]
@@ -352,7 +364,7 @@ mod tests {
         let mut holdings = Holdings::default();
         holdings.begin(3, at(1), vec![]);
         holdings.hold(&store, || key(1), true, None, drafts(&store));
-        holdings.begin(3, at(2), vec![1]);
+        holdings.begin(3, at(1), vec![1]);
         assert!(
             holdings
                 .hold(&store, || key(2), false, completed, vec![])

@@ -73,8 +73,9 @@ impl Server {
             return self.read_back(run, task, local_outcomes).await;
         };
         // Of a task that began with the end of a local activity, only that is known.
-        let is_it = |began| begun.is_none_or(|begun| begun <= began);
-        if task.time.is_none_or(is_it) {
+        if task.times.is_empty()
+            || begun.is_none_or(|begun| task.times.iter().any(|time| begun <= *time))
+        {
             return Ok(Testimony::Of {
                 fate: TaskFate::UnderWay,
                 closed: None,
@@ -203,8 +204,8 @@ impl<'a> Reading<'a> {
             Some(Attributes::MarkerRecordedEventAttributes(marker)) => self.marker(marker),
             Some(Attributes::WorkflowTaskStartedEventAttributes(_)) if !self.is_completed => {
                 let is_it = event.event_id == self.task.started_event_id
-                    && (time(event.event_time).is_none_or(|time| self.task.began_at(time))
-                        || self.local_ends.iter().any(|time| self.task.began_at(*time)));
+                    && (time(event.event_time).is_none_or(|time| self.task.has(time))
+                        || self.local_ends.iter().any(|time| self.task.has(*time)));
                 if is_it && self.completed != Some(event.event_id) {
                     return Some(if is_last {
                         TaskFate::UnderWay
@@ -346,7 +347,7 @@ mod tests {
     ) -> (TaskFate, Option<WorkflowState>) {
         let task = TaskExecution {
             started_event_id: id,
-            time: Some(at(seconds)),
+            times: vec![at(seconds)],
         };
         let mut reading = Reading::of(&task, local_outcomes);
         for event in history.iter().rev() {
