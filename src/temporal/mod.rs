@@ -18,6 +18,8 @@ mod history;
 #[cfg(test)]
 mod history_fuzz;
 mod holding;
+#[cfg(test)]
+mod holding_model;
 mod interceptors;
 mod local;
 mod payload;
