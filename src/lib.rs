@@ -21,6 +21,7 @@ pub mod event;
 #[cfg(test)]
 mod fuzz;
 mod journal;
+mod record;
 pub mod sink;
 mod store;
 mod temporal;
@@ -31,11 +32,11 @@ pub use context::Frame;
 pub use delivery::{DeadLetter, RedeliverError, SinkStats};
 pub use event::{Event, EventId, EventMetadata, WorkflowState};
 pub use journal::JournalError;
+pub use record::{Filter, Keep};
 pub use store::{
     BuildError, DEFAULT_BATCH_SIZE, DEFAULT_COMMIT_TIMEOUT, DEFAULT_LINGER, DEFAULT_QUEUE_SIZE,
-    Durability, EventStore, EventStoreOptions, EventStoreOptionsBuilder, Filter, FlushError,
-    Health, Keep, LifecycleSelection, PublishError, Receipt, Stats, event_store_options_builder,
-    publish,
+    Durability, EventStore, EventStoreOptions, EventStoreOptionsBuilder, FlushError, Health,
+    LifecycleSelection, PublishError, Receipt, Stats, event_store_options_builder, publish,
 };
 #[cfg(feature = "plugin")]
 pub use temporal::EventStorePlugin;

@@ -7,12 +7,13 @@ use std::{
 };
 
 /// Each module with those that it may use, besides itself.
-const ALLOWED: [(&str, &[&str]); 7] = [
+const ALLOWED: [(&str, &[&str]); 8] = [
     ("event", &[]),
     ("context", &[]),
     ("sink", &["event"]),
     ("delivery", &["event", "sink"]),
-    ("journal", &["crash_point"]),
+    ("record", &["context", "event"]),
+    ("journal", &["crash_point", "event", "record"]),
     (
         "store",
         &[
@@ -21,13 +22,21 @@ const ALLOWED: [(&str, &[&str]); 7] = [
             "delivery",
             "event",
             "journal",
+            "record",
             "sink",
         ],
     ),
     // Held ends are named by the journal's key and read back as events.
     (
         "temporal",
-        &["context", "crash_point", "event", "journal", "store"],
+        &[
+            "context",
+            "crash_point",
+            "event",
+            "journal",
+            "record",
+            "store",
+        ],
     ),
 ];
 

@@ -8,6 +8,7 @@ mod id;
 pub mod lifecycle;
 mod metadata;
 mod rules;
+mod stored;
 mod traceparent;
 
 pub use cloudevents::CloudEvent;
@@ -16,6 +17,7 @@ pub use id::{EVENT_NAMESPACE, EventId, EventKey};
 pub use lifecycle::{ActivityStatus, FailureDetails, LifecycleEvent};
 pub use metadata::{EventMetadata, WorkflowState};
 pub(crate) use rules::{has_nul, is_shallow};
+pub use stored::StoredEvent;
 pub(crate) use traceparent::is_traceparent;
 
 use error::shortened;
@@ -133,9 +135,7 @@ impl Event {
 
     /// Whether this is one of the lifecycle events that the interceptors emit.
     pub fn is_lifecycle(&self) -> bool {
-        self.event_type == lifecycle::APPLICATION_EVENTS
-            && LifecycleEvent::from_name(&self.event_name)
-                .is_some_and(LifecycleEvent::is_emitted_by_interceptors)
+        is_lifecycle(&self.event_type, &self.event_name)
     }
 
     /// Whether `name` is a top-level field of the format.
@@ -237,6 +237,13 @@ impl Event {
         }
         Ok(event)
     }
+}
+
+/// Whether an event of this type and name is one of those that the interceptors emit.
+fn is_lifecycle(event_type: &str, event_name: &str) -> bool {
+    event_type == lifecycle::APPLICATION_EVENTS
+        && LifecycleEvent::from_name(event_name)
+            .is_some_and(LifecycleEvent::is_emitted_by_interceptors)
 }
 
 /// Whether a text may be an event's type, name or topic.

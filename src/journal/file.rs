@@ -8,12 +8,12 @@ use super::{
     sqlite::{Lock, OpenFailure, Removed, SqliteLog, Trouble},
     status::Counters,
 };
+use crate::event::EventId;
 use std::{
     path::{Path, PathBuf},
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
-use uuid::Uuid;
 
 /// How often room is made and the file is measured.
 const TICK: Duration = Duration::from_secs(1);
@@ -375,7 +375,7 @@ impl FileLog {
         }
     }
 
-    pub(super) fn missing(&self, ids: Vec<Uuid>) -> Result<Vec<Uuid>, JournalError> {
+    pub(super) fn missing(&self, ids: Vec<EventId>) -> Result<Vec<EventId>, JournalError> {
         match self.source()? {
             Source::File(log) => log.missing(ids).map_err(read_error),
             // Most of what is not there is in the damaged file.
@@ -383,7 +383,7 @@ impl FileLog {
         }
     }
 
-    pub(super) fn find(&self, ids: &[Uuid]) -> Result<Vec<String>, JournalError> {
+    pub(super) fn find(&self, ids: &[EventId]) -> Result<Vec<String>, JournalError> {
         match self.source()? {
             Source::File(log) => log.find(ids).map_err(read_error),
             Source::Memory(memory) => Ok(memory.find(ids)),

@@ -9,7 +9,7 @@ use super::{
     record::{Change, Held, Refused, Stored},
     status::Counters,
 };
-use uuid::Uuid;
+use crate::event::EventId;
 
 /// Where changes go now.
 pub(super) enum Log {
@@ -66,7 +66,7 @@ impl Log {
         }
     }
 
-    pub(super) fn missing(&self, ids: Vec<Uuid>) -> Result<Vec<Uuid>, JournalError> {
+    pub(super) fn missing(&self, ids: Vec<EventId>) -> Result<Vec<EventId>, JournalError> {
         match self {
             Self::Memory(log) => Ok(log.missing(ids)),
             #[cfg(feature = "sqlite")]
@@ -74,7 +74,7 @@ impl Log {
         }
     }
 
-    pub(super) fn find(&self, ids: &[Uuid]) -> Result<Vec<String>, JournalError> {
+    pub(super) fn find(&self, ids: &[EventId]) -> Result<Vec<String>, JournalError> {
         match self {
             Self::Memory(log) => Ok(log.find(ids)),
             #[cfg(feature = "sqlite")]

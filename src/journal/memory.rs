@@ -7,26 +7,26 @@ use super::{
     removed::{RemovedUntil, seconds},
     status::Counters,
 };
+use crate::event::EventId;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::atomic::Ordering::Relaxed,
     time::{Instant, SystemTime},
 };
-use uuid::Uuid;
 
 /// A log that lives as long as its process.
 #[derive(Debug)]
 pub(super) struct MemoryLog {
     // Each with its position and the time at which it was stored.
     events: VecDeque<(u64, i64, Record)>,
-    ids: HashSet<Uuid>,
+    ids: HashSet<EventId>,
     held: Vec<(RunKey, String, Vec<Record>)>,
     cursors: HashMap<String, u64>,
     refused: Vec<Refused>,
     // Who must have an event before it may go.
     sinks: Vec<String>,
     // With the kind of event, and the time at which it was stored.
-    delivered_ids: VecDeque<(Uuid, bool, i64)>,
+    delivered_ids: VecDeque<(EventId, bool, i64)>,
     removed_until: RemovedUntil,
     // As a file's log has it: a clock that does not jump.
     opened: (SystemTime, Instant),
@@ -157,7 +157,7 @@ impl MemoryLog {
         let ids = &mut self.ids;
         let removed_until = &mut self.removed_until;
         self.events.retain(|(seq, stored_at, record)| {
-            let goes = surplus > 0 && !record.lifecycle && *seq < newest;
+            let goes = surplus > 0 && !record.is_lifecycle() && *seq < newest;
             if goes {
                 surplus -= 1;
                 ids.remove(&record.event_id);
@@ -168,7 +168,7 @@ impl MemoryLog {
         for _ in 0..surplus.min(self.events.len().saturating_sub(1)) {
             if let Some((_, stored_at, record)) = self.events.pop_front() {
                 self.ids.remove(&record.event_id);
-                self.removed_until.raise(record.lifecycle, stored_at);
+                self.removed_until.raise(record.is_lifecycle(), stored_at);
             }
         }
         (before - self.events.len()) as u64
@@ -185,12 +185,12 @@ impl MemoryLog {
             .collect()
     }
 
-    pub(super) fn missing(&self, mut ids: Vec<Uuid>) -> Vec<Uuid> {
+    pub(super) fn missing(&self, mut ids: Vec<EventId>) -> Vec<EventId> {
         ids.retain(|id| !self.ids.contains(id));
         ids
     }
 
-    pub(super) fn find(&self, ids: &[Uuid]) -> Vec<String> {
+    pub(super) fn find(&self, ids: &[EventId]) -> Vec<String> {
         if ids.is_empty() {
             return Vec::new();
         }
@@ -227,7 +227,7 @@ impl MemoryLog {
             && let Some((_, stored_at, record)) = self.events.pop_front()
         {
             self.delivered_ids
-                .push_back((record.event_id, record.lifecycle, stored_at));
+                .push_back((record.event_id, record.is_lifecycle(), stored_at));
         }
         while self.delivered_ids.len() > self.capacity
             && let Some((id, is_lifecycle, stored_at)) = self.delivered_ids.pop_front()
@@ -333,7 +333,7 @@ impl Backlog {
                 && let Change::Insert(records) = change
             {
                 let before = records.len();
-                records.retain(|record| record.lifecycle);
+                records.retain(|record| record.is_lifecycle());
                 let removed = before - records.len();
                 lost += removed;
                 surplus = surplus.saturating_sub(removed);

@@ -19,10 +19,11 @@ mod writer;
 mod tests;
 
 pub use error::JournalError;
-pub(crate) use record::{Draft, Held, Hold, Prepared, Record, Refused, RunKey, Stored};
+pub(crate) use record::{Draft, Held, Hold, Prepared, Refused, RunKey, Stored};
 pub(crate) use removed::RemovedUntil;
 pub(crate) use status::JournalStatus;
 
+use crate::event::EventId;
 use crossbeam_channel::Sender;
 use status::Counters;
 use std::{
@@ -97,7 +98,7 @@ pub(crate) enum Rejected {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Appended {
     /// Nil when the filter dropped the event.
-    pub(crate) event_id: uuid::Uuid,
+    pub(crate) event_id: EventId,
 }
 
 /// An answer that is on its way. Dropping it changes nothing but who learns of it.
@@ -287,15 +288,12 @@ impl<D: Draft> Journal<D> {
     }
 
     /// Those of `ids` that no event in the log has, in the same order.
-    pub(crate) async fn missing(
-        &self,
-        ids: Vec<uuid::Uuid>,
-    ) -> Result<Vec<uuid::Uuid>, JournalError> {
+    pub(crate) async fn missing(&self, ids: Vec<EventId>) -> Result<Vec<EventId>, JournalError> {
         self.ask(|answer| Command::Missing { ids, answer }).await
     }
 
     /// Those events in the log that have one of `ids`, as JSON.
-    pub(crate) async fn find(&self, ids: Vec<uuid::Uuid>) -> Result<Vec<String>, JournalError> {
+    pub(crate) async fn find(&self, ids: Vec<EventId>) -> Result<Vec<String>, JournalError> {
         self.ask(|answer| Command::Find { ids, answer }).await
     }
 

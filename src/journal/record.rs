@@ -1,5 +1,7 @@
 //! What the journal holds: records, and the names under which they wait for a verdict. Plain data.
 
+use crate::event::EventId;
+pub(crate) use crate::event::StoredEvent as Record;
 use uuid::Uuid;
 
 /// What waits to be written. It becomes a record on the journal's own thread, so that no JSON is
@@ -18,26 +20,6 @@ pub(crate) enum Prepared {
     Dropped,
     /// It breaks a rule.
     Invalid(String),
-}
-
-/// One event as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
-pub(crate) struct Record {
-    pub(crate) event_id: Uuid,
-    pub(crate) event_type: String,
-    pub(crate) event_name: String,
-    pub(crate) workflow_type: Option<String>,
-    pub(crate) workflow_id: Option<String>,
-    pub(crate) workflow_run_id: Option<String>,
-    pub(crate) workflow_state: Option<String>,
-    pub(crate) activity_type: Option<String>,
-    pub(crate) activity_id: Option<String>,
-    pub(crate) attempt: Option<u32>,
-    pub(crate) created_at: String,
-    /// Whether it is dropped last when room runs out.
-    pub(crate) lifecycle: bool,
-    pub(crate) json: String,
 }
 
 /// The name under which events of a run wait for a verdict. `hold_id` tells the holds of one run apart, so
@@ -79,7 +61,7 @@ pub(crate) struct Stored {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
     pub(crate) sink: String,
-    pub(crate) event_id: Uuid,
+    pub(crate) event_id: EventId,
     pub(crate) seq: u64,
     pub(crate) reason: String,
     pub(crate) json: String,

@@ -1,6 +1,7 @@
 //! The journal's promises, on real files.
 
-use super::*;
+use super::{record::Record, *};
+use crate::event::EventId;
 use std::sync::atomic::AtomicUsize;
 use uuid::Uuid;
 
@@ -25,14 +26,15 @@ impl Draft for Plain {
 
 fn record(number: u128, lifecycle: bool) -> Record {
     Record {
-        event_id: Uuid::from_u128(number),
+        position: 0,
+        event_id: Uuid::from_u128(number).into(),
         event_type: if lifecycle {
             "application_events"
         } else {
             "user"
         }
         .to_owned(),
-        event_name: "name".to_owned(),
+        event_name: if lifecycle { "workflow_end" } else { "name" }.to_owned(),
         workflow_type: None,
         workflow_id: Some("w".to_owned()),
         workflow_run_id: None,
@@ -41,7 +43,6 @@ fn record(number: u128, lifecycle: bool) -> Record {
         activity_id: None,
         attempt: Some(1),
         created_at: "2026-11-23T07:30:36.123456Z".to_owned(),
-        lifecycle,
         json: format!("{{\"n\":{number}}}"),
     }
 }
@@ -226,13 +227,13 @@ async fn what_cannot_be_prepared_harms_nobody_else() {
     let invalid = journal.append(Plain::Invalid).unwrap();
     let panicked = journal.append(Plain::Panic).unwrap();
     let fine = journal.append(draft(1)).unwrap();
-    assert_eq!(dropped.await.unwrap().event_id, Uuid::nil());
+    assert_eq!(dropped.await.unwrap().event_id, EventId::SKIPPED);
     assert!(matches!(
         invalid.await,
         Err(JournalError::Invalid { reason }) if reason == "on purpose"
     ));
     assert!(matches!(panicked.await, Err(JournalError::Invalid { .. })));
-    assert_eq!(fine.await.unwrap().event_id, Uuid::from_u128(1));
+    assert_eq!(fine.await.unwrap().event_id, Uuid::from_u128(1).into());
     let status = journal.status();
     assert_eq!((status.filtered, status.invalid, status.written), (1, 2, 1));
 }
@@ -660,7 +661,7 @@ mod file {
     fn refused(sink: &str, seq: u64, size: usize) -> Refused {
         Refused {
             sink: sink.to_owned(),
-            event_id: Uuid::from_u128(seq.into()),
+            event_id: Uuid::from_u128(seq.into()).into(),
             seq,
             reason: "no".to_owned(),
             json: "x".repeat(size),

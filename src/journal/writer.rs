@@ -8,6 +8,7 @@ use super::{
     status::Counters,
 };
 use crate::crash_point::crash_point;
+use crate::event::EventId;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -15,7 +16,6 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
-use uuid::Uuid;
 
 /// How often the thread wakes when nothing comes: to try a broken file again, and to make room.
 const TICK: Duration = Duration::from_secs(1);
@@ -57,11 +57,11 @@ pub(super) enum Command<D> {
         answer: Reply<Vec<Stored>>,
     },
     Missing {
-        ids: Vec<Uuid>,
-        answer: Reply<Vec<Uuid>>,
+        ids: Vec<EventId>,
+        answer: Reply<Vec<EventId>>,
     },
     Find {
-        ids: Vec<Uuid>,
+        ids: Vec<EventId>,
         answer: Reply<Vec<String>>,
     },
     Cursor {
@@ -340,7 +340,7 @@ impl<D: Draft> Writer<D> {
             Ok(Prepared::Dropped) => {
                 self.counters.filtered.fetch_add(1, Relaxed);
                 Ok(Appended {
-                    event_id: uuid::Uuid::nil(),
+                    event_id: EventId::SKIPPED,
                 })
             }
             Ok(Prepared::Invalid(reason)) => Err(self.invalid(reason)),

@@ -1,16 +1,13 @@
 //! What interceptors ask of a store: append, commit, hold and settle. Not for applications; they
 //! publish. Knows the journal, and not when or why it is asked.
 
-use super::{
-    Claim, EventStore, LifecycleSelection, PublishError, Receipt, Rules,
-    publish::{Draft, ids_of_attempt},
-    stats::add,
-};
+use super::{Claim, EventStore, LifecycleSelection, PublishError, Receipt, stats::add};
 use crate::{
     context::Context,
     crash_point::is_left_out,
     event::{Event, EventError, EventId},
     journal::{Held, Hold, JournalError, Rejected, RunKey},
+    record::{Draft, Rules, ids_of_attempt},
 };
 use std::{
     sync::{Arc, PoisonError},
@@ -92,7 +89,7 @@ impl EventStore {
             Ok(receipt) if self.is_durable_with_sinks() => {
                 let store = self.clone();
                 Receipt::delivered(async move {
-                    let id = receipt.await?.event_id.into();
+                    let id = receipt.await?.event_id;
                     let timeout = store.shared.commit_timeout;
                     tokio::time::timeout(timeout, store.reached_by_sinks())
                         .await
@@ -181,11 +178,7 @@ impl EventStore {
     pub(crate) async fn missing(&self, ids: Vec<EventId>) -> Result<Vec<EventId>, JournalError> {
         match &self.shared.journal {
             None => Ok(Vec::new()),
-            Some(journal) => {
-                let ids = ids.into_iter().map(Into::into).collect();
-                let missing = journal.missing(ids).await?;
-                Ok(missing.into_iter().map(Into::into).collect())
-            }
+            Some(journal) => journal.missing(ids).await,
         }
     }
 
@@ -193,7 +186,7 @@ impl EventStore {
     pub(crate) async fn find(&self, ids: Vec<EventId>) -> Result<Vec<Event>, JournalError> {
         match &self.shared.journal {
             Some(journal) if !ids.is_empty() => {
-                let found = journal.find(ids.into_iter().map(Into::into).collect());
+                let found = journal.find(ids);
                 let found = found.await?.into_iter();
                 Ok(found
                     .filter_map(|json| Event::from_json(&json).ok())

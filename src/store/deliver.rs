@@ -1,9 +1,9 @@
 //! The journal as delivery sees it: where events come from, and where it notes how far it came.
 
-use super::publish::Draft;
 use crate::{
     delivery::{DeadLetter, Source, SourceError},
     journal::{Journal, JournalError, Refused, Stored, WeakJournal},
+    record::Draft,
     sink::SinkEvent,
 };
 use async_trait::async_trait;
@@ -45,29 +45,16 @@ fn failed(error: JournalError) -> SourceError {
     }
 }
 
-fn sink_event(stored: Stored) -> SinkEvent {
-    let record = stored.record;
-    SinkEvent {
-        position: stored.seq,
-        event_id: record.event_id.into(),
-        event_type: record.event_type,
-        event_name: record.event_name,
-        workflow_type: record.workflow_type,
-        workflow_id: record.workflow_id,
-        workflow_run_id: record.workflow_run_id,
-        workflow_state: record.workflow_state,
-        activity_type: record.activity_type,
-        activity_id: record.activity_id,
-        attempt: record.attempt,
-        created_at: record.created_at,
-        json: record.json,
-    }
+fn at_its_position(stored: Stored) -> SinkEvent {
+    let mut event = stored.record;
+    event.position = stored.seq;
+    event
 }
 
 pub(super) fn dead_letter(refused: Refused) -> DeadLetter {
     DeadLetter {
         sink: refused.sink,
-        event_id: refused.event_id.into(),
+        event_id: refused.event_id,
         position: refused.seq,
         reason: refused.reason,
         event: refused.json,
@@ -92,7 +79,7 @@ impl Source for JournalSource {
             .read_for(Some(cursor_name(name)), after, limit)
             .await
             .map_err(failed)?;
-        Ok(stored.into_iter().map(sink_event).collect())
+        Ok(stored.into_iter().map(at_its_position).collect())
     }
 
     async fn settle(
@@ -105,7 +92,7 @@ impl Source for JournalSource {
             .into_iter()
             .map(|letter| Refused {
                 sink: letter.sink,
-                event_id: letter.event_id.into(),
+                event_id: letter.event_id,
                 seq: letter.position,
                 reason: letter.reason,
                 json: letter.event,

@@ -7,17 +7,15 @@ mod deliver;
 mod error;
 mod options;
 mod outlet;
-pub(crate) mod publish;
+mod publish;
 mod stats;
-mod trim;
 mod url;
 
 pub(crate) use claims::Claim;
 pub use error::{BuildError, FlushError, PublishError};
 pub use options::{
     DEFAULT_BATCH_SIZE, DEFAULT_COMMIT_TIMEOUT, DEFAULT_LINGER, DEFAULT_QUEUE_SIZE, Durability,
-    EventStoreOptions, EventStoreOptionsBuilder, Filter, Keep, LifecycleSelection,
-    event_store_options_builder,
+    EventStoreOptions, EventStoreOptionsBuilder, LifecycleSelection, event_store_options_builder,
 };
 pub(crate) use outlet::{Outlet, Place};
 pub use publish::Receipt;
@@ -28,11 +26,11 @@ use crate::{
     delivery::{BatchOptions, DeadLetter, Delivery, RedeliverError, Selection, Target},
     event::{DEFAULT_MAX_EVENT_BYTES, Event, EventId},
     journal::{self, Journal, JournalError, JournalOptions},
+    record::{self, Draft, Identity, Rules, Trimmed},
     sink::SinkError,
 };
 use claims::Claims;
 use deliver::JournalSource;
-use publish::{Draft, Identity};
 use stats::{Counters, add, get};
 use std::{
     path::Path,
@@ -61,15 +59,6 @@ use tracing::{debug, info, warn};
 #[derive(Clone)]
 pub struct EventStore {
     shared: Arc<Shared>,
-}
-
-/// What enrichment and encoding need to know; shared with every event that waits.
-#[derive(Debug)]
-pub(crate) struct Rules {
-    pub(crate) application_name: String,
-    pub(crate) filter: Option<Filter>,
-    pub(crate) max_event_bytes: usize,
-    pub(crate) trimmed: trim::Trimmed,
 }
 
 struct Shared {
@@ -180,7 +169,7 @@ impl EventStore {
                         .unwrap_or_else(default_application_name),
                     filter: options.filter,
                     max_event_bytes: options.max_event_bytes.unwrap_or(DEFAULT_MAX_EVENT_BYTES),
-                    trimmed: trim::Trimmed::default(),
+                    trimmed: Trimmed::default(),
                 }),
                 journal,
                 delivery,
@@ -230,7 +219,7 @@ impl EventStore {
     /// Fills what the event leaves empty from the current context stack, as `publish` does, without
     /// publishing it. The id is left to `publish`.
     pub fn enrich(&self, event: &mut Event) {
-        publish::enrich(
+        record::enrich(
             event,
             &Context::current(),
             SystemTime::now(),

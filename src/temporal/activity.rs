@@ -14,10 +14,8 @@ use crate::{
     context::{ActivityFrame, Context, WorkerFrame},
     crash_point::{crash_point, is_left_out},
     event::{ActivityStatus, Event, FailureDetails, LifecycleEvent, lifecycle},
-    store::{
-        EventStore, Outlet, Place, Receipt,
-        publish::{Draft, Identity},
-    },
+    record::{Draft, Identity},
+    store::{EventStore, Outlet, Place, Receipt},
 };
 use futures_util::FutureExt as _;
 use std::{

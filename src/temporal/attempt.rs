@@ -5,10 +5,8 @@ use super::failure;
 use crate::{
     context::{ActivityFrame, Context, Frame, WorkerFrame},
     event::{ActivityStatus, Event, FailureDetails, LifecycleEvent, lifecycle},
-    store::{
-        EventStore,
-        publish::{DETECTED_BY, Draft, Identity, utc},
-    },
+    record::{DETECTED_BY, Draft, Identity, utc},
+    store::EventStore,
 };
 use std::time::SystemTime;
 use temporalio_common::protos::temporal::api::failure::v1::{Failure, failure::FailureInfo};

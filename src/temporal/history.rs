@@ -12,10 +12,8 @@ use super::{
 use crate::{
     context::{ActivityFrame, Context, WorkflowFrame},
     event::{ActivityStatus, Event, FailureDetails, LifecycleEvent, WorkflowState, lifecycle},
-    store::{
-        EventStore,
-        publish::{Draft, Identity},
-    },
+    record::{Draft, Identity},
+    store::EventStore,
 };
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 use temporalio_common::protos::{

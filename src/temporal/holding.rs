@@ -15,7 +15,8 @@ use super::{
 use crate::{
     event::WorkflowState,
     journal::{Hold, RunKey},
-    store::{Claim, EventStore, publish::Draft},
+    record::Draft,
+    store::{Claim, EventStore},
 };
 use std::{
     sync::Arc,
@@ -235,7 +236,7 @@ impl Holdings {
 mod tests {
     use super::*;
     use crate::event::Event;
-    use crate::store::publish::Identity;
+    use crate::record::Identity;
     use std::time::UNIX_EPOCH;
     use uuid::Uuid;
 

@@ -11,10 +11,8 @@ use crate::{
     context::Context,
     event::Event,
     journal::RunKey,
-    store::{
-        Claim, EventStore,
-        publish::{Draft, Identity},
-    },
+    record::{Draft, Identity},
+    store::{Claim, EventStore},
 };
 use shuttle::{
     sync::{Arc, Mutex},

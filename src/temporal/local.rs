@@ -11,10 +11,8 @@ use crate::{
     context::Context,
     crash_point::is_left_out,
     event::{ActivityStatus, Event, EventId, EventKey, FailureDetails, LifecycleEvent, lifecycle},
-    store::{
-        EventStore, Place, PublishError, Receipt,
-        publish::{Draft, Identity},
-    },
+    record::{Draft, Identity},
+    store::{EventStore, Place, PublishError, Receipt},
 };
 use std::{
     collections::HashMap,

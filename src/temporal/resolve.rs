@@ -8,7 +8,8 @@ use super::{
 use crate::{
     crash_point::{crash_point, is_left_out},
     event::{Event, WorkflowState},
-    store::{Claim, EventStore, publish::Draft},
+    record::Draft,
+    store::{Claim, EventStore},
 };
 use std::{
     sync::{

@@ -11,10 +11,8 @@ use crate::{
     crash_point::crash_point,
     event::{Event, FailureDetails, LifecycleEvent, WorkflowState, lifecycle},
     journal::{Hold, RunKey},
-    store::{
-        EventStore, Outlet, Place,
-        publish::{Draft, Identity},
-    },
+    record::{Draft, Identity},
+    store::{EventStore, Outlet, Place},
 };
 use std::{
     sync::{

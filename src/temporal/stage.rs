@@ -6,10 +6,8 @@ use super::local::{AttemptName, LocalActivities};
 use crate::{
     context::Context,
     event::{ActivityStatus, Event, EventId, EventKey},
-    store::{
-        EventStore, Place, PublishError, Receipt,
-        publish::{DETECTED_BY, DETECTED_BY_REPLAY, Draft, Identity, utc},
-    },
+    record::{DETECTED_BY, DETECTED_BY_REPLAY, Draft, Identity, utc},
+    store::{EventStore, Place, PublishError, Receipt},
 };
 use std::{
     collections::HashMap,

@@ -9,11 +9,7 @@ use super::{
     payload,
     server::StandaloneDescription,
 };
-use crate::{
-    context::ActivityFrame,
-    event::ActivityStatus,
-    store::{EventStore, publish::Draft},
-};
+use crate::{context::ActivityFrame, event::ActivityStatus, record::Draft, store::EventStore};
 use std::time::SystemTime;
 use temporalio_common::protos::temporal::api::{
     activity::v1::ActivityExecutionInfo,

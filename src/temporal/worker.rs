@@ -12,10 +12,8 @@ use super::{
 use crate::{
     context::{Context, WorkerFrame},
     event::{Event, lifecycle},
-    store::{
-        EventStore, Outlet, Place, Receipt,
-        publish::{Draft, Identity},
-    },
+    record::{Draft, Identity},
+    store::{EventStore, Outlet, Place, Receipt},
 };
 use futures_util::future::LocalBoxFuture;
 use serde_json::{Map, Value, json};

@@ -2,6 +2,7 @@
 //! the workflow code that gets the result reads there what to bear witness to.
 
 use crate::witness::{Attempt, BY_HAND, failure_message};
+use futures::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{
@@ -9,7 +10,7 @@ use std::{
     sync::{LazyLock, Mutex, MutexGuard},
     time::Duration,
 };
-use temporal_eventstore::Event;
+use temporal_eventstore::{Event, PublishError};
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 
@@ -37,10 +38,13 @@ pub fn close(page: &str) -> Vec<Attempt> {
     book().remove(page).unwrap_or_default()
 }
 
-fn publish_by_hand() -> String {
+/// None where it was refused: the activity was given up just before.
+fn publish_by_hand() -> Option<String> {
     let nonce = nonce();
-    temporal_eventstore::publish(Event::new(BY_HAND).data(json!({ "nonce": nonce })));
-    nonce
+    let event = Event::new(BY_HAND).data(json!({ "nonce": nonce }));
+    let answer = temporal_eventstore::publish(event).now_or_never();
+    let is_refused = matches!(answer, Some(Err(PublishError::GivenUp)));
+    (!is_refused).then_some(nonce)
 }
 
 /// Publishes while the page is open, under its lock, so that what is published is in the book.
@@ -49,7 +53,7 @@ fn begin(page: &str, activity_id: &str, number: u32, by_hand: u8) -> Vec<String>
     let Some(attempts) = book.get_mut(page) else {
         return Vec::new();
     };
-    let by_hand: Vec<String> = (0..by_hand).map(|_| publish_by_hand()).collect();
+    let by_hand: Vec<String> = (0..by_hand).filter_map(|_| publish_by_hand()).collect();
     attempts.push(Attempt {
         activity_id: activity_id.to_owned(),
         number,
@@ -125,7 +129,7 @@ impl Chaos {
     /// An activity; its result is what it published by hand.
     #[activity]
     pub async fn remote(ctx: ActivityContext, input: RemoteInput) -> Result<String, ActivityError> {
-        let nonce = publish_by_hand();
+        let nonce = publish_by_hand().unwrap_or_default();
         let mut left = fastrand::u64(..=input.millis);
         while left > 0 {
             if ctx.is_cancelled() {

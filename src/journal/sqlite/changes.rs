@@ -23,7 +23,11 @@ pub(super) fn insert(
     for record in records {
         let mut buffer = Uuid::encode_buffer();
         let inserted = statement.execute(params![
-            &*record.event_id.hyphenated().encode_lower(&mut buffer),
+            &*record
+                .event_id
+                .as_uuid()
+                .hyphenated()
+                .encode_lower(&mut buffer),
             record.event_type,
             record.event_name,
             record.workflow_type,

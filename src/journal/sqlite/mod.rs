@@ -13,7 +13,10 @@ use super::{
     record::{Applied, Change, Held, Record, Refused, RunKey, Stored},
     removed::{RemovedUntil, seconds},
 };
-use crate::crash_point::crash_point;
+use crate::{
+    crash_point::crash_point,
+    event::{EventError, EventId},
+};
 use changes::{bury, forget, hold, insert, move_cursor, refuse, release, reserve, unreserve};
 use place::{FileIdentity, identities_beside, identity_of, lock};
 use rusqlite::{
@@ -303,7 +306,7 @@ impl SqliteLog {
         Ok(runs)
     }
 
-    pub(super) fn missing(&self, mut ids: Vec<Uuid>) -> Result<Vec<Uuid>, Trouble> {
+    pub(super) fn missing(&self, mut ids: Vec<EventId>) -> Result<Vec<EventId>, Trouble> {
         let mut statement = self
             .connection
             .prepare_cached("SELECT 1 FROM events WHERE event_id = ?1")?;
@@ -321,7 +324,7 @@ impl SqliteLog {
         }
     }
 
-    pub(super) fn find(&self, ids: &[Uuid]) -> Result<Vec<String>, Trouble> {
+    pub(super) fn find(&self, ids: &[EventId]) -> Result<Vec<String>, Trouble> {
         let mut statement = self
             .connection
             .prepare_cached("SELECT event FROM events WHERE event_id = ?1")?;
@@ -358,8 +361,8 @@ impl SqliteLog {
             stored.push(Stored {
                 seq: row.get(0)?,
                 record: Record {
+                    position: row.get(0)?,
                     event_id: uuid_at(row, 1)?,
-                    lifecycle: event_type == "application_events",
                     event_type,
                     event_name: row.get(3)?,
                     workflow_type: row.get(4)?,
@@ -491,7 +494,8 @@ fn connect(path: &Path, synchronous: Synchronous) -> Result<Connection, ConnectF
     Ok(connection)
 }
 
-fn uuid_at(row: &rusqlite::Row<'_>, index: usize) -> Result<Uuid, Trouble> {
+fn uuid_at(row: &rusqlite::Row<'_>, index: usize) -> Result<EventId, Trouble> {
     let text: String = row.get(index)?;
-    Uuid::parse_str(&text).map_err(|error| Trouble::Damaged(error.to_string()))
+    text.parse()
+        .map_err(|error: EventError| Trouble::Damaged(error.to_string()))
 }

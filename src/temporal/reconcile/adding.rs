@@ -4,7 +4,8 @@ use super::{Pass, ReconcileError, Reconciled, Reconciler};
 use crate::{
     event::{ActivityStatus, EventId, LifecycleEvent},
     journal::JournalError,
-    store::{PublishError, Receipt, publish::Draft},
+    record::Draft,
+    store::{PublishError, Receipt},
 };
 use serde_json::Value;
 use std::collections::HashSet;

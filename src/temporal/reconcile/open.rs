@@ -5,7 +5,8 @@
 use super::{Pass, ReconcileError, Reconciled, Reconciler, asking::server_error, ranges::before};
 use crate::{
     event::ActivityStatus,
-    store::{EventStore, publish::Draft},
+    record::Draft,
+    store::EventStore,
     temporal::{
         attempt::{self, AttemptEnd, KnownActivity},
         history::{self, RunName, time},

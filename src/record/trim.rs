@@ -2,7 +2,6 @@
 //! rule is left out, a text that is too long is shortened, and both are counted and said, by the field's
 //! name and never with what it held. Knows the rules of events, and nothing of where events come from.
 
-use super::stats::add;
 use crate::event::{
     Event, EventError, EventMetadata, MAX_ERROR_BYTES, MAX_NAME_CHARACTERS, check_name, has_nul,
     is_shallow, is_traceparent,
@@ -10,7 +9,10 @@ use crate::event::{
 use serde_json::{Map, Value};
 use std::{
     io,
-    sync::{Mutex, PoisonError, atomic::AtomicU64},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -33,8 +35,8 @@ pub(crate) struct Trimmed {
 }
 
 impl Trimmed {
-    pub(super) fn count(&self) -> u64 {
-        super::stats::get(&self.events)
+    pub(crate) fn count(&self) -> u64 {
+        self.events.load(Relaxed)
     }
 
     /// Counts an event of which `fields` were left out or shortened, if any were.
@@ -42,7 +44,7 @@ impl Trimmed {
         if fields.is_empty() {
             return;
         }
-        add(&self.events, 1);
+        self.events.fetch_add(1, Relaxed);
         let is_due = {
             let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
             let is_due = said.is_none_or(|at| at.elapsed() > SAID_EVERY);
@@ -390,12 +392,7 @@ mod tests {
         context::{Context, Frame, WorkflowFrame},
         event::{FailureDetails, WorkflowState, lifecycle},
         fuzz,
-        journal::{Draft as _, Prepared},
-        store::{
-            Rules,
-            options::{Filter, Keep},
-            publish::{Draft, Identity},
-        },
+        record::{Draft, Filter, Finished, Identity, Keep, Rules},
     };
     use std::sync::{Arc, Mutex};
 
@@ -487,15 +484,15 @@ mod tests {
             };
             let draft = Draft::new(&rules, event, context, identity);
             let id = draft.derived_id();
-            let Prepared::Record(record) = draft.prepare() else {
+            let Finished::Stored(record) = draft.finish() else {
                 panic!("a lifecycle event is refused");
             };
-            assert_eq!(id.map(Into::into), Some(record.event_id));
+            assert_eq!(id, Some(record.event_id));
             let read = Event::from_json(&record.json).unwrap();
             assert_eq!(read.validate(), Ok(()));
             if !is_filtered {
                 assert_eq!(read.data["status"], "failed");
-                assert!(record.lifecycle);
+                assert!(record.is_lifecycle());
                 // What is never left out has its size, too.
                 assert!(limit < 4_000 || record.json.len() <= limit.max(8_000));
             }

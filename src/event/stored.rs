@@ -1,0 +1,102 @@
+//! An event as it is stored: what the journal keeps and sinks get, one type all the way.
+
+use super::{Event, EventError, EventId};
+
+/// One event as it is stored and handed to sinks: the native JSON, and beside it what people query and
+/// sinks address by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoredEvent {
+    /// The position in the journal; grows from event to event. 0 before it is stored.
+    pub position: u64,
+    /// The event's id; what receivers tell duplicates by.
+    pub event_id: EventId,
+    /// The event type.
+    pub event_type: String,
+    /// The event name.
+    pub event_name: String,
+    /// The workflow type, where there is one.
+    pub workflow_type: Option<String>,
+    /// The workflow id, where there is one: the key that orders events.
+    pub workflow_id: Option<String>,
+    /// The workflow's run id, where there is one.
+    pub workflow_run_id: Option<String>,
+    /// The workflow's state.
+    pub workflow_state: Option<String>,
+    /// The activity type, where there is one.
+    pub activity_type: Option<String>,
+    /// The activity id, where there is one.
+    pub activity_id: Option<String>,
+    /// The activity attempt, from 1, where there is one.
+    pub attempt: Option<u32>,
+    /// When it happened: RFC 3339 with microseconds, UTC.
+    pub created_at: String,
+    /// The native JSON, as it is stored.
+    pub json: String,
+}
+
+impl StoredEvent {
+    /// An event at a position of the journal, as it is handed to sinks.
+    ///
+    /// # Errors
+    /// [`EventError::InvalidField`] when the event has no id or no time yet: it gets both when it is
+    /// published. [`EventError::TooLarge`] and [`EventError::DataIsNotJson`] as
+    /// [`Event::to_json_within`] has them.
+    pub fn new(position: u64, event: &Event) -> Result<Self, EventError> {
+        let missing = |field: &str, allowed| EventError::InvalidField {
+            field: field.to_owned(),
+            value: "nothing".to_owned(),
+            allowed,
+        };
+        let event_id = event
+            .metadata
+            .event_id
+            .ok_or_else(|| missing("event_id", "the id that publishing gives"))?;
+        if event.metadata.created_at.is_none() {
+            return Err(missing("created_at", "the time that publishing gives"));
+        }
+        let json = event.to_json_within(usize::MAX)?;
+        Ok(Self {
+            position,
+            ..Self::encoded(event, event_id, json)
+        })
+    }
+
+    /// An event whose JSON is made already.
+    pub(crate) fn encoded(event: &Event, event_id: EventId, json: String) -> Self {
+        let metadata = &event.metadata;
+        Self {
+            position: 0,
+            event_id,
+            event_type: event.event_type.clone(),
+            event_name: event.event_name.clone(),
+            workflow_type: metadata.workflow_type.clone(),
+            workflow_id: metadata.workflow_id.clone(),
+            workflow_run_id: metadata.workflow_run_id.clone(),
+            workflow_state: Some(metadata.workflow_state.as_str().to_owned()),
+            activity_type: metadata.activity_type.clone(),
+            activity_id: metadata.activity_id.clone(),
+            attempt: metadata.attempt,
+            created_at: metadata.created_at_text().unwrap_or_default(),
+            json,
+        }
+    }
+
+    /// Whether it is a lifecycle event, which goes last when room runs out.
+    pub(crate) fn is_lifecycle(&self) -> bool {
+        super::is_lifecycle(&self.event_type, &self.event_name)
+    }
+
+    /// The event as a value.
+    ///
+    /// # Errors
+    /// [`EventError::NotAnEvent`] if the JSON is none, which the journal does not hand out.
+    pub fn event(&self) -> Result<Event, EventError> {
+        Event::from_json(&self.json)
+    }
+
+    /// What orders events: the workflow id, else the activity id, else nothing.
+    pub fn key(&self) -> Option<&str> {
+        self.workflow_id.as_deref().or(self.activity_id.as_deref())
+    }
+}
