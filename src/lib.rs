@@ -29,8 +29,8 @@ mod temporal;
 pub mod testing;
 
 pub use context::Frame;
-pub use delivery::{DeadLetter, RedeliverError, SinkStats};
-pub use event::{Event, EventId, EventMetadata, WorkflowState};
+pub use delivery::{RedeliverError, SinkStats};
+pub use event::{DeadLetter, Event, EventId, EventMetadata, WorkflowState};
 pub use journal::JournalError;
 pub use record::{Filter, Keep};
 pub use store::{

@@ -1,20 +1,22 @@
 //! From the journal to the sinks: one task per sink, each with a cursor of its own, so that a sink
-//! that is away holds back no other. Knows sinks, and where events come from only as a [`Source`];
-//! nothing here runs on the path of a worker.
+//! that is away holds back no other. Nothing here runs on the path of a worker.
 
 mod guard;
+mod reading;
 mod selection;
-mod source;
 mod status;
 mod task;
 
+pub(crate) use reading::cursor_name;
 pub(crate) use selection::Selection;
-pub use source::DeadLetter;
-pub(crate) use source::{Source, SourceError};
 pub use status::SinkStats;
 
-use crate::sink::{Sink, SinkError};
+use crate::{
+    journal::{Journal, JournalError},
+    sink::{Sink, SinkError},
+};
 use guard::call;
+use reading::Reading;
 use status::Progress;
 use std::{sync::Arc, time::Duration};
 use task::Task;
@@ -43,13 +45,13 @@ pub(crate) struct BatchOptions {
 /// The tasks that deliver; they end when this is dropped.
 pub(crate) struct Delivery {
     lines: Vec<Line>,
-    source: Arc<dyn Source>,
     stop: watch::Sender<bool>,
 }
 
 struct Line {
     name: String,
     sink: Arc<dyn Sink>,
+    reading: Arc<Reading>,
     progress: Arc<Progress>,
     task: JoinHandle<()>,
 }
@@ -83,8 +85,8 @@ pub enum RedeliverError {
     },
 }
 
-impl From<SourceError> for RedeliverError {
-    fn from(error: SourceError) -> Self {
+impl From<JournalError> for RedeliverError {
+    fn from(error: JournalError) -> Self {
         Self::Journal {
             reason: error.to_string(),
         }
@@ -93,37 +95,31 @@ impl From<SourceError> for RedeliverError {
 
 impl Delivery {
     /// Starts one task per target; call it within a tokio runtime.
-    pub(crate) fn start(
-        targets: Vec<Target>,
-        source: Arc<dyn Source>,
-        batch: BatchOptions,
-    ) -> Self {
+    pub(crate) fn start(targets: Vec<Target>, journal: &Journal, batch: BatchOptions) -> Self {
         let (stop, stopped) = watch::channel(false);
         let lines = targets
             .into_iter()
             .map(|target| {
                 let progress = Arc::new(Progress::default());
+                let reading = Arc::new(Reading::new(journal, &target.name));
                 let task = Task {
                     name: target.name.clone(),
                     sink: target.sink.clone(),
                     only: target.only,
-                    source: source.clone(),
+                    reading: reading.clone(),
                     batch,
                     progress: progress.clone(),
                 };
                 Line {
                     name: target.name,
                     sink: target.sink,
+                    reading,
                     progress,
                     task: tokio::spawn(task.run(stopped.clone())),
                 }
             })
             .collect();
-        Self {
-            lines,
-            source,
-            stop,
-        }
+        Self { lines, stop }
     }
 
     /// Resolves when every sink is done with everything up to `position`. Cancel safe.
@@ -179,9 +175,9 @@ impl Delivery {
         let mut taken = 0;
         let mut after = 0;
         loop {
-            let letters = self
-                .source
-                .dead_letters(name, after, DEAD_LETTERS_AT_ONCE)
+            let letters = line
+                .reading
+                .dead_letters(after, DEAD_LETTERS_AT_ONCE)
                 .await?;
             let Some(last) = letters.last() else {
                 return Ok(taken);
@@ -189,7 +185,7 @@ impl Delivery {
             after = last.position;
             // One by one: what one is refused for is no matter of the others.
             for letter in letters {
-                let Ok(event) = letter.sink_event() else {
+                let Ok(event) = letter.stored_event() else {
                     continue;
                 };
                 let position = event.position;
@@ -199,7 +195,7 @@ impl Delivery {
                     error,
                 })?;
                 if delivered.taken > 0 && delivered.rejected.is_empty() {
-                    self.source.bury(name, position).await?;
+                    line.reading.remove_dead_letter(position)?;
                     taken += 1;
                 }
             }

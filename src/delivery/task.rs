@@ -2,13 +2,12 @@
 //! came. Tries for ever what can be tried again.
 
 use super::guard::call;
-use super::{
-    BatchOptions,
-    selection::Selection,
-    source::{DeadLetter, Source, SourceError},
-    status::Progress,
+use super::{BatchOptions, reading::Reading, selection::Selection, status::Progress};
+use crate::{
+    event::DeadLetter,
+    journal::JournalError,
+    sink::{Delivered, Sink, SinkError, SinkEvent},
 };
-use crate::sink::{Delivered, Sink, SinkError, SinkEvent};
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -28,7 +27,7 @@ pub(super) struct Task {
     pub(super) name: String,
     pub(super) sink: Arc<dyn Sink>,
     pub(super) only: Selection,
-    pub(super) source: Arc<dyn Source>,
+    pub(super) reading: Arc<Reading>,
     pub(super) batch: BatchOptions,
     pub(super) progress: Arc<Progress>,
 }
@@ -43,8 +42,8 @@ impl Task {
         }
     }
 
-    async fn deliver_all(&self) -> Result<(), SourceError> {
-        let mut position = self.insist(|| self.source.position(&self.name)).await?;
+    async fn deliver_all(&self) -> Result<(), JournalError> {
+        let mut position = self.insist(|| self.reading.position()).await?;
         self.progress.move_to(position);
         let mut is_looked_for = position > 0;
         let mut ahead = None;
@@ -66,7 +65,7 @@ impl Task {
                 }
             }
             let Some(last) = batch.last().map(|event| event.position) else {
-                self.source.more(position).await;
+                self.reading.more(position).await;
                 continue;
             };
             let before = batch.len();
@@ -84,17 +83,17 @@ impl Task {
             });
             handed_over?;
             position = last;
-            self.settle(position, Vec::new()).await?;
+            self.settle(position, Vec::new())?;
             ahead = Some(next?).filter(|next| next.len() >= self.batch.size);
         }
     }
 
-    async fn read(&self, after: u64) -> Result<Vec<SinkEvent>, SourceError> {
-        self.source.read(&self.name, after, self.batch.size).await
+    async fn read(&self, after: u64) -> Result<Vec<SinkEvent>, JournalError> {
+        self.reading.read(after, self.batch.size).await
     }
 
     /// The next batch; waits a little for company when it is small.
-    async fn next(&self, position: u64) -> Result<Vec<SinkEvent>, SourceError> {
+    async fn next(&self, position: u64) -> Result<Vec<SinkEvent>, JournalError> {
         let read = || self.read(position);
         let batch = self.insist(read).await?;
         if batch.is_empty() || batch.len() >= self.batch.size || self.batch.linger.is_zero() {
@@ -106,7 +105,7 @@ impl Task {
 
     /// Hands events over until the sink is done with all of them. After a failure with fewer at once: what
     /// fails may be too much to be done in time, and the same again would be for ever.
-    async fn hand_over(&self, mut events: &[SinkEvent]) -> Result<(), SourceError> {
+    async fn hand_over(&self, mut events: &[SinkEvent]) -> Result<(), JournalError> {
         let mut pauses = pauses();
         let mut at_once = events.len();
         while !events.is_empty() {
@@ -155,7 +154,7 @@ impl Task {
         events: &'a [SinkEvent],
         taken: usize,
         delivered: Delivered,
-    ) -> Result<&'a [SinkEvent], SourceError> {
+    ) -> Result<&'a [SinkEvent], JournalError> {
         let (taken, rest) = events.split_at(taken.min(events.len()));
         let dead: Vec<DeadLetter> = delivered
             .rejected
@@ -182,29 +181,28 @@ impl Task {
         if let Some(last) = taken.last()
             && (!rest.is_empty() || !dead.is_empty())
         {
-            self.settle(last.position, dead).await?;
+            self.settle(last.position, dead)?;
         }
         Ok(rest)
     }
 
-    async fn settle(&self, position: u64, dead: Vec<DeadLetter>) -> Result<(), SourceError> {
-        self.insist(|| self.source.settle(&self.name, position, dead.clone()))
-            .await?;
+    fn settle(&self, position: u64, dead: Vec<DeadLetter>) -> Result<(), JournalError> {
+        self.reading.settle(position, dead)?;
         self.progress.move_to(position);
         Ok(())
     }
 
     /// Asks the journal until it answers or is closed.
-    async fn insist<T, F: Future<Output = Result<T, SourceError>>>(
+    async fn insist<T, F: Future<Output = Result<T, JournalError>>>(
         &self,
         ask: impl Fn() -> F,
-    ) -> Result<T, SourceError> {
+    ) -> Result<T, JournalError> {
         let mut has_failed = false;
         loop {
             match ask().await {
-                Err(SourceError::Failed(reason)) => {
+                Err(error) if !matches!(error, JournalError::Closed | JournalError::Stopped(_)) => {
                     has_failed = true;
-                    let reason = format!("the journal does not answer: {reason}");
+                    let reason = format!("the journal does not answer: {error}");
                     if self.progress.failed(reason.clone()) {
                         warn!(sink = self.name, "nothing is delivered now: {reason}");
                     }

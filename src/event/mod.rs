@@ -17,7 +17,7 @@ pub use id::{EVENT_NAMESPACE, EventId, EventKey};
 pub use lifecycle::{ActivityStatus, FailureDetails, LifecycleEvent};
 pub use metadata::{EventMetadata, WorkflowState};
 pub(crate) use rules::{has_nul, is_shallow};
-pub use stored::StoredEvent;
+pub use stored::{DeadLetter, StoredEvent};
 pub(crate) use traceparent::is_traceparent;
 
 use error::shortened;

@@ -1,10 +1,12 @@
-//! An event as it is stored: what the journal keeps and sinks get, one type all the way.
+//! An event as it is stored, and one that a sink refused: what the journal keeps and sinks get, one type all
+//! the way.
 
 use super::{Event, EventError, EventId};
+use serde::{Deserialize, Serialize};
 
 /// One event as it is stored and handed to sinks: the native JSON, and beside it what people query and
 /// sinks address by.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StoredEvent {
     /// The position in the journal; grows from event to event. 0 before it is stored.
@@ -98,5 +100,38 @@ impl StoredEvent {
     /// What orders events: the workflow id, else the activity id, else nothing.
     pub fn key(&self) -> Option<&str> {
         self.workflow_id.as_deref().or(self.activity_id.as_deref())
+    }
+}
+
+/// An event that a sink refused for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct DeadLetter {
+    /// The sink's name.
+    pub sink: String,
+    /// The event's id.
+    pub event_id: EventId,
+    /// The event's position in the journal.
+    pub position: u64,
+    /// Why it was refused.
+    pub reason: String,
+    /// The event, as JSON.
+    pub event: String,
+}
+
+impl DeadLetter {
+    pub(crate) fn new(sink: &str, event: &StoredEvent, reason: String) -> Self {
+        Self {
+            sink: sink.to_owned(),
+            event_id: event.event_id,
+            position: event.position,
+            reason,
+            event: event.json.clone(),
+        }
+    }
+
+    /// The event as sinks take it.
+    pub(crate) fn stored_event(&self) -> Result<StoredEvent, EventError> {
+        StoredEvent::new(self.position, &Event::from_json(&self.event)?)
     }
 }

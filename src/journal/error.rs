@@ -77,6 +77,16 @@ pub enum JournalError {
         /// Why the file could not be written.
         reason: String,
     },
+    /// The journal was closed before its store had everything. Nothing is lost: what the store lacks is in the
+    /// files of the log beside it, and the next start finds it there.
+    #[error(
+        "the journal closed before its store had everything; what it lacks is in the log beside it, for the \
+         next start: {reason}"
+    )]
+    NotStored {
+        /// Why the store could not be written.
+        reason: String,
+    },
     /// The event breaks a rule.
     #[error("the event was refused: {reason}")]
     Invalid {

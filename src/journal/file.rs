@@ -1,37 +1,37 @@
-//! The log in a file, and what is kept in memory while the file cannot be written: for a full disk or
-//! a failing one until it can be written again; for a damaged file a log in memory takes over.
+//! The store in a file, and what it is while the file cannot be written: for a full disk or a failing one
+//! it takes nothing until it can again, and what comes waits in the log; for a damaged file a store in memory
+//! takes over, so that sinks go on, and the log's files stay for the next start.
 
 use super::{
-    JournalError, JournalOptions,
-    memory::{Backlog, MemoryLog},
-    record::{Change, Held, Refused, Stored},
+    JournalError, JournalOptions, Store,
+    log::Place,
+    memory::MemoryLog,
+    record::{Change, Held, Note},
     sqlite::{Lock, OpenFailure, Removed, SqliteLog, Trouble},
     status::Counters,
 };
-use crate::event::EventId;
+use crate::event::{DeadLetter, EventId, StoredEvent};
 use std::{
     path::{Path, PathBuf},
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
+use uuid::Uuid;
 
 /// How often room is made and the file is measured.
 const TICK: Duration = Duration::from_secs(1);
 /// How long the others have their turn while there is more to remove than time.
 const TICK_WHEN_FULL: Duration = Duration::from_millis(100);
 /// How long to wait before a broken file is tried again.
-const RETRY_PAUSE: Duration = Duration::from_secs(5);
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// After how many tries of an open connection the file is opened anew.
 const TRIES_OF_A_CONNECTION: u32 = 12;
-/// How long a transaction waits before it is tried again while somebody else has the file locked.
-const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
-/// The file, or what is kept until it can be written again.
-pub(super) struct FileLog {
+/// The file, or what stands in for it.
+pub(super) struct FileStore {
     path: PathBuf,
     options: JournalOptions,
     state: FileState,
-    backlog: Backlog,
     // Why the open file cannot be at its path, while it is not.
     detached: Option<String>,
     // The highest position that any event had: what sinks have seen stays behind what comes.
@@ -57,20 +57,26 @@ enum FileState {
     Closed,
 }
 
-/// See [`FileLog::source`].
-enum Source<'a> {
-    File(&'a SqliteLog),
-    Memory(&'a MemoryLog),
+/// What became of changes that the store was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fed {
+    /// They are in the file.
+    Stored,
+    /// They are in memory, for as long as this process lives.
+    InMemory,
+    /// Not now: somebody else has the file locked for a moment.
+    Busy,
+    /// Not now: the file cannot be written.
+    Broken,
 }
 
-impl FileLog {
+impl FileStore {
     pub(super) fn open(
         path: PathBuf,
         options: JournalOptions,
         counters: &Counters,
     ) -> Result<Self, JournalError> {
-        let backlog = Backlog::new(options.queue_size);
-        let state = match open_file(&path, &options) {
+        let state = match SqliteLog::open(&path, &options) {
             Ok(log) => FileState::Open(Box::new(log)),
             Err(OpenFailure::Refused(error)) => return Err(error),
             Err(OpenFailure::Damaged(reason, lock)) => {
@@ -83,71 +89,90 @@ impl FileLog {
                 }
             }
         };
-        let mut log = Self {
+        let mut store = Self {
             path,
             options,
             state,
-            backlog,
             detached: None,
             newest: 0,
             next_tick: Instant::now() + TICK,
         };
-        log.measure(counters);
-        Ok(log)
+        store.measure(counters);
+        Ok(store)
     }
 
+    /// Where the store stands in its log.
+    pub(super) fn place(&self) -> Result<Place, JournalError> {
+        match &self.state {
+            FileState::Open(log) => Ok(Place {
+                store_id: log.store_id().map_err(read_error)?,
+                position: log.log_position().map_err(read_error)?,
+                is_new: log.is_new(),
+            }),
+            _ => Ok(Place {
+                store_id: Uuid::nil(),
+                position: 0,
+                is_new: false,
+            }),
+        }
+    }
+
+    /// Takes the log of this store for its own.
+    pub(super) fn adopt(&self, store_id: Uuid) -> Result<(), JournalError> {
+        match &self.state {
+            FileState::Open(log) => log.adopt(store_id).map_err(read_error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether what it takes is gone with this process.
+    pub(super) fn is_damaged(&self) -> bool {
+        matches!(self.state, FileState::Damaged { .. })
+    }
+
+    /// Applies changes and notes, in one transaction with the frame of the log that is reached with them.
+    /// They are taken when that is done.
     pub(super) fn apply(
         &mut self,
-        changes: Vec<Change>,
+        changes: &mut Vec<Change>,
+        notes: &mut Vec<Note>,
+        position: Option<u64>,
         counters: &Counters,
-    ) -> Result<(), JournalError> {
+    ) -> Fed {
         let log = match &mut self.state {
             FileState::Open(log) => log,
             FileState::Damaged { memory, .. } => {
-                memory.write(&changes, counters);
-                return Err(self.degraded());
+                memory.write(std::mem::take(changes), counters);
+                memory.note(std::mem::take(notes), counters);
+                return Fed::InMemory;
             }
-            FileState::Broken { .. } | FileState::Closed => return self.keep(changes, counters),
+            FileState::Broken { .. } | FileState::Closed => return Fed::Broken,
         };
-        loop {
-            match log.apply(&changes) {
-                Ok(applied) => {
-                    counters.count(applied);
-                    counters.depth.fetch_add(applied.inserted, Relaxed);
-                    self.newest = self.newest.max(applied.newest);
-                    counters.reach(self.newest);
-                    // Written to a file that has no name any more: it goes with this process.
-                    return match &self.detached {
-                        None => Ok(()),
-                        Some(reason) => Err(JournalError::Degraded {
-                            reason: reason.clone(),
-                        }),
-                    };
+        match log.apply(changes, notes, position) {
+            Ok(applied) => {
+                changes.clear();
+                notes.clear();
+                counters.count(applied);
+                counters.depth.fetch_add(applied.inserted, Relaxed);
+                self.newest = self.newest.max(applied.newest);
+                counters.reach(self.newest);
+                Fed::Stored
+            }
+            // Whoever has the lock will let go.
+            Err(Trouble::Busy) => Fed::Busy,
+            Err(trouble) => {
+                // A file that is not at its path must not be let go: this is the only way to it.
+                if !log.is_at(&self.path) {
+                    self.follow_the_path(counters);
+                } else {
+                    self.break_off(trouble, counters);
                 }
-                // Whoever has the lock will let go; those who wait bound their own patience.
-                Err(Trouble::Busy) => std::thread::sleep(BUSY_PAUSE),
-                Err(trouble) => {
-                    // A file that is not at its path must not be let go: this is the only way to it.
-                    if !log.is_at(&self.path) {
-                        self.follow_the_path(counters);
-                    } else {
-                        self.break_off(trouble, counters);
-                    }
-                    return match &self.state {
-                        FileState::Damaged { .. } => self.apply(changes, counters),
-                        _ => self.keep(changes, counters),
-                    };
+                match &self.state {
+                    FileState::Damaged { .. } => self.apply(changes, notes, position, counters),
+                    _ => Fed::Broken,
                 }
             }
         }
-    }
-
-    fn keep(&mut self, changes: Vec<Change>, counters: &Counters) -> Result<(), JournalError> {
-        let lost = self.backlog.keep(changes);
-        if lost > 0 {
-            counters.lose(lost, "memory has no more room for events: some are lost");
-        }
-        Err(self.degraded())
     }
 
     fn degraded(&self) -> JournalError {
@@ -162,15 +187,6 @@ impl FileLog {
         }
     }
 
-    pub(super) fn durable(&self) -> Result<(), JournalError> {
-        let is_damaged = matches!(self.state, FileState::Damaged { .. });
-        if self.backlog.is_empty() && self.detached.is_none() && !is_damaged {
-            Ok(())
-        } else {
-            Err(self.degraded())
-        }
-    }
-
     fn break_off(&mut self, trouble: Trouble, counters: &Counters) {
         match trouble {
             Trouble::Busy => {}
@@ -179,8 +195,8 @@ impl FileLog {
                 tracing::error!(
                     path = %self.path.display(),
                     reason,
-                    "the journal cannot be written and turns to memory: it is tried again every \
-                     few seconds"
+                    "the journal's store cannot be written; what comes waits in its log, and it is \
+                     tried again every few seconds"
                 );
                 counters.degrade(Some(reason.clone()));
                 let log = match std::mem::replace(&mut self.state, FileState::Closed) {
@@ -197,20 +213,18 @@ impl FileLog {
         }
     }
 
-    /// The file is damaged: a log in memory takes over, so that sinks go on.
+    /// The file is damaged: a store in memory takes over, so that sinks go on.
     fn turn_to_memory(&mut self, reason: String, lock: Option<Lock>, counters: &Counters) {
         say_damaged(&self.path, &reason);
         counters.degrade(Some(reason.clone()));
-        let mut memory = in_memory(&self.options).go_on_after(self.newest);
-        memory.write(&self.backlog.take(), counters);
         self.state = FileState::Damaged {
             reason,
-            memory: Box::new(memory),
+            memory: Box::new(in_memory(&self.options).go_on_after(self.newest)),
             _lock: lock,
         };
     }
 
-    /// Writes what memory holds back to the file, if it can be written again.
+    /// Sees whether a file that could not be written can be again.
     fn repair(&mut self, counters: &Counters) {
         let FileState::Broken { tries, log, .. } = &mut self.state else {
             return;
@@ -227,7 +241,7 @@ impl FileLog {
         // Another connection needs the lock of the last one.
         let mut log = match log.take().filter(|_| !is_due) {
             Some(log) => log,
-            None => match open_file(&self.path, &self.options) {
+            None => match SqliteLog::open(&self.path, &self.options) {
                 Ok(log) => {
                     *tries = 0;
                     Box::new(log)
@@ -240,26 +254,19 @@ impl FileLog {
         };
         // It may be another file, or an empty one.
         log.go_on_after(self.newest);
-        let changes = self.backlog.take();
-        match log.apply(&changes) {
-            Ok(applied) => {
-                counters.count(applied);
+        match log.try_to_write() {
+            Ok(()) => {
                 // As loud as what it ends.
                 tracing::warn!(
                     path = %self.path.display(),
-                    events = applied.inserted,
-                    "the journal can write its file again; what memory held is in it"
+                    "the journal's store can be written again"
                 );
                 self.state = FileState::Open(log);
                 counters.degrade(None);
                 self.measure(counters);
             }
-            Err(Trouble::Damaged(reason)) => {
-                self.backlog.keep(changes);
-                self.turn_to_memory(reason, None, counters);
-            }
+            Err(Trouble::Damaged(reason)) => self.turn_to_memory(reason, None, counters),
             Err(_) => {
-                self.backlog.keep(changes);
                 if let FileState::Broken { log: kept, .. } = &mut self.state {
                     *kept = Some(log);
                 }
@@ -267,6 +274,7 @@ impl FileLog {
         }
     }
 
+    /// Looks after the file: makes room, follows it, tries again what failed.
     pub(super) fn tick(&mut self, counters: &Counters) {
         if Instant::now() < self.next_tick {
             return;
@@ -279,7 +287,6 @@ impl FileLog {
             }
             FileState::Broken { .. } | FileState::Damaged { .. } | FileState::Closed => {}
             FileState::Open(log) if !log.is_at(&self.path) => self.follow_the_path(counters),
-            FileState::Open(_) if !self.backlog.is_empty() => self.write_backlog(counters),
             FileState::Open(log) => {
                 let (removed, result) = log.make_room();
                 count_removed(removed, counters);
@@ -297,15 +304,6 @@ impl FileLog {
         }
     }
 
-    /// Writes what memory kept while the open file could not be written.
-    fn write_backlog(&mut self, counters: &Counters) {
-        let changes = self.backlog.take();
-        if !changes.is_empty() {
-            // What fails is kept again, and said.
-            self.apply(changes, counters).ok();
-        }
-    }
-
     /// The file was deleted, renamed or replaced while it is open: what is in it can only be reached
     /// from here, and would be gone with this process.
     fn follow_the_path(&mut self, counters: &Counters) {
@@ -320,9 +318,8 @@ impl FileLog {
                      that was in it has been copied to the file that is there now"
                 );
                 self.detached = None;
-                counters.degrade(None);
+                counters.detach(None);
                 self.measure(counters);
-                self.write_backlog(counters);
             }
             Err(failure) => {
                 let reason = match failure {
@@ -330,7 +327,7 @@ impl FileLog {
                     OpenFailure::Refused(error) => error.to_string(),
                 };
                 self.detached = Some(reason.clone());
-                if counters.degrade(Some(reason.clone())) {
+                if counters.detach(Some(reason.clone())) {
                     tracing::error!(
                         path = %self.path.display(),
                         reason,
@@ -357,135 +354,144 @@ impl FileLog {
         }
     }
 
-    /// What can be read now: the file, or the log in memory that took over from it.
-    fn source(&self) -> Result<Source<'_>, JournalError> {
+    /// What can be read now: the file, or the store in memory that took over from it.
+    fn readable(&self) -> Result<Readable<'_>, JournalError> {
         match &self.state {
             FileState::Open(log) | FileState::Broken { log: Some(log), .. } => {
-                Ok(Source::File(log))
+                Ok(Readable::File(log))
             }
-            FileState::Damaged { memory, .. } => Ok(Source::Memory(memory)),
+            FileState::Damaged { memory, .. } => Ok(Readable::Memory(memory)),
             FileState::Broken { log: None, .. } | FileState::Closed => Err(self.degraded()),
         }
-    }
-
-    pub(super) fn held(&self) -> Result<Vec<Held>, JournalError> {
-        match self.source()? {
-            Source::File(log) => log.held().map_err(read_error),
-            Source::Memory(memory) => Ok(memory.held()),
-        }
-    }
-
-    pub(super) fn missing(&self, ids: Vec<EventId>) -> Result<Vec<EventId>, JournalError> {
-        match self.source()? {
-            Source::File(log) => log.missing(ids).map_err(read_error),
-            // Most of what is not there is in the damaged file.
-            Source::Memory(_) => Err(self.degraded()),
-        }
-    }
-
-    pub(super) fn find(&self, ids: &[EventId]) -> Result<Vec<String>, JournalError> {
-        match self.source()? {
-            Source::File(log) => log.find(ids).map_err(read_error),
-            Source::Memory(memory) => Ok(memory.find(ids)),
-        }
-    }
-
-    pub(super) fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError> {
-        match self.source()? {
-            Source::File(log) => log.cursor(name).map_err(read_error),
-            Source::Memory(memory) => Ok(memory.cursor(name)),
-        }
-    }
-
-    pub(super) fn refused(
-        &self,
-        sink: Option<&str>,
-        after: u64,
-        limit: usize,
-    ) -> Result<Vec<Refused>, JournalError> {
-        match self.source()? {
-            Source::File(log) => log.refused(sink, after, limit).map_err(read_error),
-            Source::Memory(memory) => Ok(memory.refused(sink, after, limit)),
-        }
-    }
-
-    pub(super) fn read(
-        &mut self,
-        reader: Option<String>,
-        after: u64,
-        limit: usize,
-    ) -> Result<Vec<Stored>, JournalError> {
-        let stored = match self.source()? {
-            Source::File(log) => log.read(after, limit).map_err(read_error)?,
-            Source::Memory(memory) => memory.read(after, limit),
-        };
-        if let (Some(reader), Some(last)) = (reader, stored.last())
-            && let FileState::Open(log) | FileState::Broken { log: Some(log), .. } = &mut self.state
-        {
-            log.hand_out(reader, after, last.seq);
-        }
-        Ok(stored)
     }
 
     /// For tests: a disk with room for so many pages.
     #[cfg(test)]
     pub(super) fn limit_pages(&self, pages: u32) {
-        if let Ok(Source::File(log)) = self.source() {
+        if let Ok(Readable::File(log)) = self.readable() {
             log.limit_pages(pages);
         }
     }
 
-    /// Writes what can be written and gives the file back.
+    /// A file that is not at its path any more gets there, if that can be.
+    pub(super) fn settle_down(&mut self, counters: &Counters) {
+        match &self.state {
+            FileState::Open(log) if !log.is_at(&self.path) => self.follow_the_path(counters),
+            FileState::Broken { .. } => self.repair(counters),
+            FileState::Open(_) | FileState::Damaged { .. } | FileState::Closed => {}
+        }
+    }
+
+    /// Gives the file back. Says why, if what was put into it is gone with this process.
     pub(super) fn close(&mut self, counters: &Counters) -> Result<(), JournalError> {
-        if matches!(&self.state, FileState::Open(log) if !log.is_at(&self.path)) {
-            self.follow_the_path(counters);
-        }
-        if !self.backlog.is_empty() {
-            match &self.state {
-                FileState::Open(_) => self.write_backlog(counters),
-                FileState::Broken { .. } => self.repair(counters),
-                FileState::Damaged { .. } | FileState::Closed => {}
-            }
-        }
-        let (lost, reason) = match std::mem::replace(&mut self.state, FileState::Closed) {
+        match std::mem::replace(&mut self.state, FileState::Closed) {
             FileState::Open(log) if log.is_at(&self.path) => {
                 log.checkpoint();
-                (self.backlog.events() as u64, String::new())
+                Ok(())
             }
-            FileState::Open(_) => (
-                counters.depth.load(Relaxed),
-                "its file was deleted".to_owned(),
-            ),
-            FileState::Broken { reason, .. } => (self.backlog.events() as u64, reason),
-            FileState::Damaged { reason, memory, .. } => (memory.depth(), reason),
-            FileState::Closed => return Ok(()),
-        };
-        if lost == 0 {
-            return Ok(());
+            FileState::Open(_) => {
+                let lost = counters.depth.load(Relaxed);
+                if lost == 0 {
+                    return Ok(());
+                }
+                counters.lost.fetch_add(lost, Relaxed);
+                Err(JournalError::Lost {
+                    events: lost,
+                    reason: "its file was deleted".to_owned(),
+                })
+            }
+            FileState::Broken { .. } | FileState::Damaged { .. } | FileState::Closed => Ok(()),
         }
-        counters.lost.fetch_add(lost, Relaxed);
-        let error = JournalError::Lost {
-            events: lost,
-            reason,
-        };
-        tracing::error!(path = %self.path.display(), lost, %error, "events are lost");
-        Err(error)
     }
 }
 
-fn open_file(path: &Path, options: &JournalOptions) -> Result<SqliteLog, OpenFailure> {
-    SqliteLog::open(path, options)
+/// See [`FileStore::readable`].
+enum Readable<'a> {
+    File(&'a SqliteLog),
+    Memory(&'a MemoryLog),
+}
+
+impl Store for FileStore {
+    fn durable(&self) -> Result<(), JournalError> {
+        match (&self.state, &self.detached) {
+            (FileState::Open(_), None) => Ok(()),
+            _ => Err(self.degraded()),
+        }
+    }
+
+    fn held(&self) -> Result<Vec<Held>, JournalError> {
+        match self.readable()? {
+            Readable::File(log) => log.held().map_err(read_error),
+            Readable::Memory(memory) => memory.held(),
+        }
+    }
+
+    fn missing(&self, ids: Vec<EventId>) -> Result<Vec<EventId>, JournalError> {
+        match self.readable()? {
+            Readable::File(log) => log.missing(ids).map_err(read_error),
+            // Most of what is not there is in the damaged file.
+            Readable::Memory(_) => Err(self.degraded()),
+        }
+    }
+
+    fn find(&self, ids: &[EventId]) -> Result<Vec<String>, JournalError> {
+        match self.readable()? {
+            Readable::File(log) => log.find(ids).map_err(read_error),
+            Readable::Memory(memory) => memory.find(ids),
+        }
+    }
+
+    fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError> {
+        match self.readable()? {
+            Readable::File(log) => log.cursor(name).map_err(read_error),
+            Readable::Memory(memory) => memory.cursor(name),
+        }
+    }
+
+    fn dead_letters(
+        &self,
+        sink: Option<&str>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, JournalError> {
+        match self.readable()? {
+            Readable::File(log) => log.dead_letters(sink, after, limit).map_err(read_error),
+            Readable::Memory(memory) => memory.dead_letters(sink, after, limit),
+        }
+    }
+
+    fn read(
+        &mut self,
+        reader: Option<&str>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, JournalError> {
+        if let FileState::Damaged { memory, .. } = &mut self.state {
+            return memory.read(reader, after, limit);
+        }
+        let events = match self.readable()? {
+            Readable::File(log) => log.read(after, limit).map_err(read_error)?,
+            Readable::Memory(_) => Vec::new(),
+        };
+        if let (Some(reader), Some(last)) = (reader, events.last())
+            && let FileState::Open(log) | FileState::Broken { log: Some(log), .. } = &mut self.state
+        {
+            log.hand_out(reader, after, last.position);
+        }
+        Ok(events)
+    }
 }
 
 fn say_damaged(path: &Path, reason: &str) {
     tracing::error!(
         path = %path.display(),
         reason,
-        "the journal cannot be written and turns to memory: the file is damaged"
+        "the journal cannot be written and turns to memory: the file is damaged; what comes waits in its \
+         log for a start with a whole file"
     );
 }
 
-/// The log that takes over from a damaged file. As the store it keeps what it can; otherwise, what no
+/// The store that takes over from a damaged file. As the store it keeps what it can; otherwise, what no
 /// sink has yet.
 fn in_memory(options: &JournalOptions) -> MemoryLog {
     let sinks = if options.is_store {

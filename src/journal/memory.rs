@@ -2,12 +2,12 @@
 //! what applications published before what the interceptors did.
 
 use super::{
-    MAX_READ_BYTES,
-    record::{Applied, Change, Held, Record, Refused, RunKey, Stored},
+    JournalError, MAX_READ_BYTES, Store,
+    record::{Applied, Change, Held, Note, RunKey},
     removed::{RemovedUntil, seconds},
     status::Counters,
 };
-use crate::event::EventId;
+use crate::event::{DeadLetter, EventId, StoredEvent};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::atomic::Ordering::Relaxed,
@@ -17,12 +17,12 @@ use std::{
 /// A log that lives as long as its process.
 #[derive(Debug)]
 pub(super) struct MemoryLog {
-    // Each with its position and the time at which it was stored.
-    events: VecDeque<(u64, i64, Record)>,
+    // Each with the time at which it was stored.
+    events: VecDeque<(i64, StoredEvent)>,
     ids: HashSet<EventId>,
-    held: Vec<(RunKey, String, Vec<Record>)>,
+    held: Vec<(RunKey, String, Vec<StoredEvent>)>,
     cursors: HashMap<String, u64>,
-    refused: Vec<Refused>,
+    dead_letters: Vec<DeadLetter>,
     // Who must have an event before it may go.
     sinks: Vec<String>,
     // With the kind of event, and the time at which it was stored.
@@ -30,7 +30,7 @@ pub(super) struct MemoryLog {
     removed_until: RemovedUntil,
     // As a file's log has it: a clock that does not jump.
     opened: (SystemTime, Instant),
-    next_seq: u64,
+    next_position: u64,
     capacity: usize,
 }
 
@@ -41,12 +41,12 @@ impl MemoryLog {
             ids: HashSet::new(),
             held: Vec::new(),
             cursors: HashMap::new(),
-            refused: Vec::new(),
+            dead_letters: Vec::new(),
             sinks,
             delivered_ids: VecDeque::new(),
             removed_until: RemovedUntil::default(),
             opened: (SystemTime::now(), Instant::now()),
-            next_seq: 1,
+            next_position: 1,
             capacity: capacity.max(1),
         }
     }
@@ -54,12 +54,12 @@ impl MemoryLog {
     /// The same, with positions behind `newest`.
     #[cfg(feature = "sqlite")]
     pub(super) fn go_on_after(mut self, newest: u64) -> Self {
-        self.next_seq = newest + 1;
+        self.next_position = newest + 1;
         self
     }
 
     /// Applies changes, counts what they did, and says what there was no room for.
-    pub(super) fn write(&mut self, changes: &[Change], counters: &Counters) {
+    pub(super) fn write(&mut self, changes: Vec<Change>, counters: &Counters) {
         let applied = self.apply(changes);
         counters.count(applied);
         if applied.removed > 0 {
@@ -73,74 +73,83 @@ impl MemoryLog {
         counters.reach(self.newest());
     }
 
-    pub(super) fn apply(&mut self, changes: &[Change]) -> Applied {
+    fn apply(&mut self, changes: Vec<Change>) -> Applied {
         let mut applied = Applied::default();
         for change in changes {
             match change {
-                Change::Insert(records) => self.insert(records, &mut applied),
-                Change::Hold(key, evidence, records) => {
-                    let known = self.held.iter_mut().find(|(held, ..)| held == key);
+                Change::Insert(events) => self.insert(events, &mut applied),
+                Change::Hold(key, evidence, events) => {
+                    let known = self.held.iter_mut().find(|(held, ..)| *held == key);
                     if let Some((_, known, held)) = known {
-                        known.clone_from(evidence);
-                        held.extend(records.iter().cloned());
-                    } else if !records.is_empty() {
-                        let held = (key.clone(), evidence.clone(), records.clone());
-                        self.held.push(held);
+                        *known = evidence;
+                        held.extend(events);
+                    } else if !events.is_empty() {
+                        self.held.push((key, evidence, events));
                         applied.held += 1;
                     }
                 }
                 Change::Release(key) => {
-                    if let Some(records) = self.take_held(key, &mut applied) {
-                        self.insert(&records, &mut applied);
+                    if let Some(events) = self.take_held(&key, &mut applied) {
+                        self.insert(events, &mut applied);
                     }
                 }
-                Change::Replace(key, records) => {
-                    if self.take_held(key, &mut applied).is_some() {
-                        self.insert(records, &mut applied);
+                Change::Replace(key, events) => {
+                    if self.take_held(&key, &mut applied).is_some() {
+                        self.insert(events, &mut applied);
                     }
                 }
                 Change::Discard(key) => {
-                    self.take_held(key, &mut applied);
-                }
-                Change::MoveCursor(name, position) => {
-                    self.cursors.insert(name.clone(), *position);
-                    applied.removed_delivered += self.forget_delivered();
-                }
-                Change::Refuse(refused) => {
-                    self.refused.extend(refused.iter().cloned());
-                    // In the order of the events, whichever sink was first.
-                    self.refused.sort_by_key(|refused| refused.seq);
-                    // As bounded as the events themselves.
-                    let surplus = self.refused.len().saturating_sub(self.capacity);
-                    self.refused.drain(..surplus);
-                }
-                Change::Bury(sink, position) => {
-                    self.refused
-                        .retain(|refused| refused.sink != *sink || refused.seq != *position);
+                    self.take_held(&key, &mut applied);
                 }
             }
         }
         applied
     }
 
-    fn take_held(&mut self, key: &RunKey, applied: &mut Applied) -> Option<Vec<Record>> {
+    /// Keeps notes about delivery.
+    pub(super) fn note(&mut self, notes: Vec<Note>, counters: &Counters) {
+        for note in notes {
+            match note {
+                Note::MoveCursor(name, position) => {
+                    self.cursors.insert(name, position);
+                    self.forget_delivered();
+                }
+                Note::Refuse(letters) => {
+                    self.dead_letters.extend(letters);
+                    // In the order of the events, whichever sink was first.
+                    self.dead_letters.sort_by_key(|letter| letter.position);
+                    // As bounded as the events themselves.
+                    let surplus = self.dead_letters.len().saturating_sub(self.capacity);
+                    self.dead_letters.drain(..surplus);
+                }
+                Note::RemoveDeadLetter(sink, position) => {
+                    self.dead_letters
+                        .retain(|letter| letter.sink != sink || letter.position != position);
+                }
+            }
+        }
+        counters.remove_until(self.removed_until);
+        counters.depth.store(self.depth(), Relaxed);
+    }
+
+    fn take_held(&mut self, key: &RunKey, applied: &mut Applied) -> Option<Vec<StoredEvent>> {
         let index = self.held.iter().position(|(held, ..)| held == key)?;
         applied.held -= 1;
         Some(self.held.remove(index).2)
     }
 
-    fn insert(&mut self, records: &[Record], applied: &mut Applied) {
+    fn insert(&mut self, events: Vec<StoredEvent>, applied: &mut Applied) {
         let (wall, monotonic) = self.opened;
         let stored_at = seconds(wall + monotonic.elapsed());
-        for record in records {
-            if !self.ids.insert(record.event_id) {
+        for mut event in events {
+            if !self.ids.insert(event.event_id) {
                 applied.duplicates += 1;
                 continue;
             }
             applied.inserted += 1;
-            self.events
-                .push_back((self.next_seq, stored_at, record.clone()));
-            self.next_seq += 1;
+            event.position = self.next_position;
+            self.events.push_back((stored_at, event));
+            self.next_position += 1;
         }
         if self.events.len() > self.capacity {
             applied.removed += self.make_room();
@@ -156,53 +165,22 @@ impl MemoryLog {
         let newest = self.newest();
         let ids = &mut self.ids;
         let removed_until = &mut self.removed_until;
-        self.events.retain(|(seq, stored_at, record)| {
-            let goes = surplus > 0 && !record.is_lifecycle() && *seq < newest;
+        self.events.retain(|(stored_at, event)| {
+            let goes = surplus > 0 && !event.is_lifecycle() && event.position < newest;
             if goes {
                 surplus -= 1;
-                ids.remove(&record.event_id);
+                ids.remove(&event.event_id);
                 removed_until.raise(false, *stored_at);
             }
             !goes
         });
         for _ in 0..surplus.min(self.events.len().saturating_sub(1)) {
-            if let Some((_, stored_at, record)) = self.events.pop_front() {
-                self.ids.remove(&record.event_id);
-                self.removed_until.raise(record.is_lifecycle(), stored_at);
+            if let Some((stored_at, event)) = self.events.pop_front() {
+                self.ids.remove(&event.event_id);
+                self.removed_until.raise(event.is_lifecycle(), stored_at);
             }
         }
         (before - self.events.len()) as u64
-    }
-
-    pub(super) fn held(&self) -> Vec<Held> {
-        self.held
-            .iter()
-            .map(|(key, evidence, records)| Held {
-                key: key.clone(),
-                evidence: evidence.clone(),
-                records: records.iter().map(|record| record.json.clone()).collect(),
-            })
-            .collect()
-    }
-
-    pub(super) fn missing(&self, mut ids: Vec<EventId>) -> Vec<EventId> {
-        ids.retain(|id| !self.ids.contains(id));
-        ids
-    }
-
-    pub(super) fn find(&self, ids: &[EventId]) -> Vec<String> {
-        if ids.is_empty() {
-            return Vec::new();
-        }
-        let found = self.events.iter().map(|(_, _, record)| record);
-        found
-            .filter(|record| ids.contains(&record.event_id))
-            .map(|record| record.json.clone())
-            .collect()
-    }
-
-    pub(super) fn cursor(&self, name: &str) -> Option<u64> {
-        self.cursors.get(name).copied()
     }
 
     pub(super) fn depth(&self) -> u64 {
@@ -210,24 +188,23 @@ impl MemoryLog {
     }
 
     /// What every sink is done with makes room for what comes; its ids are still remembered.
-    fn forget_delivered(&mut self) -> u64 {
+    fn forget_delivered(&mut self) {
         let Some(delivered) = self
             .sinks
             .iter()
             .map(|sink| self.cursors.get(sink).copied().unwrap_or_default())
             .min()
         else {
-            return 0;
+            return;
         };
-        let before = self.events.len();
         while self
             .events
             .front()
-            .is_some_and(|(seq, ..)| *seq <= delivered)
-            && let Some((_, stored_at, record)) = self.events.pop_front()
+            .is_some_and(|(_, event)| event.position <= delivered)
+            && let Some((stored_at, event)) = self.events.pop_front()
         {
             self.delivered_ids
-                .push_back((record.event_id, record.is_lifecycle(), stored_at));
+                .push_back((event.event_id, event.is_lifecycle(), stored_at));
         }
         while self.delivered_ids.len() > self.capacity
             && let Some((id, is_lifecycle, stored_at)) = self.delivered_ids.pop_front()
@@ -235,44 +212,86 @@ impl MemoryLog {
             self.removed_until.raise(is_lifecycle, stored_at);
             self.ids.remove(&id);
         }
-        (before - self.events.len()) as u64
-    }
-
-    pub(super) fn refused(&self, sink: Option<&str>, after: u64, limit: usize) -> Vec<Refused> {
-        let found: Vec<&Refused> = self
-            .refused
-            .iter()
-            .filter(|refused| refused.seq > after)
-            .filter(|refused| sink.is_none_or(|sink| refused.sink == sink))
-            .collect();
-        let last = limit.checked_sub(1).and_then(|last| found.get(last));
-        // All that there are of the last event, so that who goes on behind it misses none.
-        let last = last.map_or(u64::MAX, |last| last.seq);
-        let is_in = |refused: &&&Refused| limit > 0 && refused.seq <= last;
-        found.iter().filter(is_in).copied().cloned().collect()
     }
 
     pub(super) fn newest(&self) -> u64 {
-        self.next_seq - 1
+        self.next_position - 1
+    }
+}
+
+impl Store for MemoryLog {
+    fn durable(&self) -> Result<(), JournalError> {
+        Ok(())
     }
 
-    pub(super) fn read(&self, after: u64, limit: usize) -> Vec<Stored> {
+    fn held(&self) -> Result<Vec<Held>, JournalError> {
+        let held = self.held.iter().map(|(key, evidence, events)| Held {
+            key: key.clone(),
+            evidence: evidence.clone(),
+            records: events.iter().map(|event| event.json.clone()).collect(),
+        });
+        Ok(held.collect())
+    }
+
+    fn missing(&self, mut ids: Vec<EventId>) -> Result<Vec<EventId>, JournalError> {
+        ids.retain(|id| !self.ids.contains(id));
+        Ok(ids)
+    }
+
+    fn find(&self, ids: &[EventId]) -> Result<Vec<String>, JournalError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let events = self.events.iter().map(|(_, event)| event);
+        Ok(events
+            .filter(|event| ids.contains(&event.event_id))
+            .map(|event| event.json.clone())
+            .collect())
+    }
+
+    fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError> {
+        Ok(self.cursors.get(name).copied())
+    }
+
+    fn dead_letters(
+        &self,
+        sink: Option<&str>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, JournalError> {
+        let found: Vec<&DeadLetter> = self
+            .dead_letters
+            .iter()
+            .filter(|letter| letter.position > after)
+            .filter(|letter| sink.is_none_or(|sink| letter.sink == sink))
+            .collect();
+        let last = limit.checked_sub(1).and_then(|last| found.get(last));
+        // All that there are of the last event, so that who goes on behind it misses none.
+        let last = last.map_or(u64::MAX, |last| last.position);
+        let is_in = |letter: &&&DeadLetter| limit > 0 && letter.position <= last;
+        Ok(found.iter().filter(is_in).copied().cloned().collect())
+    }
+
+    fn read(
+        &mut self,
+        _reader: Option<&str>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, JournalError> {
         // Positions ascend, though there are gaps.
-        let from = self.events.partition_point(|(seq, ..)| *seq <= after);
+        let from = self
+            .events
+            .partition_point(|(_, event)| event.position <= after);
         let mut bytes = 0;
-        self.events
-            .range(from..)
-            .take(limit)
-            .take_while(|(.., record)| {
+        let events = self.events.range(from..).take(limit);
+        Ok(events
+            .take_while(|(_, event)| {
                 let goes = bytes <= MAX_READ_BYTES;
-                bytes += record.json.len();
+                bytes += event.json.len();
                 goes
             })
-            .map(|(seq, _, record)| Stored {
-                seq: *seq,
-                record: record.clone(),
-            })
-            .collect()
+            .map(|(_, event)| event.clone())
+            .collect())
     }
 }
 
@@ -299,12 +318,6 @@ impl Backlog {
     /// Keeps changes for later; gives back how many events had to go to make room.
     pub(super) fn keep(&mut self, changes: Vec<Change>) -> u64 {
         for change in changes {
-            if let Change::MoveCursor(name, position) = &change
-                && let Some(known) = self.cursor_mut(name)
-            {
-                *known = *position;
-                continue;
-            }
             self.weight += change.weight();
             self.changes.push_back(change);
         }
@@ -315,39 +328,31 @@ impl Backlog {
         }
     }
 
-    fn cursor_mut(&mut self, of: &str) -> Option<&mut u64> {
-        self.changes.iter_mut().find_map(|change| match change {
-            Change::MoveCursor(name, position) if name == of => Some(position),
-            _ => None,
-        })
-    }
-
     /// Down to a tenth below the capacity, so that not every change has to make room: user events
-    /// first, then the oldest changes.
+    /// first, then the oldest events. What settles something that is held never goes.
     fn make_room(&mut self) -> u64 {
         let goal = self.capacity - self.capacity / 10;
         let mut surplus = self.weight.saturating_sub(goal);
         let mut lost = 0;
-        self.changes.retain_mut(|change| {
-            if surplus > 0
-                && let Change::Insert(records) = change
-            {
-                let before = records.len();
-                records.retain(|record| record.is_lifecycle());
-                let removed = before - records.len();
-                lost += removed;
-                surplus = surplus.saturating_sub(removed);
-                return !records.is_empty();
-            }
-            true
-        });
-        self.weight = self.changes.iter().map(Change::weight).sum();
-        while self.weight > goal
-            && let Some(change) = self.changes.pop_front()
-        {
-            self.weight -= change.weight();
-            lost += change.contents();
+        for spares_lifecycle in [true, false] {
+            self.changes.retain_mut(|change| {
+                if surplus == 0 || change.settles() {
+                    return true;
+                }
+                let (Change::Insert(events) | Change::Hold(_, _, events)) = change else {
+                    return true;
+                };
+                let before = events.len();
+                events.retain(|event| {
+                    let goes = surplus > 0 && !(spares_lifecycle && event.is_lifecycle());
+                    surplus -= usize::from(goes);
+                    !goes
+                });
+                lost += before - events.len();
+                !events.is_empty()
+            });
         }
+        self.weight = self.changes.iter().map(Change::weight).sum();
         lost as u64
     }
 
@@ -364,7 +369,7 @@ impl Backlog {
     pub(super) fn events(&self) -> usize {
         self.changes
             .iter()
-            .map(|change| change.records().len())
+            .map(|change| change.events().len())
             .sum()
     }
 }

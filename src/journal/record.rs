@@ -1,30 +1,16 @@
-//! What the journal holds: records, and the names under which they wait for a verdict. Plain data.
+//! What the journal holds: names under which events wait for a verdict, and changes to what is stored.
+//! Plain data.
 
-use crate::event::EventId;
-pub(crate) use crate::event::StoredEvent as Record;
+use crate::{
+    event::{DeadLetter, StoredEvent},
+    record::Draft,
+};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
-
-/// What waits to be written. It becomes a record on the journal's own thread, so that no JSON is
-/// made on the path of whoever appends.
-pub(crate) trait Draft: Send + 'static {
-    fn prepare(self) -> Prepared;
-}
-
-/// What became of a draft. It lives on the stack of one thread for a moment: boxing the record would
-/// cost an allocation for each event.
-#[allow(clippy::large_enum_variant)]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Prepared {
-    Record(Record),
-    /// A filter dropped it.
-    Dropped,
-    /// It breaks a rule.
-    Invalid(String),
-}
 
 /// The name under which events of a run wait for a verdict. `hold_id` tells the holds of one run apart, so
 /// that what is said of one does not touch another.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct RunKey {
     pub(crate) namespace: String,
     pub(crate) workflow_id: String,
@@ -34,11 +20,11 @@ pub(crate) struct RunKey {
 
 /// Events to be held: behind those that are held under the same key already, all with this evidence.
 #[derive(Debug)]
-pub(crate) struct Hold<D> {
+pub(crate) struct Hold {
     pub(crate) key: RunKey,
     /// What the verdict depends on, in the words of whoever holds. The journal only keeps it.
     pub(crate) evidence: String,
-    pub(crate) drafts: Vec<D>,
+    pub(crate) drafts: Vec<Draft>,
 }
 
 /// What is held under one key, as JSON, in order.
@@ -50,64 +36,52 @@ pub(crate) struct Held {
     pub(crate) records: Vec<String>,
 }
 
-/// One event that was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Stored {
-    pub(crate) seq: u64,
-    pub(crate) record: Record,
-}
-
-/// An event that a receiver refused for good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refused {
-    pub(crate) sink: String,
-    pub(crate) event_id: EventId,
-    pub(crate) seq: u64,
-    pub(crate) reason: String,
-    pub(crate) json: String,
-}
-
-/// A change to the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A change to what is stored, as the log has it. The order of the variants and of their fields is the
+/// log's format: a new one comes last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Change {
-    Insert(Vec<Record>),
-    Hold(RunKey, String, Vec<Record>),
+    Insert(Vec<StoredEvent>),
+    Hold(RunKey, String, Vec<StoredEvent>),
     Release(RunKey),
-    Replace(RunKey, Vec<Record>),
+    Replace(RunKey, Vec<StoredEvent>),
     Discard(RunKey),
-    MoveCursor(String, u64),
-    Refuse(Vec<Refused>),
-    /// What a receiver refused, it took after all.
-    Bury(String, u64),
 }
 
-#[cfg(feature = "sqlite")]
 impl Change {
-    /// How many places it takes where changes wait: its events, its dead letters, or one.
+    /// How many places it takes where changes wait: its events, or one.
+    #[cfg(feature = "sqlite")]
     pub(super) fn weight(&self) -> usize {
-        self.contents().max(1)
+        self.events().len().max(1)
     }
 
-    /// How many events and dead letters go with it.
-    pub(super) fn contents(&self) -> usize {
+    /// The events that come with it.
+    pub(super) fn events(&self) -> &[StoredEvent] {
         match self {
-            Self::Refuse(refused) => refused.len(),
-            change => change.records().len(),
+            Self::Insert(events) | Self::Hold(_, _, events) | Self::Replace(_, events) => events,
+            Self::Release(_) | Self::Discard(_) => &[],
         }
     }
 
-    pub(super) fn records(&self) -> &[Record] {
-        match self {
-            Self::Insert(records) | Self::Hold(_, _, records) | Self::Replace(_, records) => {
-                records
-            }
-            Self::Release(_)
-            | Self::Discard(_)
-            | Self::MoveCursor(..)
-            | Self::Refuse(_)
-            | Self::Bury(..) => &[],
-        }
+    /// Whether it says what becomes of something that is held.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn settles(&self) -> bool {
+        matches!(
+            self,
+            Self::Release(_) | Self::Replace(..) | Self::Discard(_)
+        )
     }
+}
+
+/// A note about delivery. It is about positions of one store, and no part of the log: a store that is made
+/// anew from its log has other positions. What a crash loses of these is delivered again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Note {
+    /// A sink is done with everything up to a position.
+    MoveCursor(String, u64),
+    /// What a sink refused.
+    Refuse(Vec<DeadLetter>),
+    /// What a sink refused, it took after all.
+    RemoveDeadLetter(String, u64),
 }
 
 /// What applying changes did.
@@ -116,8 +90,6 @@ pub(super) struct Applied {
     pub(super) inserted: u64,
     pub(super) duplicates: u64,
     pub(super) removed: u64,
-    /// Events that every sink has, and that made room.
-    pub(super) removed_delivered: u64,
     /// How many more keys hold something than before.
     pub(super) held: i64,
     /// The position of the newest event that was inserted; 0 without any.

@@ -1,8 +1,8 @@
 //! The journal's numbers. Counters only grow; gauges are set by the journal's thread.
 
-use super::{record::Applied, removed::RemovedUntil};
+use super::{JournalError, record::Applied, removed::RemovedUntil};
 use std::sync::{
-    Mutex, PoisonError,
+    Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
@@ -26,6 +26,8 @@ pub(crate) struct JournalStatus {
     pub(crate) newest: u64,
     pub(crate) degraded: bool,
     pub(crate) last_error: Option<String>,
+    /// Why its thread is gone.
+    pub(crate) stopped: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -46,25 +48,33 @@ pub(super) struct Counters {
     // The position of the newest event; who delivers waits for it to grow.
     newest: watch::Sender<u64>,
     queued: AtomicUsize,
-    degraded: AtomicBool,
-    last_error: Mutex<Option<String>>,
+    // Why the store's file, its log and its place are not as they should be.
+    troubles: Mutex<Troubles>,
+    // The place: looked at for each commit.
+    is_detached: AtomicBool,
+}
+
+/// What is wrong now, and what was last.
+#[derive(Debug, Default)]
+struct Troubles {
+    store: Option<String>,
+    log: Option<String>,
+    place: Option<String>,
+    last: Option<String>,
+}
+
+impl Troubles {
+    fn any(&self) -> Option<&String> {
+        let troubles = [&self.place, &self.log, &self.store];
+        troubles.into_iter().find_map(Option::as_ref)
+    }
 }
 
 impl Counters {
-    /// Takes `events` places in the queue, if they stay below `limit`.
-    pub(super) fn enqueue(&self, events: usize, limit: usize) -> bool {
-        let taken = self
-            .queued
-            .fetch_update(Relaxed, Relaxed, |queued| {
-                let after = queued.saturating_add(events);
-                // A unit larger than the queue still goes through an empty one.
-                (queued == 0 || events == 0 || after <= limit).then_some(after)
-            })
-            .is_ok();
-        if taken {
-            self.accepted.fetch_add(events as u64, Relaxed);
-        }
-        taken
+    /// Counts what was queued.
+    pub(super) fn enqueue(&self, events: usize) {
+        self.queued.fetch_add(events, Relaxed);
+        self.accepted.fetch_add(events as u64, Relaxed);
     }
 
     /// Counts one transaction and what it did.
@@ -120,21 +130,58 @@ impl Counters {
         self.refused.fetch_add(events as u64, Relaxed);
     }
 
-    /// Notes that the file cannot be written, or can again; gives back whether that is news.
+    fn troubles(&self) -> MutexGuard<'_, Troubles> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the store's file cannot be written, or can again.
     #[cfg(feature = "sqlite")]
-    pub(super) fn degrade(&self, error: Option<String>) -> bool {
-        let before = self.degraded.swap(error.is_some(), Relaxed);
-        let is_news = before != error.is_some();
-        if error.is_some() {
-            *self
-                .last_error
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = error;
+    pub(super) fn degrade(&self, trouble: Option<String>) {
+        note(
+            &mut self.troubles(),
+            |troubles| &mut troubles.store,
+            trouble,
+        );
+    }
+
+    /// Notes that the log cannot be written, or can again.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn degrade_log(&self, trouble: Option<String>) {
+        note(&mut self.troubles(), |troubles| &mut troubles.log, trouble);
+    }
+
+    /// Notes that the file is not where it should be, or is again; gives back whether that is news.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn detach(&self, trouble: Option<String>) -> bool {
+        self.is_detached.store(trouble.is_some(), Relaxed);
+        note(
+            &mut self.troubles(),
+            |troubles| &mut troubles.place,
+            trouble,
+        )
+    }
+
+    /// Whether the file is where it should be, so that what is in it outlives this process.
+    pub(super) fn attached(&self) -> Result<(), JournalError> {
+        if !self.is_detached.load(Relaxed) {
+            return Ok(());
         }
-        is_news
+        match &self.troubles().place {
+            Some(reason) => Err(JournalError::Degraded {
+                reason: reason.clone(),
+            }),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn status(&self) -> JournalStatus {
+        let (degraded, last_error) = {
+            let troubles = self.troubles();
+            (
+                troubles.any().is_some(),
+                troubles.any().or(troubles.last.as_ref()).cloned(),
+            )
+        };
         JournalStatus {
             accepted: self.accepted.load(Relaxed),
             written: self.written.load(Relaxed),
@@ -149,12 +196,24 @@ impl Counters {
             depth: self.depth.load(Relaxed),
             bytes: self.bytes.load(Relaxed),
             newest: *self.newest.borrow(),
-            degraded: self.degraded.load(Relaxed),
-            last_error: self
-                .last_error
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
+            degraded,
+            last_error,
+            stopped: None,
         }
     }
+}
+
+#[cfg(feature = "sqlite")]
+fn note(
+    troubles: &mut Troubles,
+    of: impl FnOnce(&mut Troubles) -> &mut Option<String>,
+    trouble: Option<String>,
+) -> bool {
+    if trouble.is_some() {
+        troubles.last.clone_from(&trouble);
+    }
+    let known = of(troubles);
+    let is_news = known.is_some() != trouble.is_some();
+    *known = trouble;
+    is_news
 }

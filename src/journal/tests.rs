@@ -1,62 +1,65 @@
 //! The journal's promises, on real files.
 
-use super::{record::Record, *};
-use crate::event::EventId;
-use std::sync::atomic::AtomicUsize;
+use super::{record::Change, *};
+use crate::{
+    context::Context,
+    event::Event,
+    record::{Filter, Identity, Keep, Rules, Trimmed},
+};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use uuid::Uuid;
 
-/// A draft that is a record already, or something that cannot become one.
-enum Plain {
-    Record(Box<Record>),
-    Drop,
-    Invalid,
-    Panic,
+fn rules(filter: Option<Filter>) -> Arc<Rules> {
+    Arc::new(Rules {
+        application_name: "orders".to_owned(),
+        filter,
+        max_event_bytes: 1 << 20,
+        trimmed: Trimmed::default(),
+    })
 }
 
-impl Draft for Plain {
-    fn prepare(self) -> Prepared {
-        match self {
-            Self::Record(record) => Prepared::Record(*record),
-            Self::Drop => Prepared::Dropped,
-            Self::Invalid => Prepared::Invalid("on purpose".to_owned()),
-            Self::Panic => panic!("on purpose"),
-        }
+fn event(number: u128, lifecycle: bool) -> Event {
+    let number_in_json = u64::try_from(number).unwrap();
+    let mut event = if lifecycle {
+        Event::new("application_events").name("workflow_end")
+    } else {
+        Event::new("user").name("name")
+    };
+    event = event.data(serde_json::json!({ "n": number_in_json }));
+    event.metadata.event_id = Some(Uuid::from_u128(number).into());
+    event.metadata.workflow_id = Some("w".to_owned());
+    event.metadata.created_at = Some(chrono::DateTime::UNIX_EPOCH);
+    event
+}
+
+fn stored(number: u128, lifecycle: bool) -> StoredEvent {
+    StoredEvent::new(0, &event(number, lifecycle)).unwrap()
+}
+
+/// A draft of this event; of a lifecycle event if it is one.
+fn of(rules: &Arc<Rules>, event: Event) -> Draft {
+    if event.is_lifecycle() {
+        Draft::finished(rules, event)
+    } else {
+        Draft::published(rules, event, Context::new(), Identity::Random)
     }
 }
 
-fn record(number: u128, lifecycle: bool) -> Record {
-    Record {
-        position: 0,
-        event_id: Uuid::from_u128(number).into(),
-        event_type: if lifecycle {
-            "application_events"
-        } else {
-            "user"
-        }
-        .to_owned(),
-        event_name: if lifecycle { "workflow_end" } else { "name" }.to_owned(),
-        workflow_type: None,
-        workflow_id: Some("w".to_owned()),
-        workflow_run_id: None,
-        workflow_state: None,
-        activity_type: None,
-        activity_id: None,
-        attempt: Some(1),
-        created_at: "2026-11-23T07:30:36.123456Z".to_owned(),
-        json: format!("{{\"n\":{number}}}"),
-    }
+fn draft(number: u128) -> Draft {
+    of(&rules(None), event(number, false))
 }
 
-fn draft(number: u128) -> Plain {
-    Plain::Record(Box::new(record(number, false)))
-}
-
-fn hold(key: RunKey, drafts: Vec<Plain>) -> Vec<Hold<Plain>> {
+fn hold(key: RunKey, drafts: Vec<Draft>) -> Vec<Hold> {
     vec![Hold {
         key,
         evidence: "what happened".to_owned(),
         drafts,
     }]
+}
+
+fn number_of(json: &str) -> u64 {
+    let event: serde_json::Value = serde_json::from_str(json).unwrap();
+    event["data"]["n"].as_u64().unwrap()
 }
 
 fn key(run: &str, hold: u128) -> RunKey {
@@ -78,25 +81,26 @@ fn options(target: Target) -> JournalOptions {
         max_bytes: None,
         retention: Retention::Keep,
         sinks: Vec::new(),
+        appends_inline: true,
         is_store: true,
     }
 }
 
-async fn numbers<D: Draft>(journal: &Journal<D>) -> Vec<u64> {
-    journal
-        .read(0, 100_000)
-        .await
-        .unwrap()
-        .iter()
-        .map(|stored| {
-            serde_json::from_str::<serde_json::Value>(&stored.record.json).unwrap()["n"]
-                .as_u64()
-                .unwrap()
-        })
-        .collect()
+async fn read(journal: &Journal) -> Vec<StoredEvent> {
+    let read = journal.ask(|store| store.read(None, 0, 100_000));
+    read.await.unwrap()
 }
 
-fn memory() -> Journal<Plain> {
+async fn numbers(journal: &Journal) -> Vec<u64> {
+    let events = read(journal).await;
+    events.iter().map(|event| number_of(&event.json)).collect()
+}
+
+async fn held(journal: &Journal) -> Vec<Held> {
+    journal.ask(|store| store.held()).await.unwrap()
+}
+
+fn memory() -> Journal {
     Journal::open(options(Target::Memory)).unwrap()
 }
 
@@ -118,7 +122,7 @@ async fn memory_remembers_up_to_when_it_removed_events() {
 }
 
 /// The same behaviour in memory and in a file.
-async fn holds_and_releases(journal: Journal<Plain>) {
+async fn holds_and_releases(journal: Journal) {
     journal
         .commit(vec![draft(1)], hold(key("r1", 1), vec![draft(2), draft(3)]))
         .unwrap()
@@ -126,11 +130,12 @@ async fn holds_and_releases(journal: Journal<Plain>) {
         .unwrap();
     assert_eq!(numbers(&journal).await, [1]);
     assert_eq!(journal.status().held, 1);
-    let held = journal.held().await.unwrap();
-    assert_eq!(held.len(), 1);
-    assert_eq!(held[0].key, key("r1", 1));
-    assert_eq!(held[0].evidence, "what happened");
-    assert_eq!(held[0].records, ["{\"n\":2}", "{\"n\":3}"]);
+    let held_now = held(&journal).await;
+    assert_eq!(held_now.len(), 1);
+    assert_eq!(held_now[0].key, key("r1", 1));
+    assert_eq!(held_now[0].evidence, "what happened");
+    let records = held_now[0].records.iter().map(|json| number_of(json));
+    assert_eq!(records.collect::<Vec<_>>(), [2, 3]);
 
     // A key of an earlier hold of the run changes nothing.
     journal.discard(key("r1", 9)).unwrap().await.unwrap();
@@ -148,6 +153,7 @@ async fn holds_and_releases(journal: Journal<Plain>) {
         .unwrap()
         .await
         .unwrap();
+    journal.flush().await.unwrap();
     assert_eq!(journal.status().held, 2);
 
     // What is known of it may change; of what is not held, nothing is.
@@ -161,8 +167,8 @@ async fn holds_and_releases(journal: Journal<Plain>) {
         .unwrap()
         .await
         .unwrap();
-    let held = journal.held().await.unwrap();
-    let evidence: Vec<_> = held.iter().map(|held| held.evidence.as_str()).collect();
+    let held_now = held(&journal).await;
+    let evidence: Vec<_> = held_now.iter().map(|held| held.evidence.as_str()).collect();
     assert_eq!(evidence, ["what happened then", "what happened"]);
     journal.release(key("r1", 2)).unwrap().await.unwrap();
     assert_eq!(numbers(&journal).await, [1, 4]);
@@ -198,7 +204,7 @@ async fn holds_and_releases(journal: Journal<Plain>) {
         .unwrap();
     journal.discard(key("r3", 4)).unwrap().await.unwrap();
     assert_eq!(numbers(&journal).await, [1, 4, 2, 3, 9, 6]);
-    assert!(journal.held().await.unwrap().is_empty());
+    assert!(held(&journal).await.is_empty());
     journal.close().await.unwrap();
 }
 
@@ -222,31 +228,59 @@ async fn an_event_is_kept_once_and_in_order() {
 
 #[tokio::test]
 async fn what_cannot_be_prepared_harms_nobody_else() {
-    let journal = memory();
-    let dropped = journal.append(Plain::Drop).unwrap();
-    let invalid = journal.append(Plain::Invalid).unwrap();
-    let panicked = journal.append(Plain::Panic).unwrap();
-    let fine = journal.append(draft(1)).unwrap();
-    assert_eq!(dropped.await.unwrap().event_id, EventId::SKIPPED);
-    assert!(matches!(
-        invalid.await,
-        Err(JournalError::Invalid { reason }) if reason == "on purpose"
-    ));
-    assert!(matches!(panicked.await, Err(JournalError::Invalid { .. })));
-    assert_eq!(fine.await.unwrap().event_id, Uuid::from_u128(1).into());
-    let status = journal.status();
-    assert_eq!((status.filtered, status.invalid, status.written), (1, 2, 1));
+    for target in targets() {
+        let rules = rules(Some(Filter::new(|event: &mut Event| {
+            match event.event_name.as_str() {
+                "drop" => Keep::Drop,
+                "panic" => panic!("on purpose"),
+                _ => Keep::Keep,
+            }
+        })));
+        let journal = Journal::open(JournalOptions {
+            appends_inline: false,
+            ..options(target.1)
+        })
+        .unwrap();
+        let named = |name: &str| of(&rules, event(9, false).name(name));
+        let dropped = journal.append(named("drop")).unwrap();
+        let invalid = journal.append(named("\n")).unwrap();
+        let panicked = journal.append(named("panic")).unwrap();
+        let fine = journal.append(of(&rules, event(1, false))).unwrap();
+        assert_eq!(dropped.await.unwrap().event_id, EventId::SKIPPED);
+        assert!(matches!(
+            invalid.await,
+            Err(JournalError::Invalid { reason }) if reason.contains("event_name")
+        ));
+        assert!(matches!(panicked.await, Err(JournalError::Invalid { .. })));
+        assert_eq!(fine.await.unwrap().event_id, Uuid::from_u128(1).into());
+        journal.flush().await.unwrap();
+        let status = journal.status();
+        assert_eq!((status.filtered, status.invalid, status.written), (1, 2, 1));
+    }
+}
+
+/// Memory, and a file in a directory that lives as long.
+fn targets() -> Vec<(Option<tempfile::TempDir>, Target)> {
+    let memory = (None, Target::Memory);
+    #[cfg(feature = "sqlite")]
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let file = Target::Sqlite(directory.path().join("events.db"));
+        vec![memory, (Some(directory), file)]
+    }
+    #[cfg(not(feature = "sqlite"))]
+    vec![memory]
 }
 
 #[tokio::test]
 async fn memory_is_bounded_and_user_events_go_first() {
-    let journal: Journal<Plain> = Journal::open(JournalOptions {
+    let journal: Journal = Journal::open(JournalOptions {
         queue_size: 3,
         ..options(Target::Memory)
     })
     .unwrap();
     journal
-        .append(Plain::Record(Box::new(record(1, true))))
+        .append(of(&rules(None), event(1, true)))
         .unwrap()
         .await
         .unwrap();
@@ -265,30 +299,32 @@ async fn closing_is_final_and_may_be_repeated() {
     journal.close().await.unwrap();
     assert_eq!(journal.append(draft(2)).err(), Some(Rejected::Closed));
     assert!(matches!(
-        journal.read(0, 1).await,
+        journal.ask(|store| store.read(None, 0, 1)).await,
         Err(JournalError::Closed)
     ));
     assert_eq!(journal.status().refused, 1 + 1 - 1);
 }
 
-/// A draft that blocks the journal's thread until it is told to go on.
-struct Gate(crossbeam_channel::Receiver<()>, Arc<AtomicUsize>);
-
-impl Draft for Gate {
-    fn prepare(self) -> Prepared {
-        self.0.recv().ok();
-        let number = self.1.fetch_add(1, Ordering::Relaxed) as u128;
-        Prepared::Record(record(number, false))
-    }
-}
-
 #[tokio::test]
 async fn a_full_queue_refuses_and_counts_but_has_room_for_commits() {
-    let (open, gate) = crossbeam_channel::bounded(0);
-    let made = Arc::new(AtomicUsize::new(1));
-    let next = || Gate(gate.clone(), made.clone());
-    let journal: Journal<Gate> = Journal::open(JournalOptions {
+    // A filter that holds the journal's thread until it is told to go on.
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    let rules = rules(Some(Filter::new(move |_: &mut Event| {
+        gate.lock().unwrap().recv().ok();
+        Keep::Keep
+    })));
+    let made = AtomicUsize::new(1);
+    let next = || {
+        of(
+            &rules,
+            event(made.fetch_add(1, Ordering::Relaxed) as u128, false),
+        )
+    };
+    let journal: Journal = Journal::open(JournalOptions {
         queue_size: 2,
+        appends_inline: false,
+        linger: Duration::from_secs(20),
         ..options(Target::Memory)
     })
     .unwrap();
@@ -304,13 +340,19 @@ async fn a_full_queue_refuses_and_counts_but_has_room_for_commits() {
     assert_eq!(journal.status().queued, 4);
     drop(open);
     commit.await.unwrap();
+    journal.flush().await.unwrap();
+    assert_eq!(
+        journal.status().lost,
+        2,
+        "memory holds as much as the queue"
+    );
     assert_eq!(journal.status().written, 4);
     assert_eq!(journal.status().queued, 0);
 }
 
 #[tokio::test]
 async fn what_nobody_waits_for_is_written_together_and_what_is_awaited_at_once() {
-    let journal: Journal<Plain> = Journal::open(JournalOptions {
+    let journal: Journal = Journal::open(JournalOptions {
         linger: Duration::from_secs(20),
         ..options(Target::Memory)
     })
@@ -351,7 +393,7 @@ mod file {
         time::Instant,
     };
 
-    fn open(path: &Path) -> Journal<Plain> {
+    fn open(path: &Path) -> Journal {
         Journal::open(options(Target::Sqlite(path.to_owned()))).unwrap()
     }
 
@@ -409,7 +451,7 @@ mod file {
             .unwrap();
         // The files as they are while the first store is alive: what a killed process leaves.
         let after = directory.path().join("after.db");
-        for suffix in ["", "-wal"] {
+        for suffix in ["", "-wal", ".log.1"] {
             std::fs::copy(
                 format!("{}{suffix}", path.display()),
                 format!("{}{suffix}", after.display()),
@@ -418,14 +460,14 @@ mod file {
         }
         let survivor = open(&after);
         assert_eq!(numbers(&survivor).await, [1]);
-        assert_eq!(survivor.held().await.unwrap()[0].key, key("r", 1));
+        assert_eq!(held(&survivor).await[0].key, key("r", 1));
     }
 
     #[tokio::test]
     async fn a_second_store_on_the_file_is_refused() {
         let (_directory, path) = scratch();
         let journal = open(&path);
-        let error = Journal::<Plain>::open(options(Target::Sqlite(path.clone())))
+        let error = Journal::open(options(Target::Sqlite(path.clone())))
             .err()
             .unwrap();
         assert!(matches!(error, JournalError::InUse { .. }));
@@ -452,7 +494,7 @@ mod file {
     fn unusable_places_say_what_to_do() {
         let (directory, _) = scratch();
         let error = |path: PathBuf| {
-            Journal::<Plain>::open(options(Target::Sqlite(path)))
+            Journal::open(options(Target::Sqlite(path)))
                 .err()
                 .unwrap()
                 .to_string()
@@ -470,9 +512,7 @@ mod file {
             .unwrap()
             .execute_batch("CREATE TABLE mine (a)")
             .unwrap();
-        let error = Journal::<Plain>::open(options(Target::Sqlite(path)))
-            .err()
-            .unwrap();
+        let error = Journal::open(options(Target::Sqlite(path))).err().unwrap();
         assert!(matches!(error, JournalError::NotAJournal { .. }), "{error}");
     }
 
@@ -484,9 +524,7 @@ mod file {
             .unwrap()
             .execute_batch("UPDATE meta SET value = '1' WHERE key = 'schema_version'")
             .unwrap();
-        let error = Journal::<Plain>::open(options(Target::Sqlite(path)))
-            .err()
-            .unwrap();
+        let error = Journal::open(options(Target::Sqlite(path))).err().unwrap();
         assert!(
             matches!(error, JournalError::OlderSchema { found: 1, .. }),
             "{error}"
@@ -501,9 +539,7 @@ mod file {
             .unwrap()
             .execute_batch("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
             .unwrap();
-        let error = Journal::<Plain>::open(options(Target::Sqlite(path)))
-            .err()
-            .unwrap();
+        let error = Journal::open(options(Target::Sqlite(path))).err().unwrap();
         assert!(
             matches!(error, JournalError::NewerSchema { found: 99, .. }),
             "{error}"
@@ -515,18 +551,33 @@ mod file {
         let (_directory, path) = scratch();
         std::fs::write(&path, vec![0x5a; 8192]).unwrap();
         let journal = open(&path);
-        let answer = journal.append(draft(1)).unwrap().await;
-        assert!(matches!(answer, Err(JournalError::Degraded { .. })));
+        // It is durable, beside the damaged file, and can be read.
+        journal.append(draft(1)).unwrap().await.unwrap();
+        assert_eq!(numbers(&journal).await, [1]);
+        assert!(journal.flush().await.is_err());
         let status = journal.status();
         assert!(status.degraded);
         assert!(status.last_error.is_some());
         assert_eq!(std::fs::read(&path).unwrap(), vec![0x5a; 8192]);
-        let lost = journal.close().await.unwrap_err();
-        assert!(
-            matches!(lost, JournalError::Lost { events: 1, .. }),
-            "{lost}"
-        );
-        assert_eq!(journal.status().lost, 1);
+        let error = journal.close().await.unwrap_err();
+        assert!(matches!(error, JournalError::NotStored { .. }), "{error}");
+        assert_eq!(journal.status().lost, 0);
+        // Still damaged, and still nothing is lost.
+        let journal = open(&path);
+        journal.append(draft(2)).unwrap().await.unwrap();
+        assert_eq!(numbers(&journal).await, [1, 2]);
+        journal.close().await.unwrap_err();
+        // A file that is whole takes it all.
+        std::fs::remove_file(&path).unwrap();
+        let journal = open(&path);
+        assert_eq!(numbers(&journal).await, [1, 2]);
+        journal.close().await.unwrap();
+        assert!(!log_is_there(&path));
+    }
+
+    fn log_is_there(path: &Path) -> bool {
+        let mut entries = std::fs::read_dir(path.parent().unwrap()).unwrap();
+        entries.any(|entry| entry.unwrap().path().to_string_lossy().contains(".log."))
     }
 
     #[tokio::test]
@@ -535,15 +586,16 @@ mod file {
         let journal = open(&path);
         let other = rusqlite::Connection::open(&path).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
-        let mut answer = journal.append(draft(1)).unwrap();
+        // It is durable all the same, and nobody waits for the file.
+        journal.append(draft(1)).unwrap().await.unwrap();
         assert!(
-            tokio::time::timeout(Duration::from_millis(400), &mut answer)
+            tokio::time::timeout(Duration::from_millis(400), journal.flush())
                 .await
                 .is_err(),
-            "written although the file is locked"
+            "stored although the file is locked"
         );
         other.execute_batch("COMMIT").unwrap();
-        answer.await.unwrap();
+        journal.flush().await.unwrap();
         assert!(!journal.status().degraded);
         assert_eq!(numbers(&journal).await, [1]);
     }
@@ -566,6 +618,7 @@ mod file {
              workflow_state, activity_type, activity_id, attempt, created_at, stored_at, event"
         );
         journal.append(draft(2)).unwrap().await.unwrap();
+        journal.flush().await.unwrap();
         let count: i64 = reader
             .query_row("SELECT COUNT(*) FROM events", [], |row| row.get(0))
             .unwrap();
@@ -583,16 +636,16 @@ mod file {
     #[tokio::test]
     async fn at_the_size_cap_user_events_go_first() {
         let (_directory, path) = scratch();
-        let journal: Journal<Plain> = Journal::open(JournalOptions {
+        let journal: Journal = Journal::open(JournalOptions {
             max_bytes: Some(200_000),
             ..options(Target::Sqlite(path))
         })
         .unwrap();
+        let rules = rules(None);
         let large = |number: u128, lifecycle| {
-            Plain::Record(Box::new(Record {
-                json: format!("{{\"n\":{number},\"pad\":\"{}\"}}", "x".repeat(500)),
-                ..record(number, lifecycle)
-            }))
+            let mut event = event(number, lifecycle);
+            event.data.insert("pad".to_owned(), "x".repeat(500).into());
+            of(&rules, event)
         };
         for number in 0..100 {
             drop(journal.append(large(number, true)).unwrap());
@@ -614,7 +667,7 @@ mod file {
     async fn old_events_go_after_the_retention() {
         let (_directory, path) = scratch();
         let open = || {
-            Journal::<Plain>::open(JournalOptions {
+            Journal::open(JournalOptions {
                 retention: Retention::For(Duration::from_secs(3600)),
                 ..options(Target::Sqlite(path.clone()))
             })
@@ -640,38 +693,46 @@ mod file {
     /// A file whose disk is full: SQLite refuses to let it grow.
     #[test]
     fn a_full_disk_is_told_from_damage_and_rolls_back() {
-        use super::super::{
-            record::Change,
-            sqlite::{SqliteLog, Trouble},
-        };
+        use super::super::sqlite::{SqliteLog, Trouble};
         let (_directory, path) = scratch();
         let Ok(mut log) = SqliteLog::open(&path, &options(Target::Sqlite(path.clone()))) else {
             panic!("the file cannot be opened");
         };
-        log.apply(&[Change::Insert(vec![record(1, true)])]).unwrap();
+        log.apply(&[Change::Insert(vec![stored(1, true)])], &[], None)
+            .unwrap();
         log.limit_pages(1);
-        let many = (2..200).map(|number| record(number, true)).collect();
-        let trouble = log.apply(&[Change::Insert(many)]).unwrap_err();
+        let many = (2..200).map(|number| stored(number, true)).collect();
+        let trouble = log.apply(&[Change::Insert(many)], &[], None).unwrap_err();
         assert!(
             matches!(&trouble, Trouble::Passing(reason) if reason.contains("full")),
             "{trouble:?}"
         );
         assert_eq!(log.read(0, 10).unwrap().len(), 1);
     }
-    fn refused(sink: &str, seq: u64, size: usize) -> Refused {
-        Refused {
-            sink: sink.to_owned(),
-            event_id: Uuid::from_u128(seq.into()).into(),
-            seq,
-            reason: "no".to_owned(),
+
+    fn refused(sink: &str, position: u64, size: usize) -> DeadLetter {
+        let event = StoredEvent {
+            position,
             json: "x".repeat(size),
-        }
+            ..stored(position.into(), false)
+        };
+        DeadLetter::new(sink, &event, "no".to_owned())
+    }
+
+    async fn dead_letters(
+        journal: &Journal,
+        sink: Option<&'static str>,
+        after: u64,
+        limit: usize,
+    ) -> Vec<DeadLetter> {
+        let read = journal.ask(move |store| store.dead_letters(sink, after, limit));
+        read.await.unwrap()
     }
 
     #[tokio::test]
     async fn dead_letters_go_before_what_is_still_to_be_delivered() {
         let (_directory, path) = scratch();
-        let journal: Journal<Plain> = Journal::open(JournalOptions {
+        let journal: Journal = Journal::open(JournalOptions {
             max_bytes: Some(800_000),
             sinks: vec!["one".to_owned(), "away".to_owned()],
             is_store: false,
@@ -682,19 +743,17 @@ mod file {
             journal.append(draft(number)).unwrap().await.unwrap();
         }
         let letters = (1..=1_000).map(|seq| refused("one", seq, 1_000)).collect();
-        journal
-            .move_cursor("one".to_owned(), 100, letters)
-            .await
-            .unwrap();
+        journal.move_cursor("one".to_owned(), 100, letters).unwrap();
+        journal.flush().await.unwrap();
         until("the journal stays over its cap", || {
             journal.status().lost > 0 && journal.status().bytes <= 800_000
         })
         .await;
         assert_eq!(numbers(&journal).await.len(), 100, "these go later");
-        let left = journal.refused(None, 0, 1_000).await.unwrap();
+        let left = dead_letters(&journal, None, 0, 1_000).await;
         assert!(!left.is_empty());
         assert_eq!(left.len() as u64 + journal.status().lost, 1_000);
-        assert_eq!(left.last().unwrap().seq, 1_000, "the oldest go first");
+        assert_eq!(left.last().unwrap().position, 1_000, "the oldest go first");
         assert_eq!(journal.status().depth, 100);
     }
 
@@ -702,22 +761,22 @@ mod file {
     async fn the_dead_letters_of_one_event_are_never_parted() {
         let (_directory, path) = scratch();
         for target in [Target::Memory, Target::Sqlite(path)] {
-            let journal: Journal<Plain> = Journal::open(options(target)).unwrap();
+            let journal: Journal = Journal::open(options(target)).unwrap();
             // The faster sink first, as it is in the life of a store.
             for (sink, seqs) in [("fast", 1..=3), ("slow", 1..=2)] {
                 let letters = seqs.map(|seq| refused(sink, seq, 1)).collect();
-                journal
-                    .move_cursor(sink.to_owned(), 3, letters)
-                    .await
-                    .unwrap();
+                journal.move_cursor(sink.to_owned(), 3, letters).unwrap();
             }
             let mut found = Vec::new();
             let mut after = 0;
             loop {
-                let page = journal.refused(None, after, 1).await.unwrap();
+                let page = dead_letters(&journal, None, after, 1).await;
                 let Some(last) = page.last() else { break };
-                after = last.seq;
-                found.extend(page.into_iter().map(|letter| (letter.seq, letter.sink)));
+                after = last.position;
+                found.extend(
+                    page.into_iter()
+                        .map(|letter| (letter.position, letter.sink)),
+                );
             }
             let wanted = [
                 (1, "fast"),
@@ -727,13 +786,10 @@ mod file {
                 (3, "fast"),
             ];
             assert_eq!(found, wanted.map(|(seq, sink)| (seq, sink.to_owned())));
-            journal.bury("fast".to_owned(), 1).await.unwrap();
-            let of_fast = journal
-                .refused(Some("fast".to_owned()), 0, 10)
-                .await
-                .unwrap();
+            journal.remove_dead_letter("fast".to_owned(), 1).unwrap();
+            let of_fast = dead_letters(&journal, Some("fast"), 0, 10).await;
             assert_eq!(of_fast.len(), 2);
-            let all = journal.refused(None, 0, 10).await.unwrap();
+            let all = dead_letters(&journal, None, 0, 10).await;
             assert_eq!(all.len(), 4);
         }
     }
@@ -741,7 +797,7 @@ mod file {
     /// What an outage made large becomes small again.
     #[test]
     fn free_pages_are_given_back() {
-        use super::super::{record::Change, sqlite::SqliteLog};
+        use super::super::sqlite::SqliteLog;
         let (_directory, path) = scratch();
         let options = JournalOptions {
             max_bytes: Some(1_000_000),
@@ -751,11 +807,12 @@ mod file {
             panic!("the file cannot be opened");
         };
         for number in 0..1_500 {
-            let large = Record {
+            let large = StoredEvent {
                 json: "x".repeat(10_000),
-                ..record(number, true)
+                ..stored(number, true)
             };
-            log.apply(&[Change::Insert(vec![large])]).unwrap();
+            log.apply(&[Change::Insert(vec![large])], &[], None)
+                .unwrap();
         }
         log.checkpoint();
         let before = std::fs::metadata(&path).unwrap().len();
@@ -781,7 +838,7 @@ mod file {
     /// A sink that has seen position 3 must not miss what another file has there.
     #[test]
     fn positions_go_on_in_another_file() {
-        use super::super::{record::Change, sqlite::SqliteLog};
+        use super::super::sqlite::SqliteLog;
         let (_directory, path) = scratch();
         let Ok(mut log) = SqliteLog::open(&path, &options(Target::Sqlite(path.clone()))) else {
             panic!("the file cannot be opened");
@@ -789,56 +846,70 @@ mod file {
         log.go_on_after(3);
         // Also when the first that comes was held.
         let key = key("r", 1);
-        log.apply(&[Change::Hold(
-            key.clone(),
-            String::new(),
-            vec![record(1, true)],
-        )])
+        log.apply(
+            &[Change::Hold(
+                key.clone(),
+                String::new(),
+                vec![stored(1, true)],
+            )],
+            &[],
+            None,
+        )
         .unwrap();
         assert_eq!(log.newest(), 0);
-        log.apply(&[Change::Release(key)]).unwrap();
-        log.apply(&[Change::Insert(vec![record(2, true)])]).unwrap();
-        let seqs: Vec<u64> = log.read(0, 10).unwrap().iter().map(|it| it.seq).collect();
+        log.apply(&[Change::Release(key)], &[], None).unwrap();
+        log.apply(&[Change::Insert(vec![stored(2, true)])], &[], None)
+            .unwrap();
+        let seqs: Vec<u64> = log
+            .read(0, 10)
+            .unwrap()
+            .iter()
+            .map(|it| it.position)
+            .collect();
         assert_eq!(seqs, [4, 5]);
         // Where it is further already, nothing changes.
         log.go_on_after(3);
-        log.apply(&[Change::Insert(vec![record(3, true)])]).unwrap();
+        log.apply(&[Change::Insert(vec![stored(3, true)])], &[], None)
+            .unwrap();
         assert_eq!(log.newest(), 6);
     }
 
     #[test]
     fn while_the_disk_is_full_what_is_in_the_file_can_be_read() {
-        use super::super::{file::FileLog, record::Change, status::Counters};
+        use super::super::file::{Fed, FileStore};
         let (_directory, path) = scratch();
         let counters = Counters::default();
-        let Ok(mut log) = FileLog::open(path.clone(), options(Target::Sqlite(path)), &counters)
+        let Ok(mut store) = FileStore::open(path.clone(), options(Target::Sqlite(path)), &counters)
         else {
             panic!("the file cannot be opened");
         };
-        log.apply(vec![Change::Insert(vec![record(1, true)])], &counters)
-            .unwrap();
-        log.limit_pages(1);
-        let many = (2..200).map(|number| record(number, true)).collect();
-        log.apply(vec![Change::Insert(many)], &counters)
-            .unwrap_err();
-        for position in 0..5_000 {
-            let moved = Change::MoveCursor("sink".to_owned(), position);
-            log.apply(vec![moved], &counters).unwrap_err();
+        let mut first = vec![Change::Insert(vec![stored(1, true)])];
+        let fed = store.apply(&mut first, &mut Vec::new(), Some(1), &counters);
+        assert_eq!((fed, first.len()), (Fed::Stored, 0));
+        store.limit_pages(1);
+        let mut many = vec![Change::Insert(
+            (2..200).map(|it| stored(it, true)).collect(),
+        )];
+        let mut notes = vec![Note::MoveCursor("sink".to_owned(), 4_999)];
+        for _ in 0..5 {
+            let fed = store.apply(&mut many, &mut notes, Some(2), &counters);
+            assert_eq!((fed, many.len(), notes.len()), (Fed::Broken, 1, 1));
         }
-        assert_eq!(
-            counters.status().lost,
-            0,
-            "a cursor takes no room of events"
-        );
-        assert_eq!(log.read(None, 0, 10).unwrap().len(), 1);
-        log.limit_pages(1_000_000);
+        assert_eq!(counters.status().lost, 0);
+        assert_eq!(store.read(None, 0, 10).unwrap().len(), 1);
+        assert_eq!(store.place().unwrap().position, 0, "it is not known now");
+        store.limit_pages(1_000_000);
         let started = Instant::now();
-        while log.durable().is_err() {
+        while store.durable().is_err() {
             assert!(started.elapsed() < Duration::from_secs(20), "not repaired");
             std::thread::sleep(Duration::from_millis(100));
-            log.tick(&counters);
+            store.tick(&counters);
         }
-        assert_eq!(log.read(None, 0, 1_000).unwrap().len(), 199);
-        assert_eq!(log.cursor("sink").unwrap(), Some(4_999));
+        assert_eq!(store.place().unwrap().position, 1);
+        let fed = store.apply(&mut many, &mut notes, Some(2), &counters);
+        assert_eq!((fed, many.len(), notes.len()), (Fed::Stored, 0, 0));
+        assert_eq!(store.read(None, 0, 1_000).unwrap().len(), 199);
+        assert_eq!(store.cursor("sink").unwrap(), Some(4_999));
+        assert_eq!(store.place().unwrap().position, 2);
     }
 }

@@ -98,20 +98,20 @@ impl EventStore {
                 })
             }
             Ok(receipt) => Receipt::waiting(receipt),
-            Err(rejected) => Receipt::ready(Err(self.refused(rejected))),
+            Err(rejected) => Receipt::ready(Err(self.refused(&rejected))),
         }
     }
 
     /// Sends the events of one workflow task, or an activity's end, and waits until they are
     /// durable, for no longer than the commit timeout; then they stay queued and the caller goes on.
-    pub(crate) async fn commit(&self, append: Vec<Draft>, holds: Vec<Hold<Draft>>) {
+    pub(crate) async fn commit(&self, append: Vec<Draft>, holds: Vec<Hold>) {
         let Some(journal) = &self.shared.journal else {
             return;
         };
         let receipt = match journal.commit(append, holds) {
             Ok(receipt) => receipt,
             Err(rejected) => {
-                self.refused(rejected);
+                self.refused(&rejected);
                 return;
             }
         };
@@ -163,7 +163,7 @@ impl EventStore {
     }
 
     /// Holds events without waiting for them to be durable.
-    pub(crate) fn hold_without_waiting(&self, holds: Vec<Hold<Draft>>) {
+    pub(crate) fn hold_without_waiting(&self, holds: Vec<Hold>) {
         if let Some(journal) = &self.shared.journal {
             self.not_refused(journal.commit(Vec::new(), holds));
         }
@@ -178,7 +178,7 @@ impl EventStore {
     pub(crate) async fn missing(&self, ids: Vec<EventId>) -> Result<Vec<EventId>, JournalError> {
         match &self.shared.journal {
             None => Ok(Vec::new()),
-            Some(journal) => journal.missing(ids).await,
+            Some(journal) => journal.ask(move |store| store.missing(ids)).await,
         }
     }
 
@@ -186,9 +186,9 @@ impl EventStore {
     pub(crate) async fn find(&self, ids: Vec<EventId>) -> Result<Vec<Event>, JournalError> {
         match &self.shared.journal {
             Some(journal) if !ids.is_empty() => {
-                let found = journal.find(ids);
-                let found = found.await?.into_iter();
+                let found = journal.ask(move |store| store.find(&ids)).await?;
                 Ok(found
+                    .into_iter()
                     .filter_map(|json| Event::from_json(&json).ok())
                     .collect())
             }
@@ -215,7 +215,7 @@ impl EventStore {
     pub(crate) async fn cursor(&self, name: String) -> Result<Option<u64>, JournalError> {
         match &self.shared.journal {
             None => Ok(None),
-            Some(journal) => journal.cursor(name).await,
+            Some(journal) => journal.ask_as_it_is(move |store| store.cursor(&name)).await,
         }
     }
 
@@ -227,7 +227,10 @@ impl EventStore {
     ) -> Result<(), JournalError> {
         match &self.shared.journal {
             None => Ok(()),
-            Some(journal) => journal.move_cursor(name, position, Vec::new()).await,
+            Some(journal) => {
+                journal.move_cursor(name, position, Vec::new())?;
+                journal.flush().await
+            }
         }
     }
 
@@ -235,7 +238,7 @@ impl EventStore {
     pub(crate) async fn held(&self) -> Result<Vec<Held>, JournalError> {
         match &self.shared.journal {
             None => Ok(Vec::new()),
-            Some(journal) => journal.held().await,
+            Some(journal) => journal.ask(|store| store.held()).await,
         }
     }
 
@@ -268,15 +271,19 @@ impl EventStore {
 
     fn not_refused<T>(&self, result: Result<T, Rejected>) {
         if let Err(rejected) = result {
-            self.refused(rejected);
+            self.refused(&rejected);
         }
     }
 
-    pub(super) fn refused(&self, rejected: Rejected) -> PublishError {
+    pub(super) fn refused(&self, rejected: &Rejected) -> PublishError {
         match rejected {
             Rejected::Closed => {
                 debug!("an event was refused: the event store was shut down");
                 PublishError::ShutDown
+            }
+            Rejected::Stopped(reason) => {
+                debug!(reason, "an event was refused: the journal has stopped");
+                PublishError::Journal(JournalError::Stopped(reason.clone()))
             }
             Rejected::Full => {
                 let mut said = self

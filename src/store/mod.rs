@@ -3,7 +3,6 @@
 
 mod claims;
 mod commit;
-mod deliver;
 mod error;
 mod options;
 mod outlet;
@@ -23,14 +22,13 @@ pub use stats::{Health, Stats};
 
 use crate::{
     context::Context,
-    delivery::{BatchOptions, DeadLetter, Delivery, RedeliverError, Selection, Target},
-    event::{DEFAULT_MAX_EVENT_BYTES, Event, EventId},
+    delivery::{self, BatchOptions, Delivery, RedeliverError, Selection, Target},
+    event::{DEFAULT_MAX_EVENT_BYTES, DeadLetter, Event, EventId},
     journal::{self, Journal, JournalError, JournalOptions},
     record::{self, Draft, Identity, Rules, Trimmed},
     sink::SinkError,
 };
 use claims::Claims;
-use deliver::JournalSource;
 use stats::{Counters, add, get};
 use std::{
     path::Path,
@@ -63,7 +61,7 @@ pub struct EventStore {
 
 struct Shared {
     rules: Arc<Rules>,
-    journal: Option<Journal<Draft>>,
+    journal: Option<Journal>,
     delivery: Option<Delivery>,
     // Without a file as the journal, only what the sinks have is durable.
     is_lasting: bool,
@@ -83,7 +81,7 @@ struct Shared {
 
 /// What a store that stores is made of.
 struct Parts {
-    journal: Journal<Draft>,
+    journal: Journal,
     delivery: Option<Delivery>,
     is_lasting: bool,
     retention: Option<Duration>,
@@ -127,8 +125,7 @@ impl EventStore {
         let journal = tokio::task::spawn_blocking(move || Journal::open(journal_options))
             .await
             .map_err(|error| JournalError::Stopped(error.to_string()))??;
-        let delivery = (!targets.is_empty())
-            .then(|| Delivery::start(targets, Arc::new(JournalSource::new(&journal)), batch));
+        let delivery = (!targets.is_empty()).then(|| Delivery::start(targets, &journal, batch));
         if delivery.is_some() && !is_lasting {
             info!(
                 "no journal file is set (EVENTSTORE_JOURNAL): events are in memory until the sinks \
@@ -343,8 +340,9 @@ impl EventStore {
         match &self.shared.journal {
             None => Ok(Vec::new()),
             Some(journal) => {
-                let refused = journal.refused(None, position, limit).await?;
-                Ok(refused.into_iter().map(deliver::dead_letter).collect())
+                journal
+                    .ask(move |store| store.dead_letters(None, position, limit))
+                    .await
             }
         }
     }
@@ -458,12 +456,11 @@ impl EventStore {
     ) -> Result<Vec<(u64, String)>, JournalError> {
         match &self.shared.journal {
             None => Ok(Vec::new()),
-            Some(journal) => Ok(journal
-                .read(position, limit)
-                .await?
-                .into_iter()
-                .map(|stored| (stored.seq, stored.record.json))
-                .collect()),
+            Some(journal) => {
+                let read = journal.ask(move |store| store.read(None, position, limit));
+                let events = read.await?.into_iter();
+                Ok(events.map(|event| (event.position, event.json)).collect())
+            }
         }
     }
 
@@ -597,8 +594,10 @@ fn places(
             None => journal::Retention::For(DELIVERED_RETENTION),
         },
         sinks: sinks
-            .map(|target| deliver::cursor_name(&target.name))
+            .map(|target| delivery::cursor_name(&target.name))
             .collect(),
+        // A filter is the user's code, and belongs on no caller's path.
+        appends_inline: options.filter.is_none(),
         is_store,
     };
     Ok(Some((journal_options, places.targets)))

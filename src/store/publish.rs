@@ -1,26 +1,12 @@
 //! What whoever publishes an event gets back.
 
 use super::PublishError;
-use crate::{
-    event::EventId,
-    journal::{self, AppendReceipt, Prepared},
-    record::{Draft, Finished},
-};
+use crate::{event::EventId, journal};
 use std::{
     future::Future,
     pin::Pin,
     task::{self, Poll},
 };
-
-impl journal::Draft for Draft {
-    fn prepare(self) -> Prepared {
-        match self.finish() {
-            Finished::Stored(event) => Prepared::Record(event),
-            Finished::Dropped => Prepared::Dropped,
-            Finished::Invalid(reason) => Prepared::Invalid(reason),
-        }
-    }
-}
 
 /// What became of a published event.
 ///
@@ -32,7 +18,7 @@ pub struct Receipt(State);
 
 enum State {
     Ready(Option<Result<EventId, PublishError>>),
-    Journal(AppendReceipt),
+    Journal(journal::Receipt),
     // Without a file as the journal, what is durable is what the sinks have.
     Sinks(Pin<Box<dyn Future<Output = Result<EventId, PublishError>> + Send>>),
 }
@@ -42,7 +28,7 @@ impl Receipt {
         Self(State::Ready(Some(result)))
     }
 
-    pub(crate) fn waiting(receipt: AppendReceipt) -> Self {
+    pub(crate) fn waiting(receipt: journal::Receipt) -> Self {
         Self(State::Journal(receipt))
     }
 

@@ -1,12 +1,7 @@
 //! Histories as no server would write them: of any order, with any numbers, times and bytes.
 
 use super::history::{HistoryReader, RunName};
-use crate::{
-    event::Event,
-    fuzz,
-    journal::{Draft as _, Prepared},
-    store::EventStore,
-};
+use crate::{event::Event, fuzz, record::Finished, store::EventStore};
 use fastrand::Rng;
 use prost::Message as _;
 use std::collections::HashMap;
@@ -282,7 +277,7 @@ fn fuzz_histories() {
         assert!(found.len() <= 24 * 1_010, "{}", found.len());
         for draft in found.into_iter().rev().take(PREPARED) {
             let id = draft.derived_id();
-            let Prepared::Record(record) = draft.prepare() else {
+            let Finished::Stored(record) = draft.finish() else {
                 panic!("a lifecycle event is refused");
             };
             assert_eq!(id.map(Into::into), Some(record.event_id));

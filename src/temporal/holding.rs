@@ -119,7 +119,7 @@ impl Holdings {
         goes_on: bool,
         end: Option<WorkflowState>,
         drafts: Vec<Draft>,
-    ) -> Vec<Hold<Draft>> {
+    ) -> Vec<Hold> {
         self.goes_on = goes_on;
         self.has_local |= goes_on;
         self.silent_since = Some(Instant::now());
@@ -266,7 +266,7 @@ mod tests {
         )]
     }
 
-    fn told(holds: &[Hold<Draft>]) -> Vec<(u128, &str, usize)> {
+    fn told(holds: &[Hold]) -> Vec<(u128, &str, usize)> {
         holds
             .iter()
             .map(|hold| {

@@ -187,7 +187,7 @@ impl Run {
 
     /// Adds events to what is held of the present task, and notes how the task ends the run. Gives what the
     /// journal is to be told.
-    pub(super) fn hold(&self, end: Option<WorkflowState>, drafts: Vec<Draft>) -> Vec<Hold<Draft>> {
+    pub(super) fn hold(&self, end: Option<WorkflowState>, drafts: Vec<Draft>) -> Vec<Hold> {
         let goes_on = self.stage.waits_for_local();
         let identity = self.stage.identity();
         let key = || RunKey {

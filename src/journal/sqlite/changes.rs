@@ -1,15 +1,16 @@
 //! Each change to the log as SQL, within a transaction that its caller owns.
 
 use super::{
-    super::record::{Applied, Record, Refused, RunKey},
+    super::record::{Applied, RunKey},
     Trouble,
 };
-use rusqlite::{Transaction, params};
+use crate::event::{DeadLetter, StoredEvent};
+use rusqlite::{Connection, Transaction, params};
 use uuid::Uuid;
 
 pub(super) fn insert(
     transaction: &Transaction<'_>,
-    records: &[Record],
+    events: &[StoredEvent],
     stored_at: i64,
     applied: &mut Applied,
 ) -> Result<(), Trouble> {
@@ -20,26 +21,26 @@ pub(super) fn insert(
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
          ON CONFLICT (event_id) DO NOTHING",
     )?;
-    for record in records {
+    for event in events {
         let mut buffer = Uuid::encode_buffer();
         let inserted = statement.execute(params![
-            &*record
+            &*event
                 .event_id
                 .as_uuid()
                 .hyphenated()
                 .encode_lower(&mut buffer),
-            record.event_type,
-            record.event_name,
-            record.workflow_type,
-            record.workflow_id,
-            record.workflow_run_id,
-            record.workflow_state,
-            record.activity_type,
-            record.activity_id,
-            record.attempt,
-            record.created_at,
+            event.event_type,
+            event.event_name,
+            event.workflow_type,
+            event.workflow_id,
+            event.workflow_run_id,
+            event.workflow_state,
+            event.activity_type,
+            event.activity_id,
+            event.attempt,
+            event.created_at,
             stored_at,
-            record.json,
+            event.json,
         ])?;
         if inserted == 1 {
             applied.inserted += 1;
@@ -60,7 +61,7 @@ pub(super) fn hold(
     transaction: &Transaction<'_>,
     key: &RunKey,
     evidence: &str,
-    records: &[Record],
+    events: &[StoredEvent],
     applied: &mut Applied,
 ) -> Result<(), Trouble> {
     let hold_id = key.hold_id.to_string();
@@ -82,7 +83,7 @@ pub(super) fn hold(
                 hold_id,
                 evidence
             ])?;
-    } else if !records.is_empty() {
+    } else if !events.is_empty() {
         applied.held += 1;
     }
     let mut statement = transaction.prepare_cached(
@@ -91,7 +92,7 @@ pub(super) fn hold(
          activity_type, activity_id, attempt, created_at, event) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
     )?;
-    for (position, record) in (next..).zip(records) {
+    for (position, event) in (next..).zip(events) {
         statement.execute(params![
             key.namespace,
             key.workflow_id,
@@ -99,18 +100,18 @@ pub(super) fn hold(
             hold_id,
             position,
             evidence,
-            record.event_id.to_string(),
-            record.event_type,
-            record.event_name,
-            record.workflow_type,
-            record.workflow_id,
-            record.workflow_run_id,
-            record.workflow_state,
-            record.activity_type,
-            record.activity_id,
-            record.attempt,
-            record.created_at,
-            record.json,
+            event.event_id.to_string(),
+            event.event_type,
+            event.event_name,
+            event.workflow_type,
+            event.workflow_id,
+            event.workflow_run_id,
+            event.workflow_state,
+            event.activity_type,
+            event.activity_id,
+            event.attempt,
+            event.created_at,
+            event.json,
         ])?;
     }
     Ok(())
@@ -132,7 +133,7 @@ pub(super) fn move_cursor(
 
 pub(super) fn refuse(
     transaction: &Transaction<'_>,
-    refused: &[Refused],
+    letters: &[DeadLetter],
     refused_at: i64,
 ) -> Result<(), Trouble> {
     let mut statement = transaction.prepare_cached(
@@ -140,20 +141,20 @@ pub(super) fn refuse(
          VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (sink, seq) DO UPDATE SET \
          reason = excluded.reason, refused_at = excluded.refused_at",
     )?;
-    for refused in refused {
+    for letter in letters {
         statement.execute(params![
-            refused.sink,
-            i64::try_from(refused.seq).unwrap_or(i64::MAX),
-            refused.event_id.to_string(),
-            refused.reason,
+            letter.sink,
+            i64::try_from(letter.position).unwrap_or(i64::MAX),
+            letter.event_id.to_string(),
+            letter.reason,
             refused_at,
-            refused.json,
+            letter.event,
         ])?;
     }
     Ok(())
 }
 
-pub(super) fn bury(
+pub(super) fn remove_dead_letter(
     transaction: &Transaction<'_>,
     sink: &str,
     position: u64,
@@ -161,6 +162,17 @@ pub(super) fn bury(
     transaction
         .prepare_cached("DELETE FROM dead_letters WHERE sink = ?1 AND seq = ?2")?
         .execute(params![sink, i64::try_from(position).unwrap_or(i64::MAX)])?;
+    Ok(())
+}
+
+/// Notes something that the file is to remember.
+pub(super) fn remember(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO meta (key, value) VALUES (?1, ?2) \
+             ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        )?
+        .execute([key, value])?;
     Ok(())
 }
 

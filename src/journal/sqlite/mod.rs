@@ -10,15 +10,19 @@ pub(super) use room::Removed;
 
 use super::{
     JournalError, JournalOptions, MAX_READ_BYTES, Retention, Synchronous,
-    record::{Applied, Change, Held, Record, Refused, RunKey, Stored},
+    record::{Applied, Change, Held, Note, RunKey},
     removed::{RemovedUntil, seconds},
 };
 use crate::{
     crash_point::crash_point,
-    event::{EventError, EventId},
+    event::{DeadLetter, EventError, EventId, StoredEvent},
 };
-use changes::{bury, forget, hold, insert, move_cursor, refuse, release, reserve, unreserve};
-use place::{FileIdentity, identities_beside, identity_of, lock};
+use changes::{
+    forget, hold, insert, move_cursor, refuse, release, remember, remove_dead_letter, reserve,
+    unreserve,
+};
+pub(super) use place::{FileIdentity, identity, identity_of};
+use place::{identities_beside, lock};
 use rusqlite::{
     Connection, ErrorCode, OptionalExtension as _, TransactionBehavior, config::DbConfig, params,
 };
@@ -32,6 +36,10 @@ use uuid::Uuid;
 
 /// "TEVS" as the file's SQLite `application_id`, so that no other database is taken for a journal.
 const APPLICATION_ID: i32 = 0x5445_5653;
+/// The names in `meta` under which a file remembers which store it is, and the last frame of the log that is
+/// in it.
+const STORE_ID: &str = "store_id";
+const LOG_POSITION: &str = "log_position";
 /// The newest schema that this code knows.
 const SCHEMA_VERSION: u32 = 2;
 /// How long SQLite itself waits for a lock; longer waits are the writer's business.
@@ -81,6 +89,7 @@ pub(super) struct SqliteLog {
     is_store: bool,
     // What each sink has in hand: after the first position, up to the second.
     handed_out: HashMap<String, (u64, u64)>,
+    is_new: bool,
     // What sinks know as delivered from the file that was here before; positions go on behind it.
     begin_after: Option<u64>,
     identity: Option<FileIdentity>,
@@ -97,7 +106,8 @@ impl SqliteLog {
     pub(super) fn open(path: &Path, options: &JournalOptions) -> Result<Self, OpenFailure> {
         let held = lock(path).map_err(OpenFailure::Refused)?;
         match connect(path, options.synchronous) {
-            Ok(connection) => Ok(Self {
+            Ok((connection, is_new)) => Ok(Self {
+                is_new,
                 // What cannot be read now is said when it is next written.
                 removed_until: Cell::new(room::removed_until(&connection).unwrap_or_default()),
                 connection,
@@ -129,10 +139,39 @@ impl SqliteLog {
         }
     }
 
-    /// Applies changes in one transaction: all of them, or none.
-    pub(super) fn apply(&mut self, changes: &[Change]) -> Result<Applied, Trouble> {
+    /// Which store this is: its log names it.
+    pub(super) fn store_id(&self) -> Result<Uuid, Trouble> {
+        let id: Option<String> = meta(&self.connection, STORE_ID)?;
+        Ok(id.and_then(|id| id.parse().ok()).unwrap_or_default())
+    }
+
+    /// The last frame of the log that is in here.
+    pub(super) fn log_position(&self) -> Result<u64, Trouble> {
+        let position: Option<String> = meta(&self.connection, LOG_POSITION)?;
+        Ok(position.and_then(|it| it.parse().ok()).unwrap_or_default())
+    }
+
+    /// Whether the file was made when it was opened.
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// Takes the log of this store for its own.
+    pub(super) fn adopt(&self, store_id: Uuid) -> Result<(), Trouble> {
+        Ok(remember(&self.connection, STORE_ID, &store_id.to_string())?)
+    }
+
+    /// Applies changes and notes in one transaction, with the frame of the log that is reached with them: all
+    /// of it, or nothing.
+    pub(super) fn apply(
+        &mut self,
+        changes: &[Change],
+        notes: &[Note],
+        position: Option<u64>,
+    ) -> Result<Applied, Trouble> {
         let mut applied = Applied::default();
         let stored_at = seconds(self.now());
+        crash_point("before-group-commit");
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -141,25 +180,34 @@ impl SqliteLog {
         }
         for change in changes {
             match change {
-                Change::Insert(records) => {
-                    insert(&transaction, records, stored_at, &mut applied)?;
+                Change::Insert(events) => {
+                    insert(&transaction, events, stored_at, &mut applied)?;
                 }
-                Change::Hold(key, evidence, records) => {
-                    hold(&transaction, key, evidence, records, &mut applied)?;
+                Change::Hold(key, evidence, events) => {
+                    hold(&transaction, key, evidence, events, &mut applied)?;
                 }
                 Change::Release(key) => release(&transaction, key, stored_at, &mut applied)?,
-                Change::Replace(key, records) => {
+                Change::Replace(key, events) => {
                     if forget(&transaction, key, &mut applied)? > 0 {
-                        insert(&transaction, records, stored_at, &mut applied)?;
+                        insert(&transaction, events, stored_at, &mut applied)?;
                     }
                 }
                 Change::Discard(key) => {
                     forget(&transaction, key, &mut applied)?;
                 }
-                Change::MoveCursor(name, position) => move_cursor(&transaction, name, *position)?,
-                Change::Refuse(refused) => refuse(&transaction, refused, stored_at)?,
-                Change::Bury(sink, position) => bury(&transaction, sink, *position)?,
             }
+        }
+        for note in notes {
+            match note {
+                Note::MoveCursor(name, position) => move_cursor(&transaction, name, *position)?,
+                Note::Refuse(letters) => refuse(&transaction, letters, stored_at)?,
+                Note::RemoveDeadLetter(sink, position) => {
+                    remove_dead_letter(&transaction, sink, *position)?;
+                }
+            }
+        }
+        if let Some(position) = position {
+            remember(&transaction, LOG_POSITION, &position.to_string())?;
         }
         if let Some(position) = self.begin_after {
             unreserve(&transaction, position)?;
@@ -170,8 +218,8 @@ impl SqliteLog {
         if applied.inserted > 0 {
             self.begin_after = None;
         }
-        for change in changes {
-            if let Change::MoveCursor(name, position) = change
+        for note in notes {
+            if let Note::MoveCursor(name, position) = note
                 && let Some((after, _)) = self.handed_out.get_mut(name)
             {
                 *after = (*after).max(*position);
@@ -199,8 +247,11 @@ impl SqliteLog {
 
     /// Notes that a sink has the events after one position up to another in hand, besides those just
     /// before, until its cursor says that it is done with them.
-    pub(super) fn hand_out(&mut self, reader: String, after: u64, last: u64) {
-        let range = self.handed_out.entry(reader).or_insert((after, last));
+    pub(super) fn hand_out(&mut self, reader: &str, after: u64, last: u64) {
+        let range = self
+            .handed_out
+            .entry(reader.to_owned())
+            .or_insert((after, last));
         *range = match *range {
             (first, end) if end == after => (first, last),
             _ => (after, last),
@@ -218,12 +269,12 @@ impl SqliteLog {
     }
 
     /// What sinks refused for good, in order; at most `limit`, and all that there are of the last event.
-    pub(super) fn refused(
+    pub(super) fn dead_letters(
         &self,
         sink: Option<&str>,
         after: u64,
         limit: usize,
-    ) -> Result<Vec<Refused>, Trouble> {
+    ) -> Result<Vec<DeadLetter>, Trouble> {
         let of_sink = match sink {
             // With `?1` only to have as many parameters.
             None => "?1 IS NULL",
@@ -240,17 +291,17 @@ impl SqliteLog {
             i64::try_from(after).unwrap_or(i64::MAX),
             i64::try_from(limit).unwrap_or(i64::MAX)
         ])?;
-        let mut refused = Vec::new();
+        let mut letters = Vec::new();
         while let Some(row) = rows.next()? {
-            refused.push(Refused {
+            letters.push(DeadLetter {
                 sink: row.get(0)?,
-                seq: row.get(1)?,
+                position: row.get(1)?,
                 event_id: uuid_at(row, 2)?,
                 reason: row.get(3)?,
-                json: row.get(4)?,
+                event: row.get(4)?,
             });
         }
-        Ok(refused)
+        Ok(letters)
     }
 
     /// The bytes of the file that hold data.
@@ -344,7 +395,7 @@ impl SqliteLog {
             .optional()?)
     }
 
-    pub(super) fn read(&self, after: u64, limit: usize) -> Result<Vec<Stored>, Trouble> {
+    pub(super) fn read(&self, after: u64, limit: usize) -> Result<Vec<StoredEvent>, Trouble> {
         let mut statement = self.connection.prepare_cached(&format!(
             "SELECT seq, {COLUMNS} FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2"
         ))?;
@@ -355,32 +406,38 @@ impl SqliteLog {
         let mut stored = Vec::new();
         let mut bytes = 0;
         while let Some(row) = rows.next()? {
-            let event_type: String = row.get(2)?;
             let json: String = row.get(13)?;
             bytes += json.len();
-            stored.push(Stored {
-                seq: row.get(0)?,
-                record: Record {
-                    position: row.get(0)?,
-                    event_id: uuid_at(row, 1)?,
-                    event_type,
-                    event_name: row.get(3)?,
-                    workflow_type: row.get(4)?,
-                    workflow_id: row.get(5)?,
-                    workflow_run_id: row.get(6)?,
-                    workflow_state: row.get(7)?,
-                    activity_type: row.get(8)?,
-                    activity_id: row.get(9)?,
-                    attempt: row.get(10)?,
-                    created_at: row.get(11)?,
-                    json,
-                },
+            stored.push(StoredEvent {
+                position: row.get(0)?,
+                event_id: uuid_at(row, 1)?,
+                event_type: row.get(2)?,
+                event_name: row.get(3)?,
+                workflow_type: row.get(4)?,
+                workflow_id: row.get(5)?,
+                workflow_run_id: row.get(6)?,
+                workflow_state: row.get(7)?,
+                activity_type: row.get(8)?,
+                activity_id: row.get(9)?,
+                attempt: row.get(10)?,
+                created_at: row.get(11)?,
+                json,
             });
             if bytes > MAX_READ_BYTES {
                 break;
             }
         }
         Ok(stored)
+    }
+
+    /// Whether the file can be written: it takes a page or two, and gives them back.
+    pub(super) fn try_to_write(&mut self) -> Result<(), Trouble> {
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        remember(&transaction, "written", "again")?;
+        transaction.execute("DELETE FROM meta WHERE key = 'written'", [])?;
+        Ok(transaction.commit()?)
     }
 
     /// Writes the WAL back into the file, as far as no reader stands in the way.
@@ -428,7 +485,8 @@ impl From<rusqlite::Error> for ConnectFailure {
     }
 }
 
-fn connect(path: &Path, synchronous: Synchronous) -> Result<Connection, ConnectFailure> {
+/// The open file, and whether it was made just now.
+fn connect(path: &Path, synchronous: Synchronous) -> Result<(Connection, bool), ConnectFailure> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     // Otherwise SQLite compiles some statements again each time that a value is bound.
@@ -490,8 +548,19 @@ fn connect(path: &Path, synchronous: Synchronous) -> Result<Connection, ConnectF
         include_str!("../schema.sql"),
         "\nCOMMIT;"
     ))?;
+    if meta(&connection, STORE_ID)?.is_none() {
+        remember(&connection, STORE_ID, &Uuid::new_v4().to_string())?;
+    }
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    Ok(connection)
+    Ok((connection, tables == 0))
+}
+
+/// What a file remembers under a name.
+fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    connection
+        .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
+        .query_row([key], |row| row.get(0))
+        .optional()
 }
 
 fn uuid_at(row: &rusqlite::Row<'_>, index: usize) -> Result<EventId, Trouble> {

@@ -16,13 +16,13 @@ pub(in crate::journal) struct Lock {
 
 /// What stays the same while a file is the same file, whatever its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FileIdentity {
+pub(in crate::journal) struct FileIdentity {
     device: u64,
     inode: u64,
 }
 
 #[cfg(unix)]
-pub(super) fn identity(metadata: &std::fs::Metadata) -> FileIdentity {
+pub(in crate::journal) fn identity(metadata: &std::fs::Metadata) -> FileIdentity {
     use std::os::unix::fs::MetadataExt as _;
     FileIdentity {
         device: metadata.dev(),
@@ -32,14 +32,14 @@ pub(super) fn identity(metadata: &std::fs::Metadata) -> FileIdentity {
 
 // Elsewhere a file that is open cannot be deleted.
 #[cfg(not(unix))]
-pub(super) fn identity(_metadata: &std::fs::Metadata) -> FileIdentity {
+pub(in crate::journal) fn identity(_metadata: &std::fs::Metadata) -> FileIdentity {
     FileIdentity {
         device: 0,
         inode: 0,
     }
 }
 
-pub(super) fn identity_of(path: &Path) -> Option<FileIdentity> {
+pub(in crate::journal) fn identity_of(path: &Path) -> Option<FileIdentity> {
     std::fs::metadata(path).ok().as_ref().map(identity)
 }
 

@@ -2,7 +2,7 @@
 //! it gets to where it should be.
 
 use super::{
-    COLUMNS, ConnectFailure, OpenFailure, SqliteLog, connect,
+    COLUMNS, ConnectFailure, LOG_POSITION, OpenFailure, STORE_ID, SqliteLog, connect,
     place::{
         BESIDE, beside, identities_beside, identity, identity_of, lock, lock_path, private_file,
     },
@@ -69,7 +69,7 @@ impl SqliteLog {
             .execute("DETACH DATABASE fresh", [])
             .map_err(refused)?;
         copied.map_err(refused)?;
-        self.connection = connect(path, synchronous).map_err(|failure| match failure {
+        (self.connection, _) = connect(path, synchronous).map_err(|failure| match failure {
             ConnectFailure::Refused(error) => OpenFailure::Refused(error),
             ConnectFailure::Sqlite(error) => refused(error),
         })?;
@@ -108,7 +108,10 @@ fn copy_to_attached(connection: &mut Connection) -> rusqlite::Result<()> {
          DROP TABLE temp.others; \
          INSERT INTO fresh.meta SELECT key, value FROM main.meta WHERE key LIKE 'removed_%' \
          ON CONFLICT (key) DO UPDATE SET value = excluded.value \
-         WHERE CAST(excluded.value AS INTEGER) > CAST(value AS INTEGER)"
+         WHERE CAST(excluded.value AS INTEGER) > CAST(value AS INTEGER); \
+         INSERT INTO fresh.meta SELECT key, value FROM main.meta \
+         WHERE key IN ('{STORE_ID}', '{LOG_POSITION}') \
+         ON CONFLICT (key) DO UPDATE SET value = excluded.value"
     ))?;
     transaction.commit()
 }

@@ -1,6 +1,6 @@
 //! Making room: what goes when it is old enough, and what goes first when there is no room.
 
-use super::{SqliteLog, Trouble, seconds};
+use super::{SqliteLog, Trouble, remember, seconds};
 use crate::journal::{Retention, removed::RemovedUntil};
 use rusqlite::{Connection, Params, params};
 use std::time::{Duration, Instant};
@@ -178,12 +178,8 @@ impl SqliteLog {
             }
         }
         if until != self.removed_until.get() {
-            let mut statement = transaction.prepare_cached(
-                "INSERT INTO meta (key, value) VALUES (?1, ?2) \
-                 ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-            )?;
-            statement.execute([USER_UNTIL, &until.user.to_string()])?;
-            statement.execute([LIFECYCLE_UNTIL, &until.lifecycle.to_string()])?;
+            remember(&transaction, USER_UNTIL, &until.user.to_string())?;
+            remember(&transaction, LIFECYCLE_UNTIL, &until.lifecycle.to_string())?;
         }
         transaction.commit()?;
         self.removed_until.set(until);

@@ -1,0 +1,260 @@
+//! What waits to be appended, and who waits for that. One allocation holds an event while it is queued, and
+//! its answer afterwards; nobody is woken and no channel is made for an answer that nobody asks for.
+
+use super::{
+    JournalError, Shared,
+    record::{Change, Hold, RunKey},
+    status::Counters,
+};
+use crate::{
+    event::{EventId, StoredEvent},
+    record::{Draft, Finished},
+};
+use std::{
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    task::{Context, Poll, Waker},
+};
+
+/// What became of one appended event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Appended {
+    /// [`EventId::SKIPPED`] when the filter dropped the event, and for a commit.
+    pub(crate) event_id: EventId,
+}
+
+pub(super) type Answer = Result<Appended, JournalError>;
+
+/// What is to be appended.
+#[derive(Debug)]
+pub(super) enum Work {
+    Append(Draft),
+    Commit {
+        append: Vec<Draft>,
+        holds: Vec<Hold>,
+    },
+    Release(RunKey),
+    Replace(RunKey, Vec<Draft>),
+    Discard(RunKey),
+}
+
+impl Work {
+    /// How many places in the queue it takes.
+    pub(super) fn events(&self) -> usize {
+        match self {
+            Self::Append(_) => 1,
+            Self::Commit { append, holds } => {
+                append.len() + holds.iter().map(|hold| hold.drafts.len()).sum::<usize>()
+            }
+            Self::Replace(_, drafts) => drafts.len(),
+            Self::Release(_) | Self::Discard(_) => 0,
+        }
+    }
+}
+
+/// A place in the queue.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) events: usize,
+    state: Mutex<SlotState>,
+}
+
+#[derive(Debug)]
+struct SlotState {
+    work: Option<Work>,
+    answer: Option<Answer>,
+    waker: Option<Waker>,
+}
+
+impl Slot {
+    pub(super) fn new(work: Work) -> Self {
+        Self {
+            events: work.events(),
+            state: Mutex::new(SlotState {
+                work: Some(work),
+                answer: None,
+                waker: None,
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, SlotState> {
+        // Each change is one assignment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Option<Work> {
+        self.state().work.take()
+    }
+
+    /// Tells whoever waits, now or later.
+    pub(super) fn answer(self: Arc<Self>, answer: Answer) {
+        // Nobody asks, and nobody ever will.
+        if Arc::strong_count(&self) == 1 {
+            return;
+        }
+        let waker = {
+            let mut state = self.state();
+            state.answer = Some(answer);
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// An answer that is on its way. Dropping it changes nothing but who learns of it.
+pub(crate) struct Receipt {
+    slot: Arc<Slot>,
+    shared: Arc<Shared>,
+    is_asked: bool,
+}
+
+impl Receipt {
+    pub(super) fn new(slot: Arc<Slot>, shared: Arc<Shared>) -> Self {
+        Self {
+            slot,
+            shared,
+            is_asked: false,
+        }
+    }
+
+    /// The answer, if it is there.
+    pub(crate) fn try_take(&mut self) -> Option<Answer> {
+        self.slot.state().answer.take()
+    }
+}
+
+impl Future for Receipt {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if !self.is_asked {
+            self.is_asked = true;
+            if let Some(answer) = self.try_take() {
+                return Poll::Ready(answer);
+            }
+            // Somebody waits now.
+            self.shared.append_now();
+        }
+        let mut state = self.slot.state();
+        match state.answer.take() {
+            Some(answer) => Poll::Ready(answer),
+            None => {
+                state.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// What is appended at once.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) changes: Vec<Change>,
+    waiting: Vec<(Arc<Slot>, Result<EventId, JournalError>)>,
+    /// How many places in the queue it frees.
+    pub(super) events: usize,
+}
+
+impl Batch {
+    /// Finishes what was queued: that is where events are encoded, and the filter runs.
+    pub(super) fn add(&mut self, slot: Arc<Slot>, counters: &Counters) {
+        self.events += slot.events;
+        let result = match slot.take() {
+            Some(Work::Append(draft)) => {
+                let mut events = Vec::with_capacity(1);
+                let result = finish(draft, &mut events, counters);
+                self.insert(events);
+                result
+            }
+            Some(Work::Commit { append, holds }) => {
+                let (events, mut result) = finish_all(append, counters);
+                self.insert(events);
+                for hold in holds {
+                    let (events, held) = finish_all(hold.drafts, counters);
+                    result = result.and(held);
+                    self.changes
+                        .push(Change::Hold(hold.key, hold.evidence, events));
+                }
+                result
+            }
+            Some(Work::Release(key)) => {
+                self.changes.push(Change::Release(key));
+                Ok(EventId::SKIPPED)
+            }
+            Some(Work::Replace(key, drafts)) => {
+                let (events, result) = finish_all(drafts, counters);
+                self.changes.push(Change::Replace(key, events));
+                result
+            }
+            Some(Work::Discard(key)) => {
+                self.changes.push(Change::Discard(key));
+                Ok(EventId::SKIPPED)
+            }
+            None => Ok(EventId::SKIPPED),
+        };
+        self.waiting.push((slot, result));
+    }
+
+    fn insert(&mut self, events: Vec<StoredEvent>) {
+        match self.changes.last_mut() {
+            Some(Change::Insert(last)) => last.extend(events),
+            _ if events.is_empty() => {}
+            _ => self.changes.push(Change::Insert(events)),
+        }
+    }
+
+    /// Tells all who wait what became of it.
+    pub(super) fn answer(self, durable: &Result<(), JournalError>) {
+        for (slot, result) in self.waiting {
+            slot.answer(result.and_then(|event_id| {
+                durable.clone()?;
+                Ok(Appended { event_id })
+            }));
+        }
+    }
+}
+
+fn finish(
+    draft: Draft,
+    events: &mut Vec<StoredEvent>,
+    counters: &Counters,
+) -> Result<EventId, JournalError> {
+    // The user's filter runs in there.
+    match catch_unwind(AssertUnwindSafe(|| draft.finish())) {
+        Ok(Finished::Stored(event)) => {
+            let event_id = event.event_id;
+            events.push(event);
+            Ok(event_id)
+        }
+        Ok(Finished::Dropped) => {
+            counters.filtered.fetch_add(1, Relaxed);
+            Ok(EventId::SKIPPED)
+        }
+        Ok(Finished::Invalid(reason)) => Err(invalid(reason, counters)),
+        Err(_) => Err(invalid("the filter panicked".to_owned(), counters)),
+    }
+}
+
+fn invalid(reason: String, counters: &Counters) -> JournalError {
+    counters.invalid.fetch_add(1, Relaxed);
+    tracing::warn!(reason, "an event was refused");
+    JournalError::Invalid { reason }
+}
+
+fn finish_all(
+    drafts: Vec<Draft>,
+    counters: &Counters,
+) -> (Vec<StoredEvent>, Result<EventId, JournalError>) {
+    let mut events = Vec::with_capacity(drafts.len());
+    let mut result = Ok(EventId::SKIPPED);
+    for draft in drafts {
+        let finished = finish(draft, &mut events, counters);
+        result = result.and(finished.map(|_| EventId::SKIPPED));
+    }
+    (events, result)
+}
