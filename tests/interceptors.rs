@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 use support::{Ground, lifecycle, outcome, start, until, with_worker, workflows};
-use temporal_eventstore::{EventInterceptors, Frame};
+use temporal_eventstore::{EventInterceptors, Frame, Reconciler, ReconcilerOptions};
 use temporalio_client::{ClientOptions, WorkflowGetResultOptions};
 use temporalio_sdk::WorkerOptions;
 
@@ -30,6 +30,8 @@ async fn they_emit_the_lifecycle_and_confirm_ends_by_asking() {
         .unwrap()
         .register_workflow::<workflows::Chain>()
         .unwrap()
+        .register_workflow::<workflows::Local>()
+        .unwrap()
         .workflow_interceptor(interceptors.workflow())
         .activity_inbound_interceptor(interceptors.activity())
         .build();
@@ -46,6 +48,9 @@ async fn they_emit_the_lifecycle_and_confirm_ends_by_asking() {
         outcome(&client, workflows::Fail::run, (), "fail")
             .await
             .unwrap_err();
+        outcome(&client, workflows::Local::run, (), "local")
+            .await
+            .unwrap();
         let chain = client
             .start_workflow(workflows::Chain::run, 1_u64, start("chain"))
             .await
@@ -60,6 +65,10 @@ async fn they_emit_the_lifecycle_and_confirm_ends_by_asking() {
         .await;
     })
     .await;
+    // History gives the same ids, those of the local activity too.
+    let options = ReconcilerOptions::builder().grace(Duration::ZERO).build();
+    let found = Reconciler::new(&events, &client, options).run_once().await;
+    assert_eq!(found.unwrap().added(), 0);
     events.shutdown(TIMEOUT).await.unwrap();
     let rows = ground.events();
     let order = lifecycle(&rows, "order");

@@ -5,7 +5,7 @@
 mod support;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     path::PathBuf,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
@@ -19,7 +19,9 @@ use support::{
     lifecycle, outcome, rows, start, start_worker, until, with_example_worker, with_worker,
     workflows,
 };
-use temporal_eventstore::{EventStore, ReconcileError, Reconciled, Reconciler, ReconcilerOptions};
+use temporal_eventstore::{
+    Event, EventStore, ReconcileError, Reconciled, Reconciler, ReconcilerOptions,
+};
 use temporalio_client::{
     ActivityIdentifier, ActivityStartOptions, Client, ClientOptions, ConnectionOptions,
     GrpcCompression, RpcOptions, WorkflowSignalOptions, WorkflowStartOptions,
@@ -27,13 +29,19 @@ use temporalio_client::{
 };
 use temporalio_common::error::ApplicationFailure;
 use temporalio_common::protos::temporal::api::{
-    common::v1::WorkflowExecution,
+    common::v1::{WorkflowExecution, WorkflowType},
     enums::v1::EventType,
-    workflowservice::v1::{DescribeWorkflowExecutionRequest, ResetWorkflowExecutionRequest},
+    query::v1::WorkflowQuery,
+    taskqueue::v1::TaskQueue,
+    workflowservice::v1::{
+        DescribeWorkflowExecutionRequest, QueryWorkflowRequest, ResetWorkflowExecutionRequest,
+        StartWorkflowExecutionRequest,
+    },
 };
 use temporalio_macros::{activities, workflow, workflow_methods};
 use temporalio_sdk::{
-    ActivityOptions, SyncWorkflowContext, WorkerOptions, WorkflowContext, WorkflowResult,
+    ActivityOptions, LocalActivityOptions, SyncWorkflowContext, WorkerOptions, WorkflowContext,
+    WorkflowResult,
     activities::{ActivityContext, ActivityError},
     runtime::WorkflowErrorType,
 };
@@ -484,6 +492,192 @@ async fn a_reset_run_has_its_own_start_and_end_and_no_activities_of_before() {
     assert_eq!((found.runs, found.added()), (2, 0), "{found:?}");
     events.shutdown(TIMEOUT).await.unwrap();
     whole(&ground, &client).await;
+}
+
+/// Publishes, and has an activity of each kind.
+#[workflow]
+#[derive(Default)]
+struct EachKind;
+
+#[workflow_methods]
+impl EachKind {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, _input: ()) -> WorkflowResult<()> {
+        temporal_eventstore::publish(Event::new("each.kind").metadata("one", 1).metadata("a", 2));
+        ctx.execute_local_activity(
+            Publisher::publishes,
+            (),
+            LocalActivityOptions::builder()
+                .start_to_close_timeout(Duration::from_secs(10))
+                .build(),
+        )
+        .await?;
+        // On the queue of its own worker, so that the server gives it out with the workflow task.
+        ctx.execute_activity(
+            Publisher::publishes,
+            (),
+            ActivityOptions::start_to_close_timeout(Duration::from_secs(10)),
+        )
+        .await?;
+        Ok(())
+    }
+}
+
+struct Publisher;
+
+#[activities]
+impl Publisher {
+    #[activity]
+    async fn publishes(_ctx: ActivityContext, _input: ()) -> Result<(), ActivityError> {
+        temporal_eventstore::publish(Event::new("published"));
+        Ok(())
+    }
+}
+
+/// The ids in a store, by what they are the ids of.
+fn ids(rows: &[Row]) -> HashMap<String, String> {
+    let of_runs = rows.iter().filter(|row| row.workflow_run_id.is_some());
+    let ids: Vec<_> = of_runs
+        .map(|row| {
+            let of_what = format!(
+                "{:?} {} {:?} {:?} {:?}",
+                row.workflow_run_id,
+                row.event_name,
+                row.activity_id,
+                row.activity_type,
+                row.attempt
+            );
+            (of_what, row.event_id.clone())
+        })
+        .collect();
+    let count = ids.len();
+    let ids: HashMap<_, _> = ids.into_iter().collect();
+    assert_eq!(ids.len(), count, "one event of each");
+    ids
+}
+
+#[tokio::test]
+async fn interceptors_replay_and_reconciler_give_the_same_ids_however_a_run_began() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    let options = || {
+        WorkerOptions::new("orders")
+            .register_activities(Publisher)
+            .register_workflow::<EachKind>()
+            .unwrap()
+            .build()
+    };
+    with_worker(&client, options(), async {
+        let mut cron = start("cron");
+        cron.cron_schedule = Some("@every 1s".to_owned());
+        client
+            .start_workflow(EachKind::run, (), cron)
+            .await
+            .unwrap();
+        let delayed = StartWorkflowExecutionRequest {
+            namespace: "default".to_owned(),
+            workflow_id: "delayed".to_owned(),
+            workflow_type: Some(WorkflowType {
+                name: "EachKind".to_owned(),
+            }),
+            task_queue: Some(TaskQueue {
+                name: "orders".to_owned(),
+                ..TaskQueue::default()
+            }),
+            request_id: "delayed".to_owned(),
+            workflow_start_delay: Some(Duration::from_millis(1500).try_into().unwrap()),
+            ..StartWorkflowExecutionRequest::default()
+        };
+        let mut service = client.connection().workflow_service();
+        let delayed = service.start_workflow_execution(delayed.into_request());
+        delayed.await.unwrap();
+        outcome(&client, EachKind::run, (), "again").await.unwrap();
+        let base = current_run(&client, "again").await;
+        let second = history(&client, "again", &base)
+            .await
+            .into_iter()
+            .filter(|event| event.event_type() == EventType::WorkflowTaskCompleted)
+            .nth(1)
+            .unwrap()
+            .event_id;
+        reset(&client, "again", &base, second).await;
+        client
+            .get_workflow_handle::<EachKind>("delayed")
+            .get_result(Default::default())
+            .await
+            .unwrap();
+        closed(&ground, &client, 5).await;
+        terminate(&client, "cron").await;
+        until("the ends are released", || {
+            let rows = ground.events();
+            rows.iter()
+                .filter(|row| row.event_name == "workflow_end")
+                .count()
+                >= 5
+        })
+        .await;
+    })
+    .await;
+    events.shutdown(TIMEOUT).await.unwrap();
+    let hook = ids(&ground.events());
+    for id in hook.values() {
+        assert_eq!(id.as_bytes().get(14), Some(&b'8'), "{id}");
+    }
+
+    // From history alone.
+    let another = |file: &str| {
+        let file = ground.directory.path().join(file);
+        let builder = EventStore::builder().url(format!("sqlite:{}", file.display()));
+        (file, builder)
+    };
+    let (file, builder) = another("reconciled.db");
+    let reconciled = builder.build().await.unwrap();
+    let all = SystemTime::UNIX_EPOCH..SystemTime::now() + Duration::from_secs(1);
+    let reconciler = Reconciler::new(&reconciled, &client, at_once());
+    reconciler.backfill(all).await.unwrap();
+    reconciled.shutdown(TIMEOUT).await.unwrap();
+    let reconciled = ids(&rows(&file));
+    // The last run of the cron was terminated before a worker saw it, or all of it.
+    let same = reconciled.iter().filter(|(of_what, id)| {
+        let hook = hook.get(*of_what);
+        assert!(hook.is_none_or(|hook| hook == *id), "{of_what}");
+        hook.is_some()
+    });
+    // A start and an end, a start and two ends of activities: `delayed`, `again` and two runs of the cron. Of
+    // the reset run its own start and end.
+    assert!(same.count() >= 4 * 5 + 2, "{reconciled:?}");
+
+    // By replays, for queries.
+    let (file, builder) = another("replayed.db");
+    let replayed = builder.repair_on_replay(true).build().await.unwrap();
+    let client = ground.client_with(&replayed).await;
+    with_worker(&client, options(), async {
+        for run in ground.runs(&client).await {
+            let query = QueryWorkflowRequest {
+                namespace: "default".to_owned(),
+                execution: run.execution,
+                query: Some(WorkflowQuery {
+                    query_type: "nothing".to_owned(),
+                    ..WorkflowQuery::default()
+                }),
+                ..QueryWorkflowRequest::default()
+            };
+            let mut service = client.connection().workflow_service();
+            // There is no such query, which shows at the end of the replay.
+            service.query_workflow(query.into_request()).await.ok();
+        }
+    })
+    .await;
+    replayed.shutdown(TIMEOUT).await.unwrap();
+    let replayed = ids(&rows(&file));
+    assert!(
+        replayed.len() >= 8,
+        "starts and events of code: {replayed:?}"
+    );
+    for (of_what, id) in &replayed {
+        assert_eq!(Some(id), hook.get(of_what), "{of_what}");
+    }
 }
 
 #[tokio::test]

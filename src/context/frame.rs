@@ -94,6 +94,8 @@ pub struct WorkflowFrame {
     pub root_workflow_id: Option<Arc<str>>,
     /// The W3C trace context that the workflow was started with.
     pub traceparent: Option<Arc<str>>,
+    /// When the run was started: the time of the first event of its history, which ids are made of.
+    pub start_time: Option<SystemTime>,
 }
 
 /// What is known of the activity attempt.
@@ -110,14 +112,17 @@ pub struct ActivityFrame {
     pub workflow_id: Option<Arc<str>>,
     /// The workflow's run id; none for a standalone activity.
     pub workflow_run_id: Option<Arc<str>>,
+    /// When the workflow's run was started, as [`WorkflowFrame::start_time`] has it; of a local activity,
+    /// whose ids are made of it.
+    pub workflow_start_time: Option<SystemTime>,
     /// The activity type.
     pub activity_type: Arc<str>,
     /// The activity id.
     pub activity_id: Arc<str>,
     /// The run id of a standalone activity; none for an activity of a workflow.
     pub activity_run_id: Option<Arc<str>>,
-    /// When the activity was scheduled; tells the executions of a standalone activity apart where
-    /// its run id is not known.
+    /// When the activity was scheduled, as its server has it; ids are made of it. Tells the executions of
+    /// a standalone activity apart where its run id is not known.
     pub scheduled_time: Option<SystemTime>,
     /// The attempt, from 1.
     pub attempt: u32,

@@ -1,11 +1,12 @@
 //! Event ids: derived from what an event is about, so that whoever sees the same thing happen comes
-//! to the same id. The bytes that go into an id are fixed for ever: stored ids rest on them.
+//! to the same id, and in order of time, so that indexes grow near their right edge. The bytes that go into
+//! an id are fixed for ever: stored ids rest on them.
 
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::SystemTime};
 use uuid::Uuid;
 
-/// The UUIDv5 namespace of derived ids. Made once, at random; never changes.
+/// The namespace in which keys are hashed for derived ids. Made once, at random; never changes.
 pub const EVENT_NAMESPACE: Uuid = Uuid::from_u128(0x6b2f_3a0e_93d4_4f7c_8a51_c0de_e7e2_7501);
 
 /// The id of an event.
@@ -43,7 +44,15 @@ pub struct EventKey<'a> {
     pub attempt: u32,
     /// Which of several events with the same key; 0 for lifecycle events.
     pub ordinal: u64,
+    /// The time by which ids are ordered: not when the event happened, but one that everybody who sees it
+    /// knows alike, to the millisecond. For what happens in a run or in its local activities it is the
+    /// `event_time` of the first event of the run's history; for what happens in any other activity the
+    /// time at which the activity was scheduled, as `ActivityTaskScheduled` has it.
+    pub time: Option<SystemTime>,
 }
+
+/// How many bits of an id follow its time: the hash, with the version and the variant in it.
+const BITS_BELOW_TIME: u32 = 80;
 
 impl EventId {
     /// What `publish` answers where events are skipped: no store is configured. No event has it.
@@ -54,10 +63,12 @@ impl EventId {
         Self(Uuid::now_v7())
     }
 
-    /// The id of the event that `key` describes (UUIDv5).
+    /// The id of the event that `key` describes (UUIDv8): 48 bits of the key's time in Unix milliseconds,
+    /// then 74 bits of the SHA-1 over the rest of the key. No time, one before 1970, and one that 48 bits
+    /// do not hold (after the year 10889) count as 0.
     ///
-    /// Each text field enters with its length in front (four bytes, big endian), so that no two keys
-    /// give the same bytes; numbers enter as big-endian bytes.
+    /// What is hashed: each text field with its length in front (four bytes, big endian), so that no two
+    /// keys give the same bytes; numbers as big-endian bytes.
     pub fn derive(key: &EventKey<'_>) -> Self {
         let texts = [
             key.namespace,
@@ -75,13 +86,27 @@ impl EventId {
         }
         bytes.extend_from_slice(&key.attempt.to_be_bytes());
         bytes.extend_from_slice(&key.ordinal.to_be_bytes());
-        Self(Uuid::new_v5(&EVENT_NAMESPACE, &bytes))
+        // The SHA-1 that `uuid` has for version 5, and with it a namespace; version and variant stand in the
+        // same places there, so that what is left below the time is the hash.
+        let hash = Uuid::new_v5(&EVENT_NAMESPACE, &bytes).as_u128();
+        let below_time = hash & ((1 << BITS_BELOW_TIME) - 1);
+        let id = u128::from(milliseconds(key.time)) << BITS_BELOW_TIME | below_time;
+        Self(Uuid::new_v8(id.to_be_bytes()))
     }
 
     /// The id as a UUID.
     pub fn as_uuid(&self) -> &Uuid {
         &self.0
     }
+}
+
+/// Unix milliseconds, cut and not rounded; 0 for what 48 bits do not hold.
+fn milliseconds(time: Option<SystemTime>) -> u64 {
+    let since = time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let milliseconds = since.and_then(|since| u64::try_from(since.as_millis()).ok());
+    milliseconds
+        .filter(|milliseconds| *milliseconds < 1 << 48)
+        .unwrap_or_default()
 }
 
 impl From<Uuid> for EventId {
@@ -120,6 +145,7 @@ impl FromStr for EventId {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     fn key<'a>() -> EventKey<'a> {
         EventKey {
@@ -130,14 +156,19 @@ mod tests {
             activity_id: "2",
             attempt: 1,
             ordinal: 0,
+            time: at(1_795_419_036, 123_999_999),
         }
+    }
+
+    fn at(seconds: u64, nanoseconds: u32) -> Option<SystemTime> {
+        SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds))
     }
 
     #[test]
     fn derived_ids_never_change() {
         assert_eq!(
             EventId::derive(&key()).to_string(),
-            "da14594c-9be7-51cc-9837-d1ec286a7cf2"
+            "01a20750-59db-81cc-9837-d1ec286a7cf2"
         );
         assert_eq!(
             EventId::derive(&EventKey {
@@ -147,8 +178,32 @@ mod tests {
                 ..key()
             })
             .to_string(),
-            "993f3f03-470d-554b-9023-78a463245ebd"
+            "01a20750-59db-854b-9023-78a463245ebd"
         );
+    }
+
+    #[test]
+    fn times_are_cut_to_the_millisecond_and_those_that_no_id_holds_are_0() {
+        let id = |time| EventId::derive(&EventKey { time, ..key() });
+        assert_eq!(id(at(1_795_419_036, 123_000_000)), id(key().time));
+        assert_ne!(id(at(1_795_419_036, 122_999_999)), id(key().time));
+        let last = (1 << 48) - 1;
+        let bits = |time| id(time).as_uuid().as_u128() >> 80;
+        assert_eq!(bits(at(last / 1000, 655_999_999)), u128::from(last));
+        for none in [
+            at(last / 1000, 656_000_000),
+            SystemTime::UNIX_EPOCH.checked_sub(Duration::from_nanos(1)),
+            at(i64::MAX.unsigned_abs(), 999_999_999),
+            at(0, 999_999),
+            None,
+        ] {
+            assert_eq!(bits(none), 0, "{none:?}");
+        }
+        assert_eq!(
+            id(None).as_uuid().get_version(),
+            Some(uuid::Version::Custom)
+        );
+        assert_eq!(id(None).as_uuid().get_variant(), uuid::Variant::RFC4122);
     }
 
     #[test]
@@ -173,19 +228,56 @@ mod tests {
         assert!(first < EventId::random());
     }
 
+    type Fields = ([String; 5], u32, u64, u64);
+
+    fn fields() -> impl Strategy<Value = Fields> {
+        (
+            prop::array::uniform5("[a-c]{0,3}"),
+            0_u32..3,
+            0_u64..3,
+            0_u64..3,
+        )
+    }
+
+    fn key_of(
+        ([namespace, workflow_id, run_id, kind, activity_id], attempt, ordinal, seconds): &Fields,
+    ) -> EventKey<'_> {
+        EventKey {
+            namespace,
+            workflow_id,
+            run_id,
+            kind,
+            activity_id,
+            attempt: *attempt,
+            ordinal: *ordinal,
+            time: at(*seconds, 0),
+        }
+    }
+
     proptest! {
         #[test]
-        fn equal_keys_and_only_they_have_equal_ids(
-            a in ("[a-c]{0,3}", "[a-c]{0,3}", "[a-c]{0,3}", "[a-c]{0,3}", "[a-c]{0,3}", 0_u32..3, 0_u64..3),
-            b in ("[a-c]{0,3}", "[a-c]{0,3}", "[a-c]{0,3}", "[a-c]{0,3}", "[a-c]{0,3}", 0_u32..3, 0_u64..3),
-        ) {
-            fn key(t: &(String, String, String, String, String, u32, u64)) -> EventKey<'_> {
-                EventKey {
-                    namespace: &t.0, workflow_id: &t.1, run_id: &t.2, kind: &t.3,
-                    activity_id: &t.4, attempt: t.5, ordinal: t.6,
-                }
-            }
-            prop_assert_eq!(key(&a) == key(&b), EventId::derive(&key(&a)) == EventId::derive(&key(&b)));
+        fn equal_keys_and_only_they_have_equal_ids(a in fields(), b in fields()) {
+            let (a, b) = (key_of(&a), key_of(&b));
+            prop_assert_eq!(a == b, EventId::derive(&a) == EventId::derive(&b));
+        }
+
+        #[test]
+        fn time_and_the_rest_of_the_key_matter_each_by_itself(a in fields(), b in fields()) {
+            let (a, b) = (key_of(&a), key_of(&b));
+            let later = EventKey { time: b.time, ..a };
+            let other = EventKey { time: a.time, ..b };
+            prop_assert_eq!(a.time == b.time, EventId::derive(&a) == EventId::derive(&later));
+            prop_assert_eq!(a == other, EventId::derive(&a) == EventId::derive(&other));
+        }
+
+        #[test]
+        fn ids_are_ordered_by_time(a in fields(), b in fields(), milliseconds in 0_u64..1 << 48, more in 1_u64..1 << 40) {
+            let time = |milliseconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(milliseconds));
+            let later = (milliseconds + more).min((1 << 48) - 1);
+            prop_assume!(milliseconds < later);
+            let a = EventId::derive(&EventKey { time: time(milliseconds), ..key_of(&a) });
+            let b = EventId::derive(&EventKey { time: time(later), ..key_of(&b) });
+            prop_assert!(a < b && a.to_string() < b.to_string());
         }
 
         #[test]

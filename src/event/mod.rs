@@ -2,6 +2,7 @@
 //!
 //! This module is a leaf: it knows nothing of where events come from or where they go.
 
+mod canonical;
 pub(crate) mod cloudevents;
 mod error;
 mod id;
@@ -141,6 +142,14 @@ impl Event {
     /// Whether `name` is a top-level field of the format.
     pub(crate) fn is_known_field(name: &str) -> bool {
         matches!(name, "metadata" | "event_type" | "event_name" | "data")
+    }
+
+    /// Brings what it says, data and custom metadata, into the one order and the one way of writing
+    /// numbers in which it is hashed and stored. For an event that was found valid, since it goes as deep
+    /// as the fields do.
+    pub(crate) fn make_canonical(&mut self) {
+        canonical::make_canonical(&mut self.data);
+        canonical::make_canonical(&mut self.metadata.custom);
     }
 
     /// Forgets what a builder method could not keep; gives back whether there was something.

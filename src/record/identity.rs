@@ -40,6 +40,7 @@ pub(super) fn run_event_id(context: &Context, kind: &str) -> Option<EventId> {
         activity_id: "",
         attempt: 0,
         ordinal: 0,
+        time: workflow.start_time,
     }))
 }
 
@@ -74,6 +75,11 @@ pub(super) fn attempt_event_id(context: &Context, kind: &str, ordinal: u64) -> O
         activity_id: &name,
         attempt: activity.attempt,
         ordinal,
+        time: if activity.is_local {
+            activity.workflow_start_time
+        } else {
+            activity.scheduled_time
+        },
     }))
 }
 

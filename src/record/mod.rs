@@ -227,6 +227,7 @@ fn finish_published(mut event: Event, event_id: EventId, rules: &Rules) -> Finis
             return Finished::Invalid(format!("after the filter: {error}"));
         }
     }
+    event.make_canonical();
     match event.to_json_within(rules.max_event_bytes) {
         Ok(json) => stored(&event, event_id, json),
         Err(error) => Finished::Invalid(error.to_string()),
@@ -254,6 +255,7 @@ fn finish_lifecycle(
         }
         event.metadata.event_id = Some(event_id);
     }
+    event.make_canonical();
     match trim::to_json(&mut event, rules.max_event_bytes, faults) {
         Ok(json) => stored(&event, event_id, json),
         Err(error) => Finished::Invalid(error.to_string()),

@@ -33,8 +33,8 @@ use temporalio_sdk::{
 
 /// Where the events of an attempt wait.
 pub(super) enum Staging {
-    /// Nowhere: they are true when they happen.
-    None,
+    /// Nowhere: they are true when they happen. Of a local activity, when its run was started.
+    None(Option<SystemTime>),
     /// With the run that runs a local activity: the attempt has happened only if a workflow task that knows
     /// its outcome is accepted.
     With(Arc<Run>),
@@ -92,6 +92,11 @@ pub(super) fn execute<'a>(
     };
     let below = Context::new().push(worker.clone());
     let mut frame = frame(info, payload::traceparent(input.headers()));
+    frame.workflow_start_time = match &staging {
+        Staging::None(run_started) => *run_started,
+        Staging::With(run) => run.start_time(),
+        Staging::Forgotten => None,
+    };
     let begun_again = begins_again(info);
     let user = payload::frame(input.headers());
     let around = Context::current();
@@ -156,12 +161,12 @@ fn begin(
     start: Option<Draft>,
 ) -> (Events, Arc<dyn Place>) {
     let staging = if is_left_out("local") {
-        Staging::None
+        Staging::None(None)
     } else {
         staging
     };
     let stage = match staging {
-        Staging::None => {
+        Staging::None(_) => {
             // Not awaited: an activity does not wait for its start to be stored.
             drop(start.map(|start| store.append(start)));
             let attempt = Arc::<Attempt>::default();
@@ -234,6 +239,7 @@ fn frame(info: &ActivityInfo, traceparent: Option<String>) -> ActivityFrame {
         activity_type: info.activity_type.as_str().into(),
         activity_id: info.activity_id.as_str().into(),
         activity_run_id: text(&info.activity_run_id),
+        workflow_start_time: None,
         scheduled_time: info.scheduled_time,
         attempt: info.attempt,
         restarted_time: None,

@@ -194,6 +194,7 @@ impl<'a> HistoryReader<'a> {
                 .root_workflow_execution
                 .map(|root| root.workflow_id.into()),
             traceparent: payload::traceparent(&fields).map(Into::into),
+            start_time: at,
         };
         let mut context = Context::new().push(sdk()).push(frame);
         if let Some(user) = payload::frame(&fields) {
@@ -351,6 +352,7 @@ impl<'a> HistoryReader<'a> {
         );
         frame.attempt = recorded.attempt;
         frame.is_local = true;
+        frame.workflow_start_time = self.started.as_ref().and_then(|started| started.at);
         let activity = KnownActivity { frame, user: None };
         let draft = attempt::draft(
             self.store,

@@ -11,7 +11,12 @@ use super::{
     workflow::{OnReturn, WorkflowEvents},
 };
 use crate::{context::WorkerFrame, event::WorkflowState, store::EventStore};
-use std::{fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::SystemTime,
+};
 use temporalio_client::{Client, ClientInterceptor, NamespacedClient as _};
 use temporalio_sdk::{
     WorkflowContextView,
@@ -35,7 +40,8 @@ use temporalio_sdk::{
 /// * There is no `worker_start` and no `worker_end`, and worker fields are left out of metadata.
 /// * What `#[init]` publishes is skipped.
 ///
-/// Do not register these on a `WorkflowReplayer`.
+/// Register those of one value on a worker: its local activities need to know of its runs. Do not register
+/// these on a `WorkflowReplayer`.
 ///
 /// ```no_run
 /// # use temporal_eventstore::{EventInterceptors, EventStore};
@@ -59,6 +65,31 @@ use temporalio_sdk::{
 pub struct EventInterceptors {
     store: EventStore,
     resolver: Arc<Resolver>,
+    runs: Arc<Runs>,
+}
+
+/// The runs that are in memory, for what their local activities need to know of them.
+#[derive(Default)]
+struct Runs(Mutex<HashMap<String, Weak<Run>>>);
+
+impl Runs {
+    fn add(&self, run: &Arc<Run>) {
+        let mut runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nothing here tells when a run is evicted.
+        runs.retain(|_, run| run.strong_count() > 0);
+        runs.insert(run.run_id().to_owned(), Arc::downgrade(run));
+    }
+
+    fn start_time(&self, run_id: &str) -> Option<SystemTime> {
+        let runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        runs.get(run_id)?.upgrade()?.start_time()
+    }
+}
+
+impl fmt::Debug for Runs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runs").finish_non_exhaustive()
+    }
 }
 
 impl EventInterceptors {
@@ -73,6 +104,7 @@ impl EventInterceptors {
         Self {
             store: events.clone(),
             resolver,
+            runs: Arc::default(),
         }
     }
 
@@ -85,10 +117,12 @@ impl EventInterceptors {
     /// For `WorkerOptions::workflow_interceptor`.
     pub fn workflow(&self) -> WorkflowInterceptorConstructor {
         let store = self.store.clone();
+        let runs = self.runs.clone();
         let on_return = self.on_return();
         WorkflowInterceptorConstructor::new(move |view: &WorkflowContextView| {
-            let run = Run::new(&store, &frame(), view, Mode::AtOnce);
-            WorkflowEvents::unhooked(&store, Arc::new(run), on_return.clone())
+            let run = Arc::new(Run::new(&store, &frame(), view, Mode::AtOnce));
+            runs.add(&run);
+            WorkflowEvents::unhooked(&store, run, on_return.clone())
         })
     }
 
@@ -96,6 +130,7 @@ impl EventInterceptors {
     pub fn activity(&self) -> ActivityEvents {
         ActivityEvents {
             store: self.store.clone(),
+            runs: self.runs.clone(),
         }
     }
 
@@ -129,6 +164,7 @@ fn frame() -> WorkerFrame {
 #[derive(Clone)]
 pub struct ActivityEvents {
     store: EventStore,
+    runs: Arc<Runs>,
 }
 
 impl fmt::Debug for ActivityEvents {
@@ -146,6 +182,9 @@ impl ActivityInboundInterceptor for ActivityEvents {
         if !self.store.is_enabled() {
             return next.run(input);
         }
-        activity::execute(self.store.clone(), &frame(), Staging::None, input, next)
+        let info = input.activity_info();
+        let run = info.workflow_run_id.as_deref().filter(|_| info.is_local);
+        let staging = Staging::None(run.and_then(|run_id| self.runs.start_time(run_id)));
+        activity::execute(self.store.clone(), &frame(), staging, input, next)
     }
 }

@@ -232,12 +232,18 @@ impl LocalAttempt {
 }
 
 impl Place for LocalAttempt {
-    fn publish(&self, store: &EventStore, is_own: bool, event: Event, context: Context) -> Receipt {
+    fn publish(
+        &self,
+        store: &EventStore,
+        is_own: bool,
+        mut event: Event,
+        context: Context,
+    ) -> Receipt {
         if let Err(error) = event.validate() {
             store.count_invalid(&error);
             return Receipt::ready(Err(PublishError::Invalid(error)));
         }
-        let (content, kind) = user_event_kind(&event);
+        let (content, kind) = user_event_kind(&mut event);
         let Some(activity) = context.activity() else {
             return store.append(Draft::published(
                 store.rules(),
@@ -256,6 +262,7 @@ impl Place for LocalAttempt {
                 activity_id: &format!("{}/{}", activity.activity_type, activity.activity_id),
                 attempt: activity.attempt,
                 ordinal: self.count(content),
+                time: activity.workflow_start_time,
             })
         });
         let draft = Draft::new(

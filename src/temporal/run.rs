@@ -60,6 +60,7 @@ impl Run {
                 namespace: view.namespace().to_owned(),
                 workflow_id: view.workflow_id().to_owned(),
                 run_id: view.run_id().to_owned(),
+                start_time: view.start_time(),
             },
             mode,
             // What a reset run replays at first was executed by another run, and stored for that one.
@@ -90,6 +91,11 @@ impl Run {
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the run was started, as its history has it.
+    pub(super) fn start_time(&self) -> Option<SystemTime> {
+        self.start_time
     }
 
     pub(super) fn run_id(&self) -> &str {
@@ -286,5 +292,6 @@ fn workflow_frame(view: &WorkflowContextView, traceparent: Option<String>) -> Wo
             .as_ref()
             .map(|root| root.workflow_id.as_str().into()),
         traceparent: traceparent.map(Into::into),
+        start_time: view.start_time(),
     }
 }

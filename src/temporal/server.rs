@@ -37,6 +37,8 @@ pub(super) struct ClosedRun {
     pub(super) workflow_id: String,
     pub(super) run_id: String,
     pub(super) state: WorkflowState,
+    /// When it was started, as visibility has it; ids are made of what history has.
+    pub(super) started_at: Option<SystemTime>,
     pub(super) closed_at: Option<SystemTime>,
 }
 
@@ -171,14 +173,15 @@ impl Server {
                 .into_inner();
             let runs = response.executions.into_iter().filter_map(|run| {
                 let state = closed_state(run.status())?;
-                let closed_at = run
-                    .close_time
-                    .and_then(|time| SystemTime::try_from(time).ok());
+                let time = |time| SystemTime::try_from(time).ok();
+                let started_at = run.start_time.and_then(time);
+                let closed_at = run.close_time.and_then(time);
                 let execution = run.execution?;
                 Some(ClosedRun {
                     workflow_id: execution.workflow_id,
                     run_id: execution.run_id,
                     state,
+                    started_at,
                     closed_at,
                 })
             });

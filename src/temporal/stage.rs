@@ -36,6 +36,7 @@ pub(super) struct RunIdentity {
     pub(super) namespace: String,
     pub(super) workflow_id: String,
     pub(super) run_id: String,
+    pub(super) start_time: Option<SystemTime>,
 }
 
 /// What one workflow task staged.
@@ -180,7 +181,7 @@ impl Place for RunStage {
             }
             return Receipt::ready(Err(PublishError::Invalid(error)));
         }
-        let (content, kind) = user_event_kind(&event);
+        let (content, kind) = user_event_kind(&mut event);
         let mut state = self.state();
         state.sequence += 1;
         event.metadata.sequence.get_or_insert(state.sequence);
@@ -198,6 +199,7 @@ impl Place for RunStage {
                 activity_id: "",
                 attempt: 0,
                 ordinal: *occurrence,
+                time: self.identity.start_time,
             })
         });
         if !state.replaying || self.repairs {
@@ -249,8 +251,10 @@ pub(super) fn repaired(event: Event, at: Option<SystemTime>) -> Event {
 }
 
 /// What a user event says, as a hash, and the kind under which its id is derived: workflow tasks are
-/// executed again with other inputs, so that positions do not tell events apart.
-pub(super) fn user_event_kind(event: &Event) -> (Uuid, String) {
+/// executed again with other inputs, so that positions do not tell events apart. What is hashed is what is
+/// stored, in the same order, of an event that was found valid.
+pub(super) fn user_event_kind(event: &mut Event) -> (Uuid, String) {
+    event.make_canonical();
     let content = content_hash(event);
     (content, format!("user:{}", content.simple()))
 }

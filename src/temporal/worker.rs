@@ -423,7 +423,7 @@ impl ActivityInboundInterceptor for ActivityHooks {
             Some(run_id) if info.is_local => {
                 commit.run(run_id).map_or(Staging::Forgotten, Staging::With)
             }
-            _ => Staging::None,
+            _ => Staging::None(None),
         };
         activity::execute(self.0.store.clone(), self.0.frame(), staging, input, next)
     }

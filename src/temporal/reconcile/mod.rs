@@ -333,6 +333,9 @@ impl Reconciler {
         seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether both are stored, as far as can be told without its history. Ids have in them when the run was
+    /// started, which of a run that a reset made visibility has otherwise: then its history is read, once
+    /// more than it need be. What is found under an id is what the id says, whoever guessed it.
     async fn has_start_and_end(&self, run: &ClosedRun) -> Result<bool, ReconcileError> {
         let id = |kind: LifecycleEvent| {
             EventId::derive(&EventKey {
@@ -340,6 +343,7 @@ impl Reconciler {
                 workflow_id: &run.workflow_id,
                 run_id: &run.run_id,
                 kind: kind.as_str(),
+                time: run.started_at,
                 ..EventKey::default()
             })
         };
