@@ -551,17 +551,7 @@ const DELIVERING_MAX_BYTES: u64 = 1 << 30;
 fn places(
     options: &EventStoreOptions,
 ) -> Result<Option<(JournalOptions, Vec<Target>)>, BuildError> {
-    let at_least_one = |name: &str, value: Option<usize>| match value {
-        Some(0) => Err(BuildError::InvalidOption {
-            name: name.to_owned(),
-            value: "0".to_owned(),
-            allowed: "a whole number from 1".to_owned(),
-        }),
-        _ => Ok(()),
-    };
-    at_least_one("queue_size", options.queue_size)?;
-    at_least_one("batch_size", options.batch_size)?;
-    at_least_one("max_event_bytes", options.max_event_bytes)?;
+    options.check()?;
     let journal_path: Option<&Path> = options.journal.as_deref();
     let own = options.sinks.iter().map(|sink| Target {
         name: sink.name().to_owned(),
