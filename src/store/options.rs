@@ -539,7 +539,8 @@ fn deserialize_duration<'de, D: serde::Deserializer<'de>>(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::EventStore, *};
+    use crate::event::Event;
 
     fn read(variables: &[(&str, &str)]) -> Result<EventStoreOptions, BuildError> {
         EventStoreOptions::from_variables(
@@ -662,7 +663,7 @@ mod tests {
                 url: Some("memory:".into()),
                 ..options
             };
-            let error = crate::EventStore::from_options(options).await.unwrap_err();
+            let error = EventStore::from_options(options).await.unwrap_err();
             assert!(is_about(&error, name, &value), "{error}");
             let variable = format!("EVENTSTORE_{}", name.to_uppercase());
             let error = read(&[(&variable, &value)]).unwrap_err();
@@ -692,8 +693,8 @@ mod tests {
                 .max_journal_bytes(MAX_JOURNAL_BYTES.least)
                 .options(),
         ] {
-            let store = crate::EventStore::from_options(options).await.unwrap();
-            store.publish(crate::Event::new("x")).await.unwrap();
+            let store = EventStore::from_options(options).await.unwrap();
+            store.publish(Event::new("x")).await.unwrap();
             // Whoever waits for ever may say so.
             store.flush(Duration::MAX).await.unwrap();
             store.shutdown(Duration::MAX).await.unwrap();
@@ -711,7 +712,7 @@ mod tests {
             "file:x?mode=memory&cache=shared",
         ] {
             let options = EventStoreOptions::builder().journal(path).options();
-            let error = crate::EventStore::from_options(options).await.unwrap_err();
+            let error = EventStore::from_options(options).await.unwrap_err();
             let text = error.to_string();
             assert!(
                 text.starts_with("journal holds") && text.contains("allowed: the path"),
