@@ -22,6 +22,7 @@ pub mod event;
 mod fuzz;
 mod journal;
 mod record;
+mod said;
 pub mod sink;
 mod store;
 mod temporal;

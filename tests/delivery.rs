@@ -60,6 +60,22 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+#[tokio::test]
+async fn a_sink_gets_what_comes_after_its_journal_was_emptied() {
+    let scratch = Scratch::new();
+    let sink = TestSink::new("one");
+    let events = open(Some(&scratch.file()), std::slice::from_ref(&sink)).await;
+    publish(&events, 0..3).await;
+    events.shutdown(TIMEOUT).await.unwrap();
+    let file = rusqlite::Connection::open(scratch.file()).unwrap();
+    file.execute("DELETE FROM events", []).unwrap();
+    drop(file);
+    let events = open(Some(&scratch.file()), std::slice::from_ref(&sink)).await;
+    publish(&events, 3..5).await;
+    events.shutdown(TIMEOUT).await.unwrap();
+    assert_eq!(numbers(&sink), up_to(5));
+}
+
 struct Scratch(tempfile::TempDir);
 
 impl Scratch {

@@ -2,22 +2,19 @@
 //! rule is left out, a text that is too long is shortened, and both are counted and said, by the field's
 //! name and never with what it held. Knows the rules of events, and nothing of where events come from.
 
-use crate::event::{
-    Event, EventError, EventMetadata, MAX_ERROR_BYTES, MAX_NAME_CHARACTERS, check_name, has_nul,
-    is_shallow, is_traceparent,
+use crate::{
+    event::{
+        Event, EventError, EventMetadata, MAX_ERROR_BYTES, MAX_NAME_CHARACTERS, check_name,
+        has_nul, is_shallow, is_traceparent,
+    },
+    said::Said,
 };
 use serde_json::{Map, Value};
 use std::{
     io,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::{Duration, Instant},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-/// How often it is said at most; the count is in the statistics.
-const SAID_EVERY: Duration = Duration::from_secs(10);
 /// What is left of an error's text when it is shortened for lack of room; with less it goes.
 const MIN_TEXT_BYTES: usize = 32;
 /// What stands for the rest of a text.
@@ -31,7 +28,7 @@ const OWN_FIELDS: [&str; 2] = ["detected_by", "activity_run_id"];
 #[derive(Debug, Default)]
 pub(crate) struct Trimmed {
     events: AtomicU64,
-    said: Mutex<Option<Instant>>,
+    said: Said,
 }
 
 impl Trimmed {
@@ -45,15 +42,7 @@ impl Trimmed {
             return;
         }
         self.events.fetch_add(1, Relaxed);
-        let is_due = {
-            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_due = said.is_none_or(|at| at.elapsed() > SAID_EVERY);
-            if is_due {
-                *said = Some(Instant::now());
-            }
-            is_due
-        };
-        if is_due {
+        if self.said.is_due() {
             tracing::warn!(
                 ?fields,
                 all = self.count(),

@@ -10,8 +10,8 @@ use crate::{
     record::{Draft, Rules, ids_of_attempt},
 };
 use std::{
-    sync::{Arc, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    sync::{Arc, atomic::Ordering},
+    time::{Instant, SystemTime},
 };
 use tracing::{debug, warn};
 
@@ -277,6 +277,10 @@ impl EventStore {
 
     pub(super) fn refused(&self, rejected: &Rejected) -> PublishError {
         match rejected {
+            Rejected::Closed if !self.shared.shut_down.load(Ordering::Acquire) => {
+                // Only a shutdown closes the journal: its thread is gone.
+                PublishError::Journal(self.shared.stopped())
+            }
             Rejected::Closed => {
                 debug!("an event was refused: the event store was shut down");
                 PublishError::ShutDown
@@ -286,14 +290,8 @@ impl EventStore {
                 PublishError::Journal(JournalError::Stopped(reason.clone()))
             }
             Rejected::Full => {
-                let mut said = self
-                    .shared
-                    .said_full
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
                 // Once in a while is enough: the count is in the statistics.
-                if said.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
-                    *said = Some(Instant::now());
+                if self.shared.said_full.is_due() {
                     warn!(
                         refused = self.stats().refused,
                         "the queue of the event store is full: events are lost"

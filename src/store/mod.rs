@@ -26,6 +26,7 @@ use crate::{
     event::{DEFAULT_MAX_EVENT_BYTES, DeadLetter, Event, EventId},
     journal::{self, Journal, JournalError, JournalOptions},
     record::{self, Draft, Identity, Rules, Trimmed},
+    said::{self, Said},
     sink::SinkError,
 };
 use claims::Claims;
@@ -33,13 +34,13 @@ use stats::{Counters, add, get};
 use std::{
     path::Path,
     sync::{
-        Arc, Mutex, Once,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
 use tokio::sync::OnceCell;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// Publishes events. A cheap handle: clones share one queue and one journal.
 ///
@@ -75,8 +76,10 @@ struct Shared {
     claims: Arc<Claims>,
     shut_down: AtomicBool,
     closed: OnceCell<Result<(), FlushError>>,
-    said_skipped: Once,
-    said_full: Mutex<Option<Instant>>,
+    // Its thread ended, though nobody closed it.
+    journal_stopped: AtomicBool,
+    said_skipped: Said,
+    said_full: Said,
 }
 
 /// What a store that stores is made of.
@@ -181,8 +184,9 @@ impl EventStore {
                 claims: Arc::default(),
                 shut_down: AtomicBool::new(false),
                 closed: OnceCell::new(),
-                said_skipped: Once::new(),
-                said_full: Mutex::new(None),
+                journal_stopped: AtomicBool::new(false),
+                said_skipped: Said::default(),
+                said_full: Said::default(),
             }),
         }
     }
@@ -196,7 +200,13 @@ impl EventStore {
     ///
     /// In workflow code (run, signal and update handlers) the event waits for its workflow task and
     /// is published with it, once, however often the task is executed or replayed.
+    ///
+    /// A `tracing` layer may publish what it is told: what publishing logs within that is not logged.
     pub fn publish(&self, event: Event) -> Receipt {
+        said::while_publishing(|| self.publish_here(event))
+    }
+
+    fn publish_here(&self, event: Event) -> Receipt {
         let context = Context::current();
         let outlet = context.extension::<Outlet>().filter(|_| self.is_enabled());
         match &outlet {
@@ -271,21 +281,44 @@ impl EventStore {
     /// # Errors
     /// As [`flush`](Self::flush).
     pub async fn shutdown(&self, timeout: Duration) -> Result<(), FlushError> {
-        let closed = &self.shared.closed;
-        closed.get_or_init(|| self.close(timeout)).await.clone()
+        let mut behind = None;
+        let closing = async {
+            let (closed, left) = self.close(timeout).await;
+            behind = Some(left);
+            closed
+        };
+        let closed = self.shared.closed.get_or_init(|| closing).await.clone();
+        // By who closed it, when those who wait for the answer have it.
+        if let Some(behind) = behind {
+            self.say_closed(behind);
+        }
+        closed
     }
 
-    async fn close(&self, timeout: Duration) -> Result<(), FlushError> {
+    /// Gives back how it went, and how many positions the slowest sink is behind.
+    async fn close(&self, timeout: Duration) -> (Result<(), FlushError>, u64) {
         self.shared.shut_down.store(true, Ordering::Release);
         let Some(journal) = &self.shared.journal else {
-            return Ok(());
+            return (Ok(()), 0);
         };
-        let flushed = self.flush(timeout).await;
+        let flushed = match self.flush(timeout).await {
+            // It is closed below, and by nobody else.
+            Err(FlushError::Journal(JournalError::Closed)) => Err(self.shared.stopped().into()),
+            flushed => flushed,
+        };
         if let Some(delivery) = &self.shared.delivery {
             delivery.stop();
         }
         let behind = self.shared.behind();
         let closed = self.within(timeout, journal.close()).await;
+        // Closing comes last and says what is lost for good.
+        (closed.and(flushed), behind)
+    }
+
+    fn say_closed(&self, behind: u64) {
+        if !self.is_enabled() {
+            return;
+        }
         let stats = self.stats();
         if stats.lost + stats.refused + stats.invalid > 0 {
             warn!(
@@ -309,8 +342,6 @@ impl EventStore {
                 "sinks lack events, and these are lost: there is no journal file (EVENTSTORE_JOURNAL)"
             );
         }
-        // Closing comes last and says what is lost for good.
-        closed.and(flushed)
     }
 
     async fn within(
@@ -319,7 +350,7 @@ impl EventStore {
         work: impl Future<Output = Result<(), JournalError>>,
     ) -> Result<(), FlushError> {
         match tokio::time::timeout(timeout, work).await {
-            Ok(result) => Ok(result?),
+            Ok(result) => Ok(result.map_err(|error| self.shared.noted(error))?),
             Err(_) => Err(FlushError::TimedOut {
                 queued: self.stats().queued,
                 timeout,
@@ -340,9 +371,8 @@ impl EventStore {
         match &self.shared.journal {
             None => Ok(Vec::new()),
             Some(journal) => {
-                journal
-                    .ask(move |store| store.dead_letters(None, position, limit))
-                    .await
+                let read = journal.ask(move |store| store.dead_letters(None, position, limit));
+                read.await.map_err(|error| self.shared.noted(error))
             }
         }
     }
@@ -412,6 +442,9 @@ impl EventStore {
         match &self.shared.journal {
             None => Health::Disabled,
             Some(_) if self.shared.shut_down.load(Ordering::Acquire) => Health::ShutDown,
+            Some(_) if self.shared.journal_stopped.load(Ordering::Acquire) => Health::Stopped {
+                reason: STOPPED.to_owned(),
+            },
             Some(journal) => {
                 let status = journal.status();
                 if status.degraded {
@@ -458,7 +491,8 @@ impl EventStore {
             None => Ok(Vec::new()),
             Some(journal) => {
                 let read = journal.ask(move |store| store.read(None, position, limit));
-                let events = read.await?.into_iter();
+                let events = read.await.map_err(|error| self.shared.noted(error))?;
+                let events = events.into_iter();
                 Ok(events.map(|event| (event.position, event.json)).collect())
             }
         }
@@ -466,9 +500,9 @@ impl EventStore {
 
     fn skip(&self) {
         add(&self.shared.counters.skipped, 1);
-        self.shared.said_skipped.call_once(|| {
+        if self.shared.said_skipped.is_first() {
             info!("no event store is configured (EVENTSTORE_URL): events are skipped");
-        });
+        }
     }
 }
 
@@ -491,7 +525,28 @@ impl std::fmt::Debug for EventStore {
     }
 }
 
+/// What is known of a journal whose thread is gone.
+const STOPPED: &str =
+    "its thread ended unexpectedly; nothing is stored until the program starts again";
+
 impl Shared {
+    /// The journal's thread is gone, though nobody closed the journal. Says so, once.
+    fn stopped(&self) -> JournalError {
+        if !self.journal_stopped.swap(true, Ordering::AcqRel) {
+            error!("the journal has stopped: {STOPPED}");
+        }
+        JournalError::Stopped(STOPPED.to_owned())
+    }
+
+    /// An error of the journal, as it is given to whoever asked.
+    fn noted(&self, error: JournalError) -> JournalError {
+        match error {
+            JournalError::Stopped(_) => self.stopped(),
+            JournalError::Closed if !self.shut_down.load(Ordering::Acquire) => self.stopped(),
+            error => error,
+        }
+    }
+
     /// How many positions the slowest sink is behind.
     fn behind(&self) -> u64 {
         match (&self.delivery, &self.journal) {
@@ -532,10 +587,10 @@ impl Drop for Shared {
 pub fn publish(event: Event) -> Receipt {
     match Context::current().extension::<Outlet>() {
         Some(outlet) => outlet.store.publish(event),
-        None => {
+        None => said::while_publishing(|| {
             debug!("an event was published outside of any store's context and is skipped");
             Receipt::ready(Ok(EventId::SKIPPED))
-        }
+        }),
     }
 }
 
@@ -548,17 +603,7 @@ const DELIVERING_MAX_BYTES: u64 = 1 << 30;
 fn places(
     options: &EventStoreOptions,
 ) -> Result<Option<(JournalOptions, Vec<Target>)>, BuildError> {
-    let at_least_one = |name: &str, value: Option<usize>| match value {
-        Some(0) => Err(BuildError::InvalidOption {
-            name: name.to_owned(),
-            value: "0".to_owned(),
-            allowed: "a whole number from 1".to_owned(),
-        }),
-        _ => Ok(()),
-    };
-    at_least_one("queue_size", options.queue_size)?;
-    at_least_one("batch_size", options.batch_size)?;
-    at_least_one("max_event_bytes", options.max_event_bytes)?;
+    options.check()?;
     let journal_path: Option<&Path> = options.journal.as_deref();
     let own = options.sinks.iter().map(|sink| Target {
         name: sink.name().to_owned(),

@@ -5,7 +5,13 @@
 use super::{BuildError, url};
 use crate::{record::Filter, sink::Sink};
 use serde::Deserialize;
-use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 /// Events that may wait in memory for the journal before `publish` refuses more.
 pub const DEFAULT_QUEUE_SIZE: usize = 10_000;
@@ -15,6 +21,98 @@ pub const DEFAULT_BATCH_SIZE: usize = 512;
 pub const DEFAULT_LINGER: Duration = Duration::from_millis(5);
 /// How long a workflow task or an activity result waits at most for its events to be durable.
 pub const DEFAULT_COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What an option may hold: bounds beyond which it would mean nothing, or more than a clock or a
+/// machine can hold.
+struct Allowed<T> {
+    least: T,
+    most: T,
+    /// The same, for errors.
+    words: &'static str,
+}
+
+impl<T: PartialOrd + Copy> Allowed<T> {
+    fn has(&self, value: T) -> bool {
+        (self.least..=self.most).contains(&value)
+    }
+
+    fn only(&self, value: T) -> Result<T, String> {
+        if self.has(value) {
+            Ok(value)
+        } else {
+            Err(self.words.to_owned())
+        }
+    }
+
+    fn check(
+        &self,
+        name: &str,
+        value: Option<T>,
+        shown: impl FnOnce(T) -> String,
+    ) -> Result<(), BuildError> {
+        match value.filter(|value| !self.has(*value)) {
+            None => Ok(()),
+            Some(value) => Err(BuildError::InvalidOption {
+                name: name.to_owned(),
+                value: shown(value),
+                allowed: self.words.to_owned(),
+            }),
+        }
+    }
+}
+
+impl<T: FromStr + PartialOrd + Copy> Allowed<T> {
+    fn number(&self, value: &str) -> Result<T, String> {
+        parse(value, self.words).and_then(|number| self.only(number))
+    }
+}
+
+impl Allowed<Duration> {
+    fn duration(&self, value: &str) -> Result<Duration, String> {
+        duration(value)
+            .map_err(|_| self.words.to_owned())
+            .and_then(|duration| self.only(duration))
+    }
+}
+
+const QUEUE_SIZE: Allowed<usize> = Allowed {
+    least: 1,
+    most: 10_000_000,
+    words: "a whole number from 1 to 10000000",
+};
+const BATCH_SIZE: Allowed<usize> = Allowed {
+    least: 1,
+    most: 100_000,
+    words: "a whole number from 1 to 100000",
+};
+const LINGER: Allowed<Duration> = Allowed {
+    least: Duration::ZERO,
+    most: Duration::from_secs(60),
+    words: "a duration from `0s` to `1m`, such as `5ms`",
+};
+// Without any time to wait, each commit would count as late.
+const COMMIT_TIMEOUT: Allowed<Duration> = Allowed {
+    least: Duration::from_millis(1),
+    most: Duration::from_secs(60 * 60),
+    words: "a duration from `1ms` to `1h`, such as `2s`",
+};
+// Events age by whole seconds.
+const RETENTION: Allowed<Duration> = Allowed {
+    least: Duration::from_secs(1),
+    most: Duration::from_secs(36_500 * 24 * 60 * 60),
+    words: "a duration from `1s` to `36500days`, such as `30days`",
+};
+// Twice what an empty file takes.
+const MAX_JOURNAL_BYTES: Allowed<u64> = Allowed {
+    least: 128 * 1024,
+    most: u64::MAX,
+    words: "a whole number of bytes from 131072",
+};
+const MAX_EVENT_BYTES: Allowed<usize> = Allowed {
+    least: 1,
+    most: 8 * 1024 * 1024,
+    words: "a whole number of bytes from 1 to 8388608",
+};
 
 /// Which lifecycle events the interceptors emit. All by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -133,44 +231,47 @@ impl FromStr for Durability {
 /// | `error_messages` | `EVENTSTORE_ERROR_MESSAGES` | `true` |
 /// | `repair_on_replay` | `EVENTSTORE_REPAIR_ON_REPLAY` | `false` |
 ///
-/// Durations are written as `500ms`, `2s`, `30days`.
+/// Durations are written as `500ms`, `2s`, `30days`. Each option has bounds; what is beyond them is
+/// [`BuildError::InvalidOption`].
 #[derive(Clone, Default, Deserialize, bon::Builder)]
 #[builder(state_mod(vis = "pub"), finish_fn(name = options), on(String, into))]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct EventStoreOptions {
     /// Where events are stored: `sqlite:PATH` for a file that is kept, `memory:` for this process
-    /// only, for tests.
+    /// only, for tests. A path is taken as it is: no `:memory:`, no `file:` URI.
     pub url: Option<String>,
     /// The file of the durable local log. With `sqlite:` as the store, log and store are one file,
-    /// so this must be the same path or absent; alone, it is the store.
+    /// so this must be the same path or absent; alone, it is the store. A path, and no URL.
     #[builder(into)]
     pub journal: Option<PathBuf>,
     /// The `application_name` of every event that has none of its own.
     pub application_name: Option<String>,
     /// How many events may wait for the journal. Beyond it, `publish` refuses (counted and said);
-    /// lifecycle events may go to twice as many.
+    /// lifecycle events may go to twice as many. From 1 to 10 million.
     pub queue_size: Option<usize>,
-    /// How many events the journal writes in one transaction at most.
+    /// How many events the journal writes in one transaction at most. From 1 to 100,000.
     pub batch_size: Option<usize>,
     /// How long an event that nobody waits for may wait for others, to be written in one transaction
-    /// with them. A commit, an awaited receipt and a flush write at once.
+    /// with them. A commit, an awaited receipt and a flush write at once. Up to a minute; zero to wait
+    /// for none.
     #[serde(deserialize_with = "deserialize_duration")]
     pub linger: Option<Duration>,
     /// How long a workflow task or an activity result waits for its events to be durable before it
-    /// goes on without; the events stay queued.
+    /// goes on without; the events stay queued. From a millisecond to an hour.
     #[serde(deserialize_with = "deserialize_duration")]
     pub commit_timeout: Option<Duration>,
     /// What a commit must survive.
     pub durability: Option<Durability>,
-    /// How long stored events are kept.
+    /// How long stored events are kept. From a second to 36,500 days; left out, a store keeps them.
     #[serde(deserialize_with = "deserialize_duration")]
     pub retention: Option<Duration>,
-    /// The size of the journal file from which on old events are removed, user events first.
+    /// The size of the journal file from which on old events are removed, user events first. From
+    /// 131,072 bytes.
     pub max_journal_bytes: Option<u64>,
     /// The size of one encoded event from which on it is refused. A lifecycle event is never refused: of
     /// a larger one the largest fields are shortened or left out, and what says what happened is stored
-    /// in any case.
+    /// in any case. Up to 8,388,608.
     pub max_event_bytes: Option<usize>,
     /// Which lifecycle events the interceptors emit.
     pub lifecycle: Option<LifecycleSelection>,
@@ -271,35 +372,37 @@ impl EventStoreOptions {
             };
             match name.as_str() {
                 "EVENTSTORE_URL" => options.url = Some(value),
-                "EVENTSTORE_JOURNAL" => options.journal = Some(value.into()),
+                "EVENTSTORE_JOURNAL" => {
+                    url::check_journal(Path::new(&value)).map_err(|a| invalid(&a))?;
+                    options.journal = Some(value.into());
+                }
                 "EVENTSTORE_APPLICATION_NAME" => options.application_name = Some(value),
                 "EVENTSTORE_QUEUE_SIZE" => {
-                    options.queue_size =
-                        Some(parse(&value, "a whole number from 1").map_err(|a| invalid(&a))?);
+                    options.queue_size = Some(QUEUE_SIZE.number(&value).map_err(|a| invalid(&a))?);
                 }
                 "EVENTSTORE_BATCH_SIZE" => {
-                    options.batch_size =
-                        Some(parse(&value, "a whole number from 1").map_err(|a| invalid(&a))?);
+                    options.batch_size = Some(BATCH_SIZE.number(&value).map_err(|a| invalid(&a))?);
                 }
                 "EVENTSTORE_LINGER" => {
-                    options.linger = Some(duration(&value).map_err(|a| invalid(&a))?);
+                    options.linger = Some(LINGER.duration(&value).map_err(|a| invalid(&a))?);
                 }
                 "EVENTSTORE_COMMIT_TIMEOUT" => {
-                    options.commit_timeout = Some(duration(&value).map_err(|a| invalid(&a))?);
+                    options.commit_timeout =
+                        Some(COMMIT_TIMEOUT.duration(&value).map_err(|a| invalid(&a))?);
                 }
                 "EVENTSTORE_DURABILITY" => {
                     options.durability = Some(value.parse().map_err(|a: String| invalid(&a))?);
                 }
                 "EVENTSTORE_RETENTION" => {
-                    options.retention = Some(duration(&value).map_err(|a| invalid(&a))?);
+                    options.retention = Some(RETENTION.duration(&value).map_err(|a| invalid(&a))?);
                 }
                 "EVENTSTORE_MAX_JOURNAL_BYTES" => {
                     options.max_journal_bytes =
-                        Some(parse(&value, "a whole number of bytes").map_err(|a| invalid(&a))?);
+                        Some(MAX_JOURNAL_BYTES.number(&value).map_err(|a| invalid(&a))?);
                 }
                 "EVENTSTORE_MAX_EVENT_BYTES" => {
                     options.max_event_bytes =
-                        Some(parse(&value, "a whole number of bytes").map_err(|a| invalid(&a))?);
+                        Some(MAX_EVENT_BYTES.number(&value).map_err(|a| invalid(&a))?);
                 }
                 "EVENTSTORE_LIFECYCLE" => {
                     options.lifecycle = Some(value.parse().map_err(|a: String| invalid(&a))?);
@@ -327,6 +430,34 @@ impl EventStoreOptions {
             }
         }
         Ok(options)
+    }
+
+    /// Whether each option holds what it may, wherever it came from.
+    pub(super) fn check(&self) -> Result<(), BuildError> {
+        fn shown(duration: Duration) -> String {
+            humantime::format_duration(duration).to_string()
+        }
+        QUEUE_SIZE.check("queue_size", self.queue_size, |it| it.to_string())?;
+        BATCH_SIZE.check("batch_size", self.batch_size, |it| it.to_string())?;
+        LINGER.check("linger", self.linger, shown)?;
+        COMMIT_TIMEOUT.check("commit_timeout", self.commit_timeout, shown)?;
+        RETENTION.check("retention", self.retention, shown)?;
+        MAX_JOURNAL_BYTES.check("max_journal_bytes", self.max_journal_bytes, |it| {
+            it.to_string()
+        })?;
+        MAX_EVENT_BYTES.check("max_event_bytes", self.max_event_bytes, |it| it.to_string())?;
+        match self
+            .journal
+            .as_deref()
+            .map(|path| (path, url::check_journal(path)))
+        {
+            Some((path, Err(allowed))) => Err(BuildError::InvalidOption {
+                name: "journal".to_owned(),
+                value: path.display().to_string().chars().take(80).collect(),
+                allowed,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// These options, with those of `other` where these have none.
@@ -408,7 +539,8 @@ fn deserialize_duration<'de, D: serde::Deserializer<'de>>(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::EventStore, *};
+    use crate::event::Event;
 
     fn read(variables: &[(&str, &str)]) -> Result<EventStoreOptions, BuildError> {
         EventStoreOptions::from_variables(
@@ -460,6 +592,138 @@ mod tests {
             let text = read(&[(name, value)]).unwrap_err().to_string();
             assert!(text.contains(name) && text.contains(value), "{text}");
             assert!(text.contains("allowed"), "{text}");
+        }
+    }
+
+    /// Options of which one holds too little or too much, and the variable that says the same.
+    fn beyond_bounds() -> Vec<(&'static str, EventStoreOptions, String)> {
+        let builder = EventStoreOptions::builder;
+        let text = |duration| humantime::format_duration(duration).to_string();
+        let max = Duration::MAX;
+        vec![
+            ("linger", builder().linger(max).options(), text(max)),
+            (
+                "commit_timeout",
+                builder().commit_timeout(max).options(),
+                text(max),
+            ),
+            (
+                "commit_timeout",
+                builder().commit_timeout(Duration::ZERO).options(),
+                "0s".into(),
+            ),
+            ("retention", builder().retention(max).options(), text(max)),
+            (
+                "retention",
+                builder().retention(Duration::ZERO).options(),
+                "0s".into(),
+            ),
+            (
+                "queue_size",
+                builder().queue_size(usize::MAX).options(),
+                usize::MAX.to_string(),
+            ),
+            ("queue_size", builder().queue_size(0).options(), "0".into()),
+            (
+                "batch_size",
+                builder().batch_size(usize::MAX).options(),
+                usize::MAX.to_string(),
+            ),
+            ("batch_size", builder().batch_size(0).options(), "0".into()),
+            (
+                "max_journal_bytes",
+                builder().max_journal_bytes(0).options(),
+                "0".into(),
+            ),
+            (
+                "max_event_bytes",
+                builder().max_event_bytes(0).options(),
+                "0".into(),
+            ),
+            (
+                "max_event_bytes",
+                builder().max_event_bytes(usize::MAX).options(),
+                usize::MAX.to_string(),
+            ),
+        ]
+    }
+
+    fn is_about(error: &BuildError, option: &str, held: &str) -> bool {
+        matches!(
+            error,
+            BuildError::InvalidOption { name, value, allowed }
+                if name == option && held.starts_with(value.as_str()) && allowed.contains(" from ")
+        )
+    }
+
+    #[tokio::test]
+    async fn what_is_beyond_the_bounds_is_an_error_wherever_it_stands() {
+        for (name, options, value) in beyond_bounds() {
+            let options = EventStoreOptions {
+                url: Some("memory:".into()),
+                ..options
+            };
+            let error = EventStore::from_options(options).await.unwrap_err();
+            assert!(is_about(&error, name, &value), "{error}");
+            let variable = format!("EVENTSTORE_{}", name.to_uppercase());
+            let error = read(&[(&variable, &value)]).unwrap_err();
+            assert!(is_about(&error, &variable, &value), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_works_at_its_bounds() {
+        let options = || EventStoreOptions::builder().url("memory:");
+        for options in [
+            options()
+                .linger(LINGER.most)
+                .commit_timeout(COMMIT_TIMEOUT.most)
+                .retention(RETENTION.most)
+                .queue_size(QUEUE_SIZE.most)
+                .batch_size(BATCH_SIZE.most)
+                .max_journal_bytes(MAX_JOURNAL_BYTES.most)
+                .max_event_bytes(MAX_EVENT_BYTES.most)
+                .options(),
+            options()
+                .linger(LINGER.least)
+                .commit_timeout(COMMIT_TIMEOUT.least)
+                .retention(RETENTION.least)
+                .queue_size(QUEUE_SIZE.least)
+                .batch_size(BATCH_SIZE.least)
+                .max_journal_bytes(MAX_JOURNAL_BYTES.least)
+                .options(),
+        ] {
+            let store = EventStore::from_options(options).await.unwrap();
+            store.publish(Event::new("x")).await.unwrap();
+            // Whoever waits for ever may say so.
+            store.flush(Duration::MAX).await.unwrap();
+            store.shutdown(Duration::MAX).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_journal_is_the_path_of_a_file() {
+        for path in [
+            "",
+            ":memory:",
+            "memory:",
+            "sqlite:events.db",
+            "file:events.db",
+            "file:x?mode=memory&cache=shared",
+        ] {
+            let options = EventStoreOptions::builder().journal(path).options();
+            let error = EventStore::from_options(options).await.unwrap_err();
+            let text = error.to_string();
+            assert!(
+                text.starts_with("journal holds") && text.contains("allowed: the path"),
+                "{text}"
+            );
+            if !path.is_empty() {
+                let text = read(&[("EVENTSTORE_JOURNAL", path)])
+                    .unwrap_err()
+                    .to_string();
+                assert!(text.starts_with("EVENTSTORE_JOURNAL holds"), "{text}");
+            }
         }
     }
 

@@ -75,6 +75,13 @@ pub enum Health {
         /// The name of each such sink, and why.
         sinks: Vec<(String, String)>,
     },
+    /// The journal's thread ended, though the store was not shut down: events are refused until the
+    /// program starts again. What was stored before is in the journal's file. Shows when the journal is
+    /// used next.
+    Stopped {
+        /// What is known of it.
+        reason: String,
+    },
     /// The store was shut down.
     ShutDown,
 }

@@ -134,6 +134,34 @@ fn invalid(url: &str, reason: &str) -> BuildError {
     }
 }
 
+/// Why SQLite would take a path for something else than the name of a file, if it would. Nothing of that
+/// kind is durable, or locked by its path, as a store is.
+fn no_file(path: &str) -> Option<&'static str> {
+    if path.is_empty() {
+        Some("it names no file")
+    } else if path.starts_with(":memory:") {
+        Some("a store in memory is `memory:`, without `sqlite:`")
+    } else if path.starts_with("file:") {
+        Some("`file:` URIs are not taken; name the file itself, or `memory:` for a store in memory")
+    } else {
+        None
+    }
+}
+
+/// Whether the journal's path is one; if not, what is allowed.
+pub(super) fn check_journal(path: &Path) -> Result<(), String> {
+    let text = path.to_string_lossy();
+    let is_url = ["memory:", "sqlite:"].iter().any(|it| text.starts_with(it));
+    if is_url || no_file(&text).is_some() {
+        return Err(
+            "the path of a file, without a scheme; a store in memory is the URL `memory:`, without \
+             a journal"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
 /// The log that a URL names; none for the URL of a sink.
 fn log_of(url: &str) -> Result<Option<Log>, BuildError> {
     let Some((scheme, rest)) = url.split_once(':') else {
@@ -143,8 +171,8 @@ fn log_of(url: &str) -> Result<Option<Log>, BuildError> {
         "sqlite" => {
             // `sqlite:events.db`, `sqlite:/var/lib/events.db` and `sqlite:///var/lib/events.db`.
             let path = rest.strip_prefix("//").unwrap_or(rest);
-            if path.is_empty() {
-                return Err(invalid(url, "it names no file"));
+            if let Some(reason) = no_file(path) {
+                return Err(invalid(url, reason));
             }
             if path.contains('?') {
                 return Err(invalid(url, "`sqlite:` takes no parameters"));
@@ -357,6 +385,30 @@ mod tests {
         assert_eq!(log(Some("sqlite:a.db"), Some("a.db")), store("a.db"));
         let text = error("sqlite:a.db", Some("b.db"));
         assert!(text.contains("a.db") && text.contains("b.db"), "{text}");
+    }
+
+    #[test]
+    fn what_sqlite_takes_for_something_else_than_a_file_is_refused() {
+        for url in [
+            "sqlite::memory:",
+            "sqlite://:memory:",
+            "sqlite:file:events.db",
+            "sqlite:file:x?mode=memory&cache=shared",
+            "sqlite:file::memory:",
+            "sqlite://file:x?mode=memory",
+        ] {
+            let text = error(url, None);
+            assert!(
+                text.contains("in memory is `memory:`") || text.contains("`file:`"),
+                "{text}"
+            );
+            assert!(text.contains("`memory:`"), "{text}");
+        }
+        for url in ["sqlite:", "sqlite://", "sqlite: "] {
+            assert!(error(url, None).contains("names no file"), "{url}");
+        }
+        // Only what begins so is special.
+        assert_eq!(log(Some("sqlite:./:memory:"), None), store("./:memory:"));
     }
 
     #[test]

@@ -129,15 +129,16 @@ impl Registration {
     }
 
     fn set_api_key(&self, api_key: &str) {
-        let mut seen = self.seen();
-        for options in seen
+        for options in self
+            .seen()
             .clients
             .iter_mut()
             .filter_map(|client| client.options.as_mut())
         {
             options.api_key = Some(api_key.to_owned());
         }
-        for server in seen.workers.iter().filter_map(Weak::upgrade) {
+        // A worker that is being made took the key from there, or is among these.
+        for server in self.workers() {
             server.source().set_api_key(api_key);
         }
     }
@@ -270,7 +271,9 @@ impl Registrations {
         if !self.is_for_one_server("connection") {
             return;
         }
-        *self.connection() = Some(connection.clone());
+        // What is dropped is dropped when the lock is free: it is the SDK's code that runs then.
+        let earlier = self.connection().replace(connection.clone());
+        drop(earlier);
         for server in self.all().iter().flat_map(|it| it.workers()) {
             server.source().give(connection.clone());
         }

@@ -9,11 +9,12 @@ use crate::{
     crash_point::{crash_point, is_left_out},
     event::{Event, WorkflowState},
     record::Draft,
+    said::Said,
     store::{Claim, EventStore},
 };
 use std::{
     sync::{
-        Arc, Once,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -48,7 +49,7 @@ pub(super) struct Resolver {
     slots: Semaphore,
     under_way: AtomicUsize,
     idle: Notify,
-    said_unreachable: Once,
+    said_unreachable: Said,
 }
 
 impl Resolver {
@@ -59,7 +60,7 @@ impl Resolver {
             slots: Semaphore::new(CONCURRENT_QUESTIONS),
             under_way: AtomicUsize::new(0),
             idle: Notify::new(),
-            said_unreachable: Once::new(),
+            said_unreachable: Said::default(),
         }
     }
 
@@ -200,9 +201,7 @@ impl Resolver {
     }
 
     fn say_unreachable(&self, error: &RequestError) {
-        let mut said = false;
-        self.said_unreachable.call_once(|| said = true);
-        if said {
+        if self.said_unreachable.is_first() {
             warn!(
                 %error,
                 "the fate of a workflow task is unknown, and the server cannot be asked; \

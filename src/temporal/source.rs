@@ -47,7 +47,9 @@ impl Source {
     /// From now on this connection is used, whatever was known before.
     #[cfg(feature = "plugin")]
     pub(super) fn give(&self, connection: Connection) {
-        self.way().given = Some(connection);
+        // What is dropped is dropped when the lock is free: it is the SDK's code that runs then.
+        let earlier = self.way().given.replace(connection);
+        drop(earlier);
     }
 
     /// Replaces the key of the client's options. A connection that was given keeps its own.

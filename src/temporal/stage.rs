@@ -114,7 +114,10 @@ impl RunStage {
             return;
         }
         match self.mode {
-            Mode::UntilTaken => self.state().staged.lifecycle.push(draft()),
+            Mode::UntilTaken => {
+                let draft = draft();
+                self.state().staged.lifecycle.push(draft);
+            }
             Mode::AtOnce => drop(store.append(draft())),
         }
     }

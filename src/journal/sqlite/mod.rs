@@ -24,7 +24,8 @@ use changes::{
 pub(super) use place::{FileIdentity, identity, identity_of};
 use place::{identities_beside, lock};
 use rusqlite::{
-    Connection, ErrorCode, OptionalExtension as _, TransactionBehavior, config::DbConfig, params,
+    Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior,
+    config::DbConfig, params,
 };
 use std::{
     cell::Cell,
@@ -49,6 +50,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_millis(100);
 const CHECKPOINT_PAGES: u32 = 4000;
 /// How many compiled statements are kept: more than there are.
 const STATEMENTS: usize = 64;
+/// What the names of those cursors begin with that are positions in the log. Others are none of its
+/// business: how far somebody came in something else.
+const OF_SINKS: &str = "sink ";
 
 /// Why the file cannot be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +94,10 @@ pub(super) struct SqliteLog {
     // What each sink has in hand: after the first position, up to the second.
     handed_out: HashMap<String, (u64, u64)>,
     is_new: bool,
-    // What sinks know as delivered from the file that was here before; positions go on behind it.
+    // The highest position that any event had, as far as is known: what sinks know as delivered stays
+    // behind what comes.
+    highest: u64,
+    // Set while no event is at such a position, or behind it.
     begin_after: Option<u64>,
     identity: Option<FileIdentity>,
     // The files that SQLite keeps beside it: they may stay where they are when it goes.
@@ -106,22 +113,27 @@ impl SqliteLog {
     pub(super) fn open(path: &Path, options: &JournalOptions) -> Result<Self, OpenFailure> {
         let held = lock(path).map_err(OpenFailure::Refused)?;
         match connect(path, options.synchronous) {
-            Ok((connection, is_new)) => Ok(Self {
-                is_new,
-                // What cannot be read now is said when it is next written.
-                removed_until: Cell::new(room::removed_until(&connection).unwrap_or_default()),
-                connection,
-                lock: held,
-                max_bytes: options.max_bytes,
-                retention: options.retention,
-                sinks: options.sinks.clone(),
-                is_store: options.is_store,
-                handed_out: HashMap::new(),
-                begin_after: None,
-                identity: identity_of(path),
-                beside: Cell::new(identities_beside(path)),
-                opened: (SystemTime::now(), Instant::now()),
-            }),
+            Ok((connection, is_new)) => {
+                let mut log = Self {
+                    is_new,
+                    // What cannot be read now is said when it is next written.
+                    removed_until: Cell::new(room::removed_until(&connection).unwrap_or_default()),
+                    connection,
+                    lock: held,
+                    max_bytes: options.max_bytes,
+                    retention: options.retention,
+                    sinks: options.sinks.clone(),
+                    is_store: options.is_store,
+                    handed_out: HashMap::new(),
+                    highest: 0,
+                    begin_after: None,
+                    identity: identity_of(path),
+                    beside: Cell::new(identities_beside(path)),
+                    opened: (SystemTime::now(), Instant::now()),
+                };
+                log.go_on_after_cursors(path);
+                Ok(log)
+            }
             Err(ConnectFailure::Refused(error)) => Err(OpenFailure::Refused(error)),
             Err(ConnectFailure::Sqlite(error)) => match Trouble::from(error) {
                 Trouble::Damaged(reason) => Err(OpenFailure::Damaged(reason, held)),
@@ -169,6 +181,27 @@ impl SqliteLog {
         notes: &[Note],
         position: Option<u64>,
     ) -> Result<Applied, Trouble> {
+        if let Some(applied) = self.try_to_apply(changes, notes, position)? {
+            return Ok(applied);
+        }
+        // Somebody emptied the table while it was open, and SQLite counts from the beginning again.
+        let highest = self.highest;
+        self.go_on_after(highest);
+        tracing::warn!(
+            position = highest,
+            "events were removed from the journal by another program; positions go on where they were"
+        );
+        let applied = self.try_to_apply(changes, notes, position)?;
+        Ok(applied.unwrap_or_default())
+    }
+
+    /// Applies changes, unless an event would get a position that is not behind all others.
+    fn try_to_apply(
+        &mut self,
+        changes: &[Change],
+        notes: &[Note],
+        position: Option<u64>,
+    ) -> Result<Option<Applied>, Trouble> {
         let mut applied = Applied::default();
         let stored_at = seconds(self.now());
         crash_point("before-group-commit");
@@ -212,11 +245,16 @@ impl SqliteLog {
         if let Some(position) = self.begin_after {
             unreserve(&transaction, position)?;
         }
+        if applied.inserted > 0 && applied.newest <= self.highest && self.begin_after.is_none() {
+            // Undone when it is dropped.
+            return Ok(None);
+        }
         crash_point("inside-group-commit");
         transaction.commit()?;
         crash_point("after-group-commit");
         if applied.inserted > 0 {
             self.begin_after = None;
+            self.highest = self.highest.max(applied.newest);
         }
         for note in notes {
             if let Note::MoveCursor(name, position) = note
@@ -225,7 +263,7 @@ impl SqliteLog {
                 *after = (*after).max(*position);
             }
         }
-        Ok(applied)
+        Ok(Some(applied))
     }
 
     /// Up to when what was stored has been removed.
@@ -235,7 +273,37 @@ impl SqliteLog {
 
     /// Gives new events positions behind this one, if none has.
     pub(super) fn go_on_after(&mut self, position: u64) {
-        self.begin_after = (self.newest() < position).then_some(position);
+        let newest = self.newest();
+        self.highest = self.highest.max(position).max(newest);
+        self.begin_after = Some(self.highest).filter(|highest| newest < *highest);
+    }
+
+    /// Gives new events positions behind what sinks have, and behind what they refused: they would never
+    /// get what comes at a position where they have been. Only another program can have removed the
+    /// events there.
+    fn go_on_after_cursors(&mut self, path: &Path) {
+        // Where they cannot be read, reading and writing say so.
+        let known = self.furthest_cursor().unwrap_or_default();
+        self.go_on_after(known);
+        if self.begin_after.is_some() {
+            tracing::warn!(
+                path = %path.display(),
+                position = known,
+                "the journal's newest events were removed by another program: sinks have been further; \
+                 new events get positions behind that"
+            );
+        }
+    }
+
+    /// The highest position at which a sink has been.
+    fn furthest_cursor(&self) -> Result<u64, Trouble> {
+        let furthest: i64 = self.connection.query_row(
+            "SELECT MAX((SELECT COALESCE(MAX(seq), 0) FROM cursors WHERE substr(name, 1, ?2) = ?1), \
+             (SELECT COALESCE(MAX(seq), 0) FROM dead_letters))",
+            params![OF_SINKS, OF_SINKS.len()],
+            |row| row.get(0),
+        )?;
+        Ok(u64::try_from(furthest).unwrap_or_default())
     }
 
     /// The time by which events age: a clock that is set forward while the store is open removes
@@ -485,9 +553,26 @@ impl From<rusqlite::Error> for ConnectFailure {
     }
 }
 
+/// The path is a name, and no URI.
+fn flags() -> OpenFlags {
+    OpenFlags::default() & !OpenFlags::SQLITE_OPEN_URI
+}
+
 /// The open file, and whether it was made just now.
 fn connect(path: &Path, synchronous: Synchronous) -> Result<(Connection, bool), ConnectFailure> {
-    let connection = Connection::open(path)?;
+    set_up(
+        Connection::open_with_flags(path, flags())?,
+        path,
+        synchronous,
+    )
+}
+
+/// Makes a connection ready, and the file a journal if it is a new one.
+fn set_up(
+    connection: Connection,
+    path: &Path,
+    synchronous: Synchronous,
+) -> Result<(Connection, bool), ConnectFailure> {
     connection.busy_timeout(Duration::from_secs(5))?;
     // Otherwise SQLite compiles some statements again each time that a value is bound.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
@@ -505,9 +590,18 @@ fn connect(path: &Path, synchronous: Synchronous) -> Result<(Connection, bool), 
         // Only possible before the first table is made.
         connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL")?;
     }
-    connection.query_row("PRAGMA journal_mode = WAL", [], |row| {
-        row.get::<_, String>(0)
-    })?;
+    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    // SQLite keeps the mode that it had, without an error, where files cannot be shared in memory.
+    if !mode.eq_ignore_ascii_case("wal") {
+        return Err(ConnectFailure::Refused(JournalError::Open {
+            path: path.to_owned(),
+            reason: format!(
+                "SQLite's WAL mode cannot be switched on there (the mode stays {mode:?}), as on some \
+                 network and FUSE file systems; put it on a local disk"
+            ),
+            source: None,
+        }));
+    }
     connection.execute_batch(match synchronous {
         Synchronous::Normal => "PRAGMA synchronous = NORMAL",
         Synchronous::Full => "PRAGMA synchronous = FULL",
@@ -567,4 +661,169 @@ fn uuid_at(row: &rusqlite::Row<'_>, index: usize) -> Result<EventId, Trouble> {
     let text: String = row.get(index)?;
     text.parse()
         .map_err(|error: EventError| Trouble::Damaged(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Target;
+    use std::path::PathBuf;
+
+    fn options(path: &Path) -> JournalOptions {
+        JournalOptions {
+            target: Target::Sqlite(path.to_owned()),
+            queue_size: 100,
+            batch_size: 10,
+            linger: Duration::ZERO,
+            synchronous: Synchronous::Normal,
+            max_bytes: None,
+            retention: Retention::Keep,
+            sinks: Vec::new(),
+            is_store: true,
+        }
+    }
+
+    fn open(path: &Path) -> SqliteLog {
+        SqliteLog::open(path, &options(path)).ok().unwrap()
+    }
+
+    fn file() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.db");
+        (directory, path)
+    }
+
+    fn insert(number: u128) -> Change {
+        Change::Insert(vec![Record {
+            position: 0,
+            event_id: Uuid::from_u128(number).into(),
+            event_type: "user".to_owned(),
+            event_name: "name".to_owned(),
+            workflow_type: None,
+            workflow_id: None,
+            workflow_run_id: None,
+            workflow_state: None,
+            activity_type: None,
+            activity_id: None,
+            attempt: None,
+            created_at: "2026-11-23T07:30:36.123456Z".to_owned(),
+            json: format!("{{\"n\":{number}}}"),
+        }])
+    }
+
+    fn dead_letter(seq: u64) -> Change {
+        Change::Refuse(vec![Refused {
+            sink: "s".to_owned(),
+            event_id: Uuid::from_u128(1).into(),
+            seq,
+            reason: "on purpose".to_owned(),
+            json: "{}".to_owned(),
+        }])
+    }
+
+    /// What another program does to it.
+    fn execute(path: &Path, sql: &str) {
+        Connection::open(path).unwrap().execute_batch(sql).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_place_without_wal_is_refused_with_what_to_do() {
+        let (_directory, path) = file();
+        // It has no shared memory, like a file system that cannot map files.
+        let without = Connection::open_with_flags_and_vfs(&path, flags(), "unix-dotfile").unwrap();
+        let failure = set_up(without, &path, Synchronous::Normal).err().unwrap();
+        let ConnectFailure::Refused(error) = failure else {
+            panic!("not refused")
+        };
+        let text = error.to_string();
+        for words in ["events.db", "WAL", "delete", "put it on a local disk"] {
+            assert!(text.contains(words), "{text}");
+        }
+    }
+
+    #[test]
+    fn positions_go_on_behind_the_cursors_of_a_file_that_was_emptied() {
+        for (sql, after) in [
+            ("DELETE FROM events", 7),
+            // Others than sinks keep something else there.
+            (
+                "DELETE FROM events; DELETE FROM cursors WHERE name = 'sink s'",
+                5,
+            ),
+            (
+                "DELETE FROM events WHERE seq > 2; DELETE FROM dead_letters",
+                7,
+            ),
+            (
+                "DELETE FROM events WHERE seq > 2; DELETE FROM cursors; DELETE FROM dead_letters",
+                2,
+            ),
+        ] {
+            let (_directory, path) = file();
+            let mut log = open(&path);
+            for number in 1..=7 {
+                log.apply(&[insert(number)]).ok().unwrap();
+            }
+            log.apply(&[
+                Change::MoveCursor("sink s".to_owned(), 7),
+                Change::MoveCursor("closed runs default".to_owned(), 1_795_419_036_000_000),
+                dead_letter(5),
+            ])
+            .ok()
+            .unwrap();
+            drop(log);
+            execute(&path, sql);
+            let mut log = open(&path);
+            // As when a file can be written again.
+            log.go_on_after(0);
+            assert!(log.apply(&[dead_letter(5)]).is_ok());
+            let applied = log.apply(&[insert(8)]).ok().unwrap();
+            assert_eq!(applied.newest, after + 1, "{sql}");
+            assert_eq!(log.apply(&[insert(9)]).ok().unwrap().newest, after + 2);
+            let read = log.read(after, 10).ok().unwrap();
+            assert_eq!(read.len(), 2, "{sql}");
+        }
+    }
+
+    #[test]
+    fn positions_go_on_behind_the_cursors_also_in_the_file_that_takes_the_place_of_one() {
+        let (directory, path) = file();
+        let mut log = open(&path);
+        for number in 1..=3 {
+            log.apply(&[insert(number)]).ok().unwrap();
+        }
+        log.apply(&[Change::MoveCursor("sink s".to_owned(), 3)])
+            .ok()
+            .unwrap();
+        drop(log);
+        execute(&path, "DELETE FROM events");
+        let mut log = open(&path);
+        let other = directory.path().join("other.db");
+        for number in 4..=6 {
+            open(&other).apply(&[insert(number)]).ok().unwrap();
+        }
+        std::fs::rename(&other, &path).unwrap();
+        assert!(!log.is_at(&path));
+        log.move_to(&path, Synchronous::Normal).ok().unwrap();
+        assert_eq!(log.apply(&[insert(7)]).ok().unwrap().newest, 7);
+        let stored = log.read(3, 10).ok().unwrap();
+        let positions: Vec<u64> = stored.iter().map(|stored| stored.seq).collect();
+        assert_eq!(positions, [4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn positions_go_on_where_they_were_in_a_file_that_is_emptied_while_it_is_open() {
+        let (_directory, path) = file();
+        let mut log = open(&path);
+        for number in 1..=3 {
+            log.apply(&[insert(number)]).ok().unwrap();
+        }
+        execute(&path, "DELETE FROM events");
+        let applied = log.apply(&[insert(4), insert(5)]).ok().unwrap();
+        assert_eq!((applied.inserted, applied.newest), (2, 5));
+        assert_eq!(log.read(0, 10).ok().unwrap().len(), 2);
+        execute(&path, "DELETE FROM events WHERE seq = 5");
+        assert_eq!(log.apply(&[insert(6)]).ok().unwrap().newest, 6);
+    }
 }

@@ -64,7 +64,7 @@ impl SqliteLog {
         self.connection
             .execute("ATTACH DATABASE ?1 AS fresh", [name])
             .map_err(refused)?;
-        let copied = copy_to_attached(&mut self.connection);
+        let copied = copy_to_attached(&mut self.connection, self.highest);
         self.connection
             .execute("DETACH DATABASE fresh", [])
             .map_err(refused)?;
@@ -77,22 +77,27 @@ impl SqliteLog {
             .set(removed_until(&self.connection).unwrap_or_default());
         self.identity = identity_of(path);
         self.beside.set(identities_beside(path));
+        self.go_on_after(self.highest);
         Ok(())
     }
 }
 
 /// Copies everything into the attached file. This log's positions stay, so that cursors mean the same
 /// to whoever has them in hand; what the other file held comes behind, and is delivered like all that
-/// does: cursors of the other file are about its own positions.
-fn copy_to_attached(connection: &mut Connection) -> rusqlite::Result<()> {
+/// does: cursors of the other file are about its own positions. All that is new comes behind `highest`.
+fn copy_to_attached(connection: &mut Connection, highest: u64) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     transaction.execute_batch(&format!(
         "CREATE TEMP TABLE others AS SELECT * FROM fresh.events ORDER BY seq; \
          DELETE FROM fresh.events; \
          INSERT INTO fresh.events (seq, {COLUMNS}) \
          SELECT seq, {COLUMNS} FROM main.events ORDER BY seq; \
+         INSERT INTO fresh.events (seq, event_id, event_type, event_name, created_at, stored_at, event) \
+         SELECT {highest}, '', '', '', '', 0, '' \
+         WHERE {highest} > (SELECT COALESCE(MAX(seq), 0) FROM fresh.events); \
          INSERT OR IGNORE INTO fresh.events ({COLUMNS}) \
          SELECT {COLUMNS} FROM temp.others ORDER BY seq; \
+         DELETE FROM fresh.events WHERE event_id = ''; \
          DROP TABLE temp.others; \
          INSERT OR IGNORE INTO fresh.held SELECT * FROM main.held; \
          DELETE FROM fresh.cursors; \

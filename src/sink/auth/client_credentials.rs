@@ -199,12 +199,14 @@ impl AuthProvider for ClientCredentials {
                 if let Some(token) = &mut state.token
                     && token.expires_at.is_none_or(|at| now < at)
                 {
+                    token.renew_at = now.checked_add(RENEWAL_PAUSE);
+                    let header = token.header.clone();
+                    drop(state);
                     tracing::debug!(
                         %error,
                         "the access token could not be renewed; it still holds"
                     );
-                    token.renew_at = now.checked_add(RENEWAL_PAUSE);
-                    return Ok(vec![token.header.clone()]);
+                    return Ok(vec![header]);
                 }
                 state.failed = Some((now, error.clone()));
                 Err(error)
