@@ -125,6 +125,7 @@ mod tests {
         match rng.u8(0..40) {
             0 => fuzz::text(rng).into(),
             1 => "\"quoted\"\n\u{1f}é🦀".into(),
+            3 => "a\0b".into(),
             2 => "x".repeat(rng.usize(0..3_000)).into(),
             n => format!("text-{n}").into(),
         }
@@ -298,40 +299,40 @@ mod tests {
                 context = pushed(rng, &context);
                 contexts.push(context.clone());
             }
+            let context = rng.choice(&contexts).unwrap();
+            let mut event = event(rng);
+            // One that both ways would make at random.
+            event.metadata.event_id.get_or_insert(EventId::SKIPPED);
+            let mut limit = rng.choice([100, 1_000, 262_144, 262_144]).unwrap();
+            let seed = rng.u64(..);
             for _ in 0..2 {
-                let context = rng.choice(&contexts).unwrap();
-                let mut event = event(rng);
-                // One that both ways would make at random.
-                event.metadata.event_id.get_or_insert(EventId::SKIPPED);
-                let mut limit = rng.choice([100, 1_000, 262_144, 262_144]).unwrap();
-                let seed = rng.u64(..);
-                for _ in 0..2 {
-                    let (ours, theirs) = (rules(None, limit), rules(None, limit));
-                    let mut it = draft(&mut Rng::with_seed(seed), &event, context, &ours);
-                    let id = it.identify();
-                    if let Some(part) = Part::of(context) {
-                        crate::record::enrich::set_time(&mut it.event.metadata, it.created);
-                        let json = encode(&mut it.event, part, &ours, it.is_lifecycle);
-                        short.set(short.get() + usize::from(json.is_some()));
-                    }
-                    all.set(all.get() + 1);
-                    let made =
-                        told(draft(&mut Rng::with_seed(seed), &event, context, &ours).finish());
-                    let mut it = draft(&mut Rng::with_seed(seed), &event, context, &theirs);
-                    assert_eq!(it.identify(), id);
-                    let wanted = told(it.finish_step_by_step(id));
-                    assert_eq!(made, wanted);
-                    assert_eq!(ours.trimmed.count(), theirs.trimmed.count());
-                    // Then about as much as it takes.
-                    if let Ok((_, _, length)) = wanted {
-                        limit = length - rng.usize(0..2);
-                    }
+                let (ours, theirs) = (rules(None, limit), rules(None, limit));
+                let mut it = draft(&mut Rng::with_seed(seed), &event, context, &ours);
+                let id = it.identify();
+                if let Some(part) = Part::of(context) {
+                    crate::record::enrich::set_time(&mut it.event.metadata, it.created);
+                    let json = encode(&mut it.event, part, &ours, it.is_lifecycle);
+                    short.set(short.get() + usize::from(json.is_some()));
+                }
+                all.set(all.get() + 1);
+                let made = told(draft(&mut Rng::with_seed(seed), &event, context, &ours).finish());
+                let mut it = draft(&mut Rng::with_seed(seed), &event, context, &theirs);
+                assert_eq!(it.identify(), id);
+                let wanted = told(it.finish_step_by_step(id));
+                assert_eq!(made, wanted);
+                assert_eq!(ours.trimmed.count(), theirs.trimmed.count());
+                // Then about as much as it takes.
+                if let Ok((_, _, length)) = wanted {
+                    limit = length - rng.usize(0..2);
                 }
             }
         });
         println!("{} of {} events took the short way", short.get(), all.get());
-        assert!(short.get() > all.get() / 3);
-        assert!(short.get() < all.get());
+        // Unless it is asked for a few only.
+        if all.get() > 1_000 {
+            assert!(short.get() > all.get() / 3);
+            assert!(short.get() < all.get());
+        }
     }
 
     #[test]
