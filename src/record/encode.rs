@@ -276,9 +276,9 @@ mod tests {
     }
 
     /// What is stored, with the fields of its JSON in no order, and with the length of the JSON.
-    fn told(finished: Finished) -> Result<(StoredEvent, serde_json::Value, usize), Finished> {
+    fn told(finished: Finished) -> Result<(StoredEvent, serde_json::Value, usize), Box<Finished>> {
         let Finished::Stored(mut event) = finished else {
-            return Err(finished);
+            return Err(finished.into());
         };
         let json = std::mem::take(&mut event.json);
         // A field that is there twice would not be read.
