@@ -28,7 +28,12 @@ mod scope;
 pub use frame::{ActivityFrame, Frame, StackFrame, WorkerFrame, WorkflowFrame};
 pub use scope::{InContext, Scoped, carry};
 
-use std::{any::Any, cell::RefCell, fmt, sync::Arc};
+use std::{
+    any::Any,
+    cell::RefCell,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 thread_local! {
     static CURRENT: RefCell<Context> = const { RefCell::new(Context::empty()) };
@@ -44,6 +49,8 @@ pub struct Context {
 struct Node {
     frame: StackFrame,
     below: Option<Arc<Node>>,
+    // What somebody made of this frame and of those below it; what it is does not matter here.
+    made: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl Context {
@@ -77,6 +84,7 @@ impl Context {
             top: Some(Arc::new(Node {
                 frame: frame.into(),
                 below: self.top.clone(),
+                made: OnceLock::new(),
             })),
             extension: self.extension.clone(),
         }
@@ -126,6 +134,33 @@ impl Context {
     /// The value set by [`Self::with_extension`], if it is a `T`.
     pub(crate) fn extension<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         self.extension.clone()?.downcast().ok()
+    }
+
+    /// What `make` makes of the stack, from the bottom to the top: of each frame and of what it made of
+    /// those below, if there are any. It is made once and kept with the frames, which never change, for
+    /// all stacks that share them. There is room for one type: a second gets nothing, as does a stack
+    /// without frames.
+    pub(crate) fn folded<T: Any + Send + Sync>(
+        &self,
+        make: impl Fn(&StackFrame, Option<&T>) -> T,
+    ) -> Option<&T> {
+        let mut missing = Vec::new();
+        let mut node = self.top.as_deref();
+        let mut below = None;
+        // A loop, since stacks may be deep.
+        while let Some(it) = node {
+            if let Some(made) = it.made.get() {
+                below = Some(made.downcast_ref()?);
+                break;
+            }
+            missing.push(it);
+            node = it.below.as_deref();
+        }
+        for node in missing.into_iter().rev() {
+            let made = node.made.get_or_init(|| Box::new(make(&node.frame, below)));
+            below = Some(made.downcast_ref()?);
+        }
+        below
     }
 
     /// The stack as it is stored with an event that waits: frames only.
@@ -193,5 +228,27 @@ mod tests {
         assert_eq!(context.extension::<u32>().as_deref(), Some(&7));
         assert!(context.extension::<String>().is_none());
         assert!(context.without_extension().extension::<u32>().is_none());
+    }
+
+    #[test]
+    fn what_is_made_of_a_frame_is_made_once() {
+        let made = RefCell::new(Vec::new());
+        let count = |context: &Context| {
+            let make = |frame: &StackFrame, below: Option<&usize>| {
+                made.borrow_mut().push(frame.kind());
+                below.map_or(1, |below| below + 1)
+            };
+            context.folded(make).copied()
+        };
+        let base = Context::new().push(WorkerFrame::default());
+        let above = base.push(WorkflowFrame::default()).push(Frame::new());
+        assert_eq!(count(&Context::new()), None);
+        assert_eq!(count(&above), Some(3));
+        assert_eq!(count(&above), Some(3));
+        assert_eq!(count(&base), Some(1));
+        assert_eq!(count(&base.push(Frame::new())), Some(2));
+        assert_eq!(*made.borrow(), ["worker", "workflow", "user", "user"]);
+        // The room is taken.
+        assert_eq!(above.folded(|_, _: Option<&String>| String::new()), None);
     }
 }

@@ -2,7 +2,7 @@
 //! the reference's names and types; who fills it is decided elsewhere.
 
 use super::EventId;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike as _, SecondsFormat, Timelike as _, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -110,10 +110,32 @@ macro_rules! metadata {
             pub custom: Map<String, Value>,
         }
 
+        /// The places of the fields among the bits.
+        #[allow(non_camel_case_types)]
+        #[derive(Clone, Copy)]
+        enum Field {
+            $($name),+
+        }
+
         impl EventMetadata {
             /// Whether `name` is a field of this type, and not a custom one.
             pub fn is_known_field(name: &str) -> bool {
                 matches!(name, $(stringify!($name))|+ | "created_at" | "workflow_state")
+            }
+
+            /// The bit that stands for the field `name` in [`Self::set_fields`]; none for a custom one,
+            /// and for those that only an event itself has.
+            pub(crate) fn field_bit(name: &str) -> Option<u64> {
+                let field = match name {
+                    $(stringify!($name) => Field::$name,)+
+                    _ => return None,
+                };
+                Some(1 << field as u8)
+            }
+
+            /// Which fields are set, a bit each.
+            pub(crate) fn set_fields(&self) -> u64 {
+                0 $(| (u64::from(self.$name.is_some()) << Field::$name as u8))+
             }
 
             /// Sets the field `name` from JSON, a custom one if this type has none of that name.
@@ -141,8 +163,8 @@ macro_rules! metadata {
                 Ok(())
             }
 
-            /// Sets the field `name` if it is empty and `value` fits; else leaves it.
-            pub(crate) fn fill_field(&mut self, name: &str, value: &Value) {
+            /// Sets the field `name` if it is empty and what `value` gives fits; else leaves it.
+            pub(crate) fn fill_field(&mut self, name: &str, value: impl FnOnce() -> Value) {
                 let empty = match name {
                     $(stringify!($name) => self.$name.is_none(),)+
                     "created_at" => self.created_at.is_none(),
@@ -151,7 +173,7 @@ macro_rules! metadata {
                 };
                 if empty {
                     // What does not fit is no reason to lose the event.
-                    self.set_field(name, value.clone()).ok();
+                    self.set_field(name, value()).ok();
                 }
             }
         }
@@ -217,27 +239,79 @@ impl EventMetadata {
 
     /// `created_at` as it stands on the wire.
     pub(crate) fn created_at_text(&self) -> Option<String> {
-        self.created_at.as_ref().map(time_text)
+        let time = self.created_at.as_ref()?;
+        let Some(digits) = time_digits(time) else {
+            return Some(rare_time(time));
+        };
+        std::str::from_utf8(&digits).ok().map(str::to_owned)
     }
 }
 
-fn time_text(time: &DateTime<Utc>) -> String {
+/// A time of which the calendar or the clock is not the usual one.
+fn rare_time(time: &DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+/// A time as it stands on the wire, without the general formatter's cost: every event has it twice. None
+/// for a year that has not four digits, and for a leap second.
+fn time_digits(time: &DateTime<Utc>) -> Option<[u8; 27]> {
+    let time = time.naive_utc();
+    let year = u32::try_from(time.year()).ok().filter(|it| *it <= 9999)?;
+    let nanoseconds = Some(time.nanosecond()).filter(|it| *it < 1_000_000_000)?;
+    let (month, day) = (time.month(), time.day());
+    let (hour, minute, second) = (time.hour(), time.minute(), time.second());
+    let micros = nanoseconds / 1_000;
+    // Of a remainder by ten, which fits.
+    let digit = |number: u32, unit: u32| b'0' + (number / unit % 10) as u8;
+    Some([
+        digit(year, 1_000),
+        digit(year, 100),
+        digit(year, 10),
+        digit(year, 1),
+        b'-',
+        digit(month, 10),
+        digit(month, 1),
+        b'-',
+        digit(day, 10),
+        digit(day, 1),
+        b'T',
+        digit(hour, 10),
+        digit(hour, 1),
+        b':',
+        digit(minute, 10),
+        digit(minute, 1),
+        b':',
+        digit(second, 10),
+        digit(second, 1),
+        b'.',
+        digit(micros, 100_000),
+        digit(micros, 10_000),
+        digit(micros, 1_000),
+        digit(micros, 100),
+        digit(micros, 10),
+        digit(micros, 1),
+        b'Z',
+    ])
 }
 
 fn serialize_time<S: Serializer>(
     time: &Option<DateTime<Utc>>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => serializer.serialize_str(&time_text(time)),
-        None => serializer.serialize_none(),
+    let Some(time) = time else {
+        return serializer.serialize_none();
+    };
+    let digits = time_digits(time);
+    match digits.as_ref().map(|digits| std::str::from_utf8(digits)) {
+        Some(Ok(text)) => serializer.serialize_str(text),
+        _ => serializer.serialize_str(&rare_time(time)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
     #[test]
@@ -272,13 +346,55 @@ mod tests {
     #[test]
     fn fill_leaves_what_is_there_and_what_does_not_fit() {
         let mut metadata = EventMetadata::default();
-        metadata.fill_field("workflow_id", &json!("a"));
-        metadata.fill_field("workflow_id", &json!("b"));
-        metadata.fill_field("attempt", &json!("no number"));
-        metadata.fill_field("tenant", &json!("acme"));
-        metadata.fill_field("tenant", &json!("other"));
+        metadata.fill_field("workflow_id", || json!("a"));
+        metadata.fill_field("workflow_id", || json!("b"));
+        metadata.fill_field("attempt", || json!("no number"));
+        metadata.fill_field("tenant", || json!("acme"));
+        metadata.fill_field("tenant", || json!("other"));
         assert_eq!(metadata.workflow_id.as_deref(), Some("a"));
         assert_eq!(metadata.attempt, None);
         assert_eq!(metadata.custom["tenant"], "acme");
+    }
+
+    #[test]
+    fn rare_times_are_written_too() {
+        for text in [
+            "+262142-12-31T23:59:59Z",
+            "-0001-01-01T00:00:00Z",
+            "2016-12-31T23:59:60.5Z",
+        ] {
+            let metadata = EventMetadata {
+                created_at: Some(text.parse().unwrap()),
+                ..EventMetadata::default()
+            };
+            let written = serde_json::to_value(&metadata).unwrap();
+            assert_eq!(written["created_at"], *metadata.created_at_text().unwrap());
+            let read: EventMetadata = serde_json::from_value(written).unwrap();
+            assert_eq!(read.created_at, metadata.created_at);
+        }
+    }
+
+    #[test]
+    fn a_field_has_a_bit_of_its_own() {
+        let mut metadata = EventMetadata::default();
+        assert_eq!(metadata.set_fields(), 0);
+        metadata.event_id = Some(EventId::SKIPPED);
+        metadata.traceparent = Some(String::new());
+        let bits = ["event_id", "traceparent"].map(|name| EventMetadata::field_bit(name).unwrap());
+        assert_eq!(metadata.set_fields(), bits[0] | bits[1]);
+        assert_ne!(bits[0], bits[1]);
+        assert_eq!(EventMetadata::field_bit("tenant"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn times_are_written_as_the_general_formatter_does(
+            seconds in -62_167_219_200_i64..253_402_300_800,
+            nanoseconds in 0_u32..1_000_000_000,
+        ) {
+            let time = DateTime::from_timestamp(seconds, nanoseconds).unwrap();
+            let digits = time_digits(&time).unwrap();
+            prop_assert_eq!(std::str::from_utf8(&digits).unwrap(), rare_time(&time));
+        }
     }
 }

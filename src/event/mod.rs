@@ -64,7 +64,7 @@ pub struct Event {
     pub extra: Map<String, Value>,
     // What a builder method was given and could not keep; `validate` reports it.
     #[serde(skip)]
-    problem: Option<EventError>,
+    problem: Option<Box<EventError>>,
 }
 
 impl Event {
@@ -90,14 +90,14 @@ impl Event {
         match serde_json::to_value(data) {
             Ok(Value::Object(fields)) => self.data = fields,
             Ok(other) => {
-                self.problem = Some(EventError::DataIsNoObject {
+                self.problem = Some(Box::new(EventError::DataIsNoObject {
                     found: kind(&other),
-                });
+                }));
             }
             Err(error) => {
-                self.problem = Some(EventError::DataIsNotJson {
+                self.problem = Some(Box::new(EventError::DataIsNotJson {
                     reason: error.to_string(),
-                });
+                }));
             }
         }
         self
@@ -111,11 +111,11 @@ impl Event {
         let value = value.into();
         let text = shortened(&value.to_string());
         if let Err(allowed) = self.metadata.set_field(&field, value) {
-            self.problem = Some(EventError::InvalidField {
+            self.problem = Some(Box::new(EventError::InvalidField {
                 field,
                 value: text,
                 allowed,
-            });
+            }));
         }
         self
     }
@@ -166,7 +166,7 @@ impl Event {
     /// [`EventError`], naming the first rule that is broken.
     pub fn validate(&self) -> Result<(), EventError> {
         if let Some(problem) = &self.problem {
-            return Err(problem.clone());
+            return Err(EventError::clone(problem));
         }
         if self.event_type.is_empty() {
             return Err(EventError::EmptyType);

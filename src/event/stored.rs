@@ -60,26 +60,26 @@ impl StoredEvent {
         let json = event.to_json_within(usize::MAX)?;
         Ok(Self {
             position,
-            ..Self::encoded(event, event_id, json)
+            ..Self::encoded(event.clone(), event_id, json)
         })
     }
 
     /// An event whose JSON is made already.
-    pub(crate) fn encoded(event: &Event, event_id: EventId, json: String) -> Self {
-        let metadata = &event.metadata;
+    pub(crate) fn encoded(event: Event, event_id: EventId, json: String) -> Self {
+        let metadata = event.metadata;
         Self {
             position: 0,
             event_id,
-            event_type: event.event_type.clone(),
-            event_name: event.event_name.clone(),
-            workflow_type: metadata.workflow_type.clone(),
-            workflow_id: metadata.workflow_id.clone(),
-            workflow_run_id: metadata.workflow_run_id.clone(),
-            workflow_state: Some(metadata.workflow_state.as_str().to_owned()),
-            activity_type: metadata.activity_type.clone(),
-            activity_id: metadata.activity_id.clone(),
-            attempt: metadata.attempt,
+            event_type: event.event_type,
+            event_name: event.event_name,
             created_at: metadata.created_at_text().unwrap_or_default(),
+            workflow_type: metadata.workflow_type,
+            workflow_id: metadata.workflow_id,
+            workflow_run_id: metadata.workflow_run_id,
+            workflow_state: Some(metadata.workflow_state.as_str().to_owned()),
+            activity_type: metadata.activity_type,
+            activity_id: metadata.activity_id,
+            attempt: metadata.attempt,
             json,
         }
     }

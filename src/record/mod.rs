@@ -3,9 +3,12 @@
 //! stack, ordinal); the rest is [`Draft::finish`], which whoever writes calls. Knows nothing of Temporal, of
 //! where records are written, or of when.
 
+mod encode;
 mod enrich;
 mod filter;
+mod given;
 mod identity;
+mod part;
 mod trim;
 
 pub(crate) use enrich::enrich;
@@ -18,6 +21,7 @@ use crate::{
     event::{Event, EventId, StoredEvent},
 };
 use identity::{attempt_event_id, run_event_id};
+use part::Part;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -181,26 +185,45 @@ pub(crate) enum Finished {
 
 impl Draft {
     /// Finishes it: fills it from the stack, gives it its id, lets the filter see it, encodes it.
-    pub(crate) fn finish(self) -> Finished {
+    pub(crate) fn finish(mut self) -> Finished {
+        let event_id = self.identify();
+        if self.rules.filter.is_none()
+            && let Some(part) = Part::of(&self.context)
+        {
+            enrich::set_time(&mut self.event.metadata, self.created);
+            let json = encode::encode(&mut self.event, part, &self.rules, self.is_lifecycle);
+            if let Some(json) = json {
+                return Finished::Stored(encode::stored(self.event, part, event_id, json));
+            }
+        }
+        self.finish_step_by_step(event_id)
+    }
+
+    fn identify(&mut self) -> EventId {
+        let id = match self.identity {
+            Identity::Known(_) | Identity::Run { .. } => self.derived_id(),
+            Identity::Attempt { .. } | Identity::Random => {
+                self.event.metadata.event_id.or_else(|| self.derived_id())
+            }
+        };
+        *self
+            .event
+            .metadata
+            .event_id
+            .insert(id.unwrap_or_else(EventId::random))
+    }
+
+    /// Finishes it where a filter is to see the whole of it, or where something breaks a rule.
+    fn finish_step_by_step(self, event_id: EventId) -> Finished {
         let Self {
             mut event,
             context,
             created,
-            identity,
             rules,
             is_lifecycle,
-            began: _,
+            ..
         } = self;
-        match identity {
-            Identity::Known(id) => event.metadata.event_id = Some(id),
-            Identity::Attempt { kind, ordinal } if event.metadata.event_id.is_none() => {
-                event.metadata.event_id = attempt_event_id(&context, kind, ordinal);
-            }
-            Identity::Run { kind } => event.metadata.event_id = run_event_id(&context, kind),
-            Identity::Attempt { .. } | Identity::Random => {}
-        }
         let mut faults = enrich(&mut event, &context, created, &rules.application_name);
-        let event_id = *event.metadata.event_id.get_or_insert_with(EventId::random);
         let finished = if is_lifecycle {
             finish_lifecycle(event, event_id, &rules, &mut faults)
         } else {
@@ -229,7 +252,7 @@ fn finish_published(mut event: Event, event_id: EventId, rules: &Rules) -> Finis
     }
     event.make_canonical();
     match event.to_json_within(rules.max_event_bytes) {
-        Ok(json) => stored(&event, event_id, json),
+        Ok(json) => stored(event, event_id, json),
         Err(error) => Finished::Invalid(error.to_string()),
     }
 }
@@ -257,11 +280,11 @@ fn finish_lifecycle(
     }
     event.make_canonical();
     match trim::to_json(&mut event, rules.max_event_bytes, faults) {
-        Ok(json) => stored(&event, event_id, json),
+        Ok(json) => stored(event, event_id, json),
         Err(error) => Finished::Invalid(error.to_string()),
     }
 }
 
-fn stored(event: &Event, event_id: EventId, json: String) -> Finished {
+fn stored(event: Event, event_id: EventId, json: String) -> Finished {
     Finished::Stored(StoredEvent::encoded(event, event_id, json))
 }

@@ -148,6 +148,18 @@ pub(super) fn mend(event: &mut Event, faults: &mut Vec<&'static str>) {
     });
 }
 
+/// Whether [`mend`] leaves an event that keeps the rules as it is.
+pub(super) fn is_whole(event: &Event) -> bool {
+    let is_short = |value: &Value| value.as_str().is_none_or(|it| it.len() <= MAX_ERROR_BYTES);
+    let error = event.data.get("error").and_then(Value::as_object);
+    let mut texts = error.into_iter().flat_map(Map::values);
+    let mut custom = event.metadata.custom.iter();
+    texts.all(is_short)
+        && event.data.get("reason").is_none_or(is_short)
+        && custom.all(|(name, value)| !name.contains('\0') && !has_nul(value))
+        && !event.data.values().chain(event.extra.values()).any(has_nul)
+}
+
 fn keep_only(
     fields: &mut Map<String, Value>,
     what: &'static str,
