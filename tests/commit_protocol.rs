@@ -196,6 +196,7 @@ async fn a_signal_that_overtakes_the_end_leaves_one_end_and_nothing_of_the_rejec
             .any(|event| event.event_type() == EventType::WorkflowTaskFailed),
         "the completion was not rejected, so that the test shows nothing"
     );
+    events.flush(TIMEOUT).await.unwrap();
     let stats = events.stats();
     assert_eq!(stats.discarded, 1);
     assert_eq!(stats.held, 0);
@@ -866,6 +867,7 @@ async fn a_plugin_that_is_registered_twice_works_once() {
             .unwrap();
     })
     .await;
+    events.flush(TIMEOUT).await.unwrap();
     let stats = events.stats();
     assert_eq!((stats.written, stats.duplicates), (6, 0));
     events.shutdown(TIMEOUT).await.unwrap();

@@ -350,6 +350,7 @@ async fn in_memory_what_sinks_have_makes_room() {
         assert_eq!(sink.received().len(), number + 1);
     }
     assert_eq!(numbers(&sink), up_to(200));
+    events.flush(TIMEOUT).await.unwrap();
     assert_eq!(events.stats().lost, 0);
     assert_eq!(events.stats().journal_events, 0);
     events.shutdown(TIMEOUT).await.unwrap();

@@ -190,6 +190,7 @@ impl Draft {
         if self.rules.filter.is_none()
             && let Some(part) = Part::of(&self.context)
         {
+            self.event.make_canonical();
             enrich::set_time(&mut self.event.metadata, self.created);
             let json = encode::encode(&mut self.event, part, &self.rules, self.is_lifecycle);
             if let Some(json) = json {

@@ -277,10 +277,6 @@ impl EventStore {
 
     pub(super) fn refused(&self, rejected: &Rejected) -> PublishError {
         match rejected {
-            Rejected::Closed if !self.shared.shut_down.load(Ordering::Acquire) => {
-                // Only a shutdown closes the journal: its thread is gone.
-                PublishError::Journal(self.shared.stopped())
-            }
             Rejected::Closed => {
                 debug!("an event was refused: the event store was shut down");
                 PublishError::ShutDown

@@ -40,7 +40,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use tokio::sync::OnceCell;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 /// Publishes events. A cheap handle: clones share one queue and one journal.
 ///
@@ -77,7 +77,6 @@ struct Shared {
     shut_down: AtomicBool,
     closed: OnceCell<Result<(), FlushError>>,
     // Its thread ended, though nobody closed it.
-    journal_stopped: AtomicBool,
     said_skipped: Said,
     said_full: Said,
 }
@@ -184,7 +183,6 @@ impl EventStore {
                 claims: Arc::default(),
                 shut_down: AtomicBool::new(false),
                 closed: OnceCell::new(),
-                journal_stopped: AtomicBool::new(false),
                 said_skipped: Said::default(),
                 said_full: Said::default(),
             }),
@@ -301,11 +299,7 @@ impl EventStore {
         let Some(journal) = &self.shared.journal else {
             return (Ok(()), 0);
         };
-        let flushed = match self.flush(timeout).await {
-            // It is closed below, and by nobody else.
-            Err(FlushError::Journal(JournalError::Closed)) => Err(self.shared.stopped().into()),
-            flushed => flushed,
-        };
+        let flushed = self.flush(timeout).await;
         if let Some(delivery) = &self.shared.delivery {
             delivery.stop();
         }
@@ -350,7 +344,7 @@ impl EventStore {
         work: impl Future<Output = Result<(), JournalError>>,
     ) -> Result<(), FlushError> {
         match tokio::time::timeout(timeout, work).await {
-            Ok(result) => Ok(result.map_err(|error| self.shared.noted(error))?),
+            Ok(result) => Ok(result?),
             Err(_) => Err(FlushError::TimedOut {
                 queued: self.stats().queued,
                 timeout,
@@ -372,7 +366,7 @@ impl EventStore {
             None => Ok(Vec::new()),
             Some(journal) => {
                 let read = journal.ask(move |store| store.dead_letters(None, position, limit));
-                read.await.map_err(|error| self.shared.noted(error))
+                read.await
             }
         }
     }
@@ -442,12 +436,11 @@ impl EventStore {
         match &self.shared.journal {
             None => Health::Disabled,
             Some(_) if self.shared.shut_down.load(Ordering::Acquire) => Health::ShutDown,
-            Some(_) if self.shared.journal_stopped.load(Ordering::Acquire) => Health::Stopped {
-                reason: STOPPED.to_owned(),
-            },
             Some(journal) => {
                 let status = journal.status();
-                if status.degraded {
+                if let Some(reason) = status.stopped {
+                    Health::Stopped { reason }
+                } else if status.degraded {
                     Health::Degraded {
                         reason: status.last_error.unwrap_or_default(),
                     }
@@ -491,7 +484,7 @@ impl EventStore {
             None => Ok(Vec::new()),
             Some(journal) => {
                 let read = journal.ask(move |store| store.read(None, position, limit));
-                let events = read.await.map_err(|error| self.shared.noted(error))?;
+                let events = read.await?;
                 let events = events.into_iter();
                 Ok(events.map(|event| (event.position, event.json)).collect())
             }
@@ -525,28 +518,7 @@ impl std::fmt::Debug for EventStore {
     }
 }
 
-/// What is known of a journal whose thread is gone.
-const STOPPED: &str =
-    "its thread ended unexpectedly; nothing is stored until the program starts again";
-
 impl Shared {
-    /// The journal's thread is gone, though nobody closed the journal. Says so, once.
-    fn stopped(&self) -> JournalError {
-        if !self.journal_stopped.swap(true, Ordering::AcqRel) {
-            error!("the journal has stopped: {STOPPED}");
-        }
-        JournalError::Stopped(STOPPED.to_owned())
-    }
-
-    /// An error of the journal, as it is given to whoever asked.
-    fn noted(&self, error: JournalError) -> JournalError {
-        match error {
-            JournalError::Stopped(_) => self.stopped(),
-            JournalError::Closed if !self.shut_down.load(Ordering::Acquire) => self.stopped(),
-            error => error,
-        }
-    }
-
     /// How many positions the slowest sink is behind.
     fn behind(&self) -> u64 {
         match (&self.delivery, &self.journal) {

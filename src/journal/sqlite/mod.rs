@@ -679,6 +679,7 @@ mod tests {
             max_bytes: None,
             retention: Retention::Keep,
             sinks: Vec::new(),
+            appends_inline: true,
             is_store: true,
         }
     }
@@ -694,31 +695,30 @@ mod tests {
     }
 
     fn insert(number: u128) -> Change {
-        Change::Insert(vec![Record {
-            position: 0,
-            event_id: Uuid::from_u128(number).into(),
-            event_type: "user".to_owned(),
-            event_name: "name".to_owned(),
-            workflow_type: None,
-            workflow_id: None,
-            workflow_run_id: None,
-            workflow_state: None,
-            activity_type: None,
-            activity_id: None,
-            attempt: None,
-            created_at: "2026-11-23T07:30:36.123456Z".to_owned(),
-            json: format!("{{\"n\":{number}}}"),
-        }])
+        let mut event = crate::Event::new("user");
+        event.metadata.event_id = Some(Uuid::from_u128(number).into());
+        event.metadata.created_at = Some(chrono::DateTime::UNIX_EPOCH);
+        Change::Insert(vec![StoredEvent::new(0, &event).unwrap()])
     }
 
-    fn dead_letter(seq: u64) -> Change {
-        Change::Refuse(vec![Refused {
-            sink: "s".to_owned(),
-            event_id: Uuid::from_u128(1).into(),
-            seq,
-            reason: "on purpose".to_owned(),
-            json: "{}".to_owned(),
-        }])
+    fn dead_letter(position: u64) -> Note {
+        let Change::Insert(mut events) = insert(1) else {
+            unreachable!()
+        };
+        events[0].position = position;
+        Note::Refuse(vec![DeadLetter::new(
+            "s",
+            &events[0],
+            "on purpose".to_owned(),
+        )])
+    }
+
+    fn apply(log: &mut SqliteLog, changes: &[Change]) -> Applied {
+        log.apply(changes, &[], None).ok().unwrap()
+    }
+
+    fn note(log: &mut SqliteLog, notes: &[Note]) {
+        log.apply(&[], notes, None).ok().unwrap();
     }
 
     /// What another program does to it.
@@ -763,24 +763,23 @@ mod tests {
             let (_directory, path) = file();
             let mut log = open(&path);
             for number in 1..=7 {
-                log.apply(&[insert(number)]).ok().unwrap();
+                apply(&mut log, &[insert(number)]);
             }
-            log.apply(&[
-                Change::MoveCursor("sink s".to_owned(), 7),
-                Change::MoveCursor("closed runs default".to_owned(), 1_795_419_036_000_000),
+            let notes = [
+                Note::MoveCursor("sink s".to_owned(), 7),
+                Note::MoveCursor("closed runs default".to_owned(), 1_795_419_036_000_000),
                 dead_letter(5),
-            ])
-            .ok()
-            .unwrap();
+            ];
+            note(&mut log, &notes);
             drop(log);
             execute(&path, sql);
             let mut log = open(&path);
             // As when a file can be written again.
             log.go_on_after(0);
-            assert!(log.apply(&[dead_letter(5)]).is_ok());
-            let applied = log.apply(&[insert(8)]).ok().unwrap();
+            note(&mut log, &[dead_letter(5)]);
+            let applied = apply(&mut log, &[insert(8)]);
             assert_eq!(applied.newest, after + 1, "{sql}");
-            assert_eq!(log.apply(&[insert(9)]).ok().unwrap().newest, after + 2);
+            assert_eq!(apply(&mut log, &[insert(9)]).newest, after + 2);
             let read = log.read(after, 10).ok().unwrap();
             assert_eq!(read.len(), 2, "{sql}");
         }
@@ -791,24 +790,22 @@ mod tests {
         let (directory, path) = file();
         let mut log = open(&path);
         for number in 1..=3 {
-            log.apply(&[insert(number)]).ok().unwrap();
+            apply(&mut log, &[insert(number)]);
         }
-        log.apply(&[Change::MoveCursor("sink s".to_owned(), 3)])
-            .ok()
-            .unwrap();
+        note(&mut log, &[Note::MoveCursor("sink s".to_owned(), 3)]);
         drop(log);
         execute(&path, "DELETE FROM events");
         let mut log = open(&path);
         let other = directory.path().join("other.db");
         for number in 4..=6 {
-            open(&other).apply(&[insert(number)]).ok().unwrap();
+            apply(&mut open(&other), &[insert(number)]);
         }
         std::fs::rename(&other, &path).unwrap();
         assert!(!log.is_at(&path));
         log.move_to(&path, Synchronous::Normal).ok().unwrap();
-        assert_eq!(log.apply(&[insert(7)]).ok().unwrap().newest, 7);
+        assert_eq!(apply(&mut log, &[insert(7)]).newest, 7);
         let stored = log.read(3, 10).ok().unwrap();
-        let positions: Vec<u64> = stored.iter().map(|stored| stored.seq).collect();
+        let positions: Vec<u64> = stored.iter().map(|stored| stored.position).collect();
         assert_eq!(positions, [4, 5, 6, 7]);
     }
 
@@ -817,13 +814,13 @@ mod tests {
         let (_directory, path) = file();
         let mut log = open(&path);
         for number in 1..=3 {
-            log.apply(&[insert(number)]).ok().unwrap();
+            apply(&mut log, &[insert(number)]);
         }
         execute(&path, "DELETE FROM events");
-        let applied = log.apply(&[insert(4), insert(5)]).ok().unwrap();
+        let applied = apply(&mut log, &[insert(4), insert(5)]);
         assert_eq!((applied.inserted, applied.newest), (2, 5));
         assert_eq!(log.read(0, 10).ok().unwrap().len(), 2);
         execute(&path, "DELETE FROM events WHERE seq = 5");
-        assert_eq!(log.apply(&[insert(6)]).ok().unwrap().newest, 6);
+        assert_eq!(apply(&mut log, &[insert(6)]).newest, 6);
     }
 }
