@@ -10,7 +10,7 @@ use crate::{
     record::{Draft, Rules, ids_of_attempt},
 };
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Instant, SystemTime},
 };
 use tracing::{debug, warn};
