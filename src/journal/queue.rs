@@ -11,6 +11,7 @@ use crate::{
     record::{Draft, Finished},
 };
 use std::{
+    collections::VecDeque,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
@@ -151,27 +152,57 @@ impl Future for Receipt {
     }
 }
 
-/// What is appended at once.
-#[derive(Default)]
+/// What is appended at once. Whoever waits for it is answered in any case: when it is dropped, if not before.
 pub(super) struct Batch {
     pub(super) changes: Vec<Change>,
-    waiting: Vec<(Arc<Slot>, Result<EventId, JournalError>)>,
+    waiting: Vec<Waiting>,
     /// How many places in the queue it frees.
     pub(super) events: usize,
 }
 
+struct Waiting {
+    slot: Arc<Slot>,
+    result: Result<EventId, JournalError>,
+}
+
 impl Batch {
     /// Finishes what was queued: that is where events are encoded, and the filter runs.
-    pub(super) fn add(&mut self, slot: Arc<Slot>, counters: &Counters) {
-        self.events += slot.events;
-        let result = match slot.take() {
-            Some(Work::Append(draft)) => {
+    pub(super) fn finish(queue: VecDeque<Arc<Slot>>, counters: &Counters) -> Self {
+        let waiting = queue.into_iter().map(|slot| Waiting {
+            slot,
+            // Unless it gets further than that.
+            result: Err(JournalError::Stopped("it panicked".to_owned())),
+        });
+        let mut batch = Self {
+            changes: Vec::new(),
+            waiting: waiting.collect(),
+            events: 0,
+        };
+        for index in 0..batch.waiting.len() {
+            let Some(work) = batch.waiting.get(index).map(|waiting| waiting.slot.take()) else {
+                break;
+            };
+            let result = match work {
+                Some(work) => batch.add(work, counters),
+                None => Ok(EventId::SKIPPED),
+            };
+            if let Some(waiting) = batch.waiting.get_mut(index) {
+                batch.events += waiting.slot.events;
+                waiting.result = result;
+            }
+        }
+        batch
+    }
+
+    fn add(&mut self, work: Work, counters: &Counters) -> Result<EventId, JournalError> {
+        match work {
+            Work::Append(draft) => {
                 let mut events = Vec::with_capacity(1);
                 let result = finish(draft, &mut events, counters);
                 self.insert(events);
                 result
             }
-            Some(Work::Commit { append, holds }) => {
+            Work::Commit { append, holds } => {
                 let (events, mut result) = finish_all(append, counters);
                 self.insert(events);
                 for hold in holds {
@@ -182,22 +213,20 @@ impl Batch {
                 }
                 result
             }
-            Some(Work::Release(key)) => {
+            Work::Release(key) => {
                 self.changes.push(Change::Release(key));
                 Ok(EventId::SKIPPED)
             }
-            Some(Work::Replace(key, drafts)) => {
+            Work::Replace(key, drafts) => {
                 let (events, result) = finish_all(drafts, counters);
                 self.changes.push(Change::Replace(key, events));
                 result
             }
-            Some(Work::Discard(key)) => {
+            Work::Discard(key) => {
                 self.changes.push(Change::Discard(key));
                 Ok(EventId::SKIPPED)
             }
-            None => Ok(EventId::SKIPPED),
-        };
-        self.waiting.push((slot, result));
+        }
     }
 
     fn insert(&mut self, events: Vec<StoredEvent>) {
@@ -209,12 +238,20 @@ impl Batch {
     }
 
     /// Tells all who wait what became of it.
-    pub(super) fn answer(self, durable: &Result<(), JournalError>) {
-        for (slot, result) in self.waiting {
+    pub(super) fn answer(mut self, durable: &Result<(), JournalError>) {
+        for Waiting { slot, result } in std::mem::take(&mut self.waiting) {
             slot.answer(result.and_then(|event_id| {
                 durable.clone()?;
                 Ok(Appended { event_id })
             }));
+        }
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        for Waiting { slot, .. } in std::mem::take(&mut self.waiting) {
+            slot.answer(Err(JournalError::Stopped("it panicked".to_owned())));
         }
     }
 }

@@ -418,7 +418,9 @@ impl Thread {
     fn run(mut self) {
         let worked = catch_unwind(AssertUnwindSafe(|| self.work()));
         if worked.is_err() {
-            self.stopped("it panicked; this is a bug");
+            self.stopped(
+                "its thread ended unexpectedly; nothing is stored until the program starts again",
+            );
         }
     }
 

@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
     time::{Instant, SystemTime},
 };
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 impl EventStore {
     pub(crate) fn rules(&self) -> &Arc<Rules> {
@@ -282,7 +282,9 @@ impl EventStore {
                 PublishError::ShutDown
             }
             Rejected::Stopped(reason) => {
-                debug!(reason, "an event was refused: the journal has stopped");
+                if self.shared.said_stopped.is_first() {
+                    error!("the journal has stopped, and events are refused: {reason}");
+                }
                 PublishError::Journal(JournalError::Stopped(reason.clone()))
             }
             Rejected::Full => {

@@ -79,6 +79,7 @@ struct Shared {
     // Its thread ended, though nobody closed it.
     said_skipped: Said,
     said_full: Said,
+    said_stopped: Said,
 }
 
 /// What a store that stores is made of.
@@ -185,6 +186,7 @@ impl EventStore {
                 closed: OnceCell::new(),
                 said_skipped: Said::default(),
                 said_full: Said::default(),
+                said_stopped: Said::default(),
             }),
         }
     }
