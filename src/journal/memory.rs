@@ -295,23 +295,30 @@ impl Store for MemoryLog {
     }
 }
 
-/// Changes that could not be written yet, in order. Bounded by their weight: the number of their
-/// events, and one for a change without.
+#[cfg(feature = "sqlite")]
+use super::record::bytes_of;
+
+/// Changes that could not be written yet, in order. Bounded by their weight (the number of their events, and
+/// one for a change without) and by their bytes.
 #[cfg(feature = "sqlite")]
 #[derive(Debug)]
 pub(super) struct Backlog {
     changes: VecDeque<Change>,
     weight: usize,
     capacity: usize,
+    bytes: usize,
+    max_bytes: usize,
 }
 
 #[cfg(feature = "sqlite")]
 impl Backlog {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(super) fn new(capacity: usize, max_bytes: usize) -> Self {
         Self {
             changes: VecDeque::new(),
             weight: 0,
             capacity: capacity.max(1),
+            bytes: 0,
+            max_bytes,
         }
     }
 
@@ -319,9 +326,10 @@ impl Backlog {
     pub(super) fn keep(&mut self, changes: Vec<Change>) -> u64 {
         for change in changes {
             self.weight += change.weight();
+            self.bytes += change.bytes();
             self.changes.push_back(change);
         }
-        if self.weight > self.capacity {
+        if self.weight > self.capacity || self.bytes > self.max_bytes {
             self.make_room()
         } else {
             0
@@ -332,11 +340,13 @@ impl Backlog {
     /// first, then the oldest events. What settles something that is held never goes.
     fn make_room(&mut self) -> u64 {
         let goal = self.capacity - self.capacity / 10;
+        let goal_bytes = self.max_bytes - self.max_bytes / 10;
         let mut surplus = self.weight.saturating_sub(goal);
+        let mut surplus_bytes = self.bytes.saturating_sub(goal_bytes);
         let mut lost = 0;
         for spares_lifecycle in [true, false] {
             self.changes.retain_mut(|change| {
-                if surplus == 0 || change.settles() {
+                if (surplus == 0 && surplus_bytes == 0) || change.settles() {
                     return true;
                 }
                 let (Change::Insert(events) | Change::Hold(_, _, events)) = change else {
@@ -344,8 +354,12 @@ impl Backlog {
                 };
                 let before = events.len();
                 events.retain(|event| {
-                    let goes = surplus > 0 && !(spares_lifecycle && event.is_lifecycle());
-                    surplus -= usize::from(goes);
+                    let is_too_much = surplus > 0 || surplus_bytes > 0;
+                    let goes = is_too_much && !(spares_lifecycle && event.is_lifecycle());
+                    if goes {
+                        surplus = surplus.saturating_sub(1);
+                        surplus_bytes = surplus_bytes.saturating_sub(bytes_of(event));
+                    }
                     !goes
                 });
                 lost += before - events.len();
@@ -353,12 +367,14 @@ impl Backlog {
             });
         }
         self.weight = self.changes.iter().map(Change::weight).sum();
+        self.bytes = self.changes.iter().map(Change::bytes).sum();
         lost as u64
     }
 
     /// The changes, in order; the backlog is empty afterwards.
     pub(super) fn take(&mut self) -> Vec<Change> {
         self.weight = 0;
+        self.bytes = 0;
         std::mem::take(&mut self.changes).into()
     }
 

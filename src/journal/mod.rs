@@ -310,16 +310,42 @@ impl Journal {
     }
 
     /// Appends one event. Never blocks and never waits.
-    pub(crate) fn append(&self, draft: Draft) -> Result<Receipt, Rejected> {
+    pub(crate) fn append(&self, mut draft: Draft) -> Result<Receipt, Rejected> {
+        if !draft.reserve() {
+            self.inner.shared.counters.refuse(1);
+            return Err(Rejected::Full);
+        }
         self.queue(Work::Append(draft), self.inner.shared.queue_size)
     }
 
-    /// Appends some events and holds others; what is polled first is durable together with what was queued
-    /// before. Never waits for another thread; may go to twice the queue's size, since these matter more than
-    /// what applications publish.
-    pub(crate) fn commit(&self, append: Vec<Draft>, holds: Vec<Hold>) -> Result<Receipt, Rejected> {
-        let limit = self.inner.shared.queue_size.saturating_mul(2);
-        self.queue(Work::Commit { append, holds }, limit)
+    /// Appends some events and holds others: durable together with what was queued before, when the receipt is
+    /// polled. Never waits for another thread. Where there is no room for all of it, lifecycle events get in
+    /// all the same, and events of applications are refused and counted.
+    pub(crate) fn commit(
+        &self,
+        mut append: Vec<Draft>,
+        mut holds: Vec<Hold>,
+    ) -> Result<Receipt, Rejected> {
+        let shared = &self.inner.shared;
+        let is_full = shared.state().events >= shared.queue_size.saturating_mul(2);
+        let mut refused = 0;
+        let mut gets_in = |draft: &mut Draft| {
+            let gets_in = draft.reserve() && (draft.is_lifecycle() || !is_full);
+            refused += usize::from(!gets_in);
+            gets_in
+        };
+        append.retain_mut(&mut gets_in);
+        for hold in &mut holds {
+            hold.drafts.retain_mut(&mut gets_in);
+        }
+        let is_empty = append.is_empty() && holds.iter().all(|hold| hold.drafts.is_empty());
+        if refused > 0 {
+            shared.counters.refuse(refused);
+            if is_empty {
+                return Err(Rejected::Full);
+            }
+        }
+        self.queue(Work::Commit { append, holds }, usize::MAX)
     }
 
     /// Moves what is held under `key` to the store. What is not held (any more) is no error.
@@ -447,6 +473,11 @@ impl Journal {
             shared.wake.notify_one();
         }
         answered.await.unwrap_or_else(|_| Err(shared.gone()))
+    }
+
+    /// Counts events that were refused before they came here.
+    pub(crate) fn count_refused(&self, events: usize) {
+        self.inner.shared.counters.refuse(events);
     }
 
     /// Up to when what was stored has been removed.

@@ -32,6 +32,8 @@ pub(crate) enum Retention {
 pub(crate) struct JournalOptions {
     pub(crate) target: Target,
     pub(crate) queue_size: usize,
+    /// How many bytes of events may wait in memory; half of it while nothing can be written.
+    pub(crate) max_queued_bytes: usize,
     pub(crate) batch_size: usize,
     /// How long what nobody waits for may wait for company.
     pub(crate) linger: Duration,

@@ -54,6 +54,12 @@ impl Change {
         self.events().len().max(1)
     }
 
+    /// About how many bytes its events take.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn bytes(&self) -> usize {
+        self.events().iter().map(bytes_of).sum()
+    }
+
     /// The events that come with it.
     pub(super) fn events(&self) -> &[StoredEvent] {
         match self {
@@ -70,6 +76,12 @@ impl Change {
             Self::Release(_) | Self::Replace(..) | Self::Discard(_)
         )
     }
+}
+
+/// About how many bytes an event takes in memory: its JSON, and its columns beside it.
+#[cfg(feature = "sqlite")]
+pub(super) fn bytes_of(event: &StoredEvent) -> usize {
+    size_of::<StoredEvent>() + event.json.len() + 256
 }
 
 /// A note about delivery. It is about positions of one store, and no part of the log: a store that is made

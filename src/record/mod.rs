@@ -3,6 +3,7 @@
 //! stack, ordinal); the rest is [`Draft::finish`], which whoever writes calls. Knows nothing of Temporal, of
 //! where records are written, or of when.
 
+mod budget;
 mod encode;
 mod enrich;
 mod filter;
@@ -11,6 +12,7 @@ mod identity;
 mod part;
 mod trim;
 
+pub(crate) use budget::Budget;
 pub(crate) use enrich::enrich;
 pub use filter::{Filter, Keep};
 pub(crate) use identity::{Identity, ids_of_attempt, utc};
@@ -20,6 +22,7 @@ use crate::{
     context::{ActivityFrame, Context},
     event::{Event, EventId, StoredEvent},
 };
+use budget::Reserved;
 use identity::{attempt_event_id, run_event_id};
 use part::Part;
 use std::{
@@ -41,6 +44,7 @@ pub(crate) struct Rules {
     pub(crate) filter: Option<Filter>,
     pub(crate) max_event_bytes: usize,
     pub(crate) trimmed: Trimmed,
+    pub(crate) budget: Budget,
 }
 
 /// An event that waits for the journal.
@@ -55,6 +59,8 @@ pub(crate) struct Draft {
     began: Option<SystemTime>,
     // Not a matter of its name, which applications may give to events of theirs.
     is_lifecycle: bool,
+    // Its room among what waits in memory.
+    reserved: Option<Reserved>,
 }
 
 impl Draft {
@@ -87,7 +93,17 @@ impl Draft {
             identity,
             began: None,
             rules: rules.clone(),
+            reserved: None,
         }
+    }
+
+    /// Takes room for it among what waits in memory, unless it has some; says whether there was any. For a
+    /// lifecycle event there is in any case.
+    pub(crate) fn reserve(&mut self) -> bool {
+        if self.reserved.is_none() {
+            self.reserved = Reserved::new(&self.rules, &self.event, self.is_lifecycle);
+        }
+        self.reserved.is_some()
     }
 
     /// This event, of an attempt that began then. If its activity was reset, its worker may have given it

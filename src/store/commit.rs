@@ -76,6 +76,14 @@ impl EventStore {
         add(&self.shared.counters.staged, 1);
     }
 
+    /// Counts an event for which there is no room in memory, and says so once in a while.
+    pub(crate) fn refuse_for_lack_of_room(&self) -> PublishError {
+        if let Some(journal) = &self.shared.journal {
+            journal.count_refused(1);
+        }
+        self.refused(&Rejected::Full)
+    }
+
     /// Sends one event to the journal.
     pub(crate) fn append(&self, draft: Draft) -> Receipt {
         let Some(journal) = &self.shared.journal else {

@@ -15,6 +15,8 @@ use std::{
 
 /// Events that may wait in memory for the journal before `publish` refuses more.
 pub const DEFAULT_QUEUE_SIZE: usize = 10_000;
+/// The bytes of events that may wait in memory before `publish` refuses more: 64 MiB.
+pub const DEFAULT_MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
 /// Events that the journal writes in one transaction at most.
 pub const DEFAULT_BATCH_SIZE: usize = 512;
 /// How long an event that nobody waits for may wait for others, to be written with them.
@@ -79,6 +81,12 @@ const QUEUE_SIZE: Allowed<usize> = Allowed {
     least: 1,
     most: 10_000_000,
     words: "a whole number from 1 to 10000000",
+};
+// Enough for the largest event, when it is encoded, too.
+const MAX_QUEUED_BYTES: Allowed<usize> = Allowed {
+    least: 1024 * 1024,
+    most: 1 << 40,
+    words: "a whole number of bytes from 1048576 to 1099511627776",
 };
 const BATCH_SIZE: Allowed<usize> = Allowed {
     least: 1,
@@ -209,6 +217,33 @@ impl FromStr for Durability {
     }
 }
 
+/// Who appends to the log of a journal in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Append {
+    /// Whoever has something to append, with one short write, where that is cheap and safe: with
+    /// [`Durability::Process`], without a filter, on a disk of this machine that answers quickly. Otherwise
+    /// the journal's thread. The kernel alone bounds how long such a write can take.
+    #[default]
+    Inline,
+    /// Always the journal's thread. Costs a switch between threads for each commit, and `commit_timeout`
+    /// bounds the wait in every case.
+    Thread,
+}
+
+impl FromStr for Append {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.trim() {
+            "inline" => Ok(Self::Inline),
+            "thread" => Ok(Self::Thread),
+            _ => Err("`inline` or `thread`".to_owned()),
+        }
+    }
+}
+
 /// The options of an [`EventStore`](crate::EventStore).
 ///
 /// Built with [`EventStore::builder`](crate::EventStore::builder), read from the environment by
@@ -220,10 +255,12 @@ impl FromStr for Durability {
 /// | `journal` | `EVENTSTORE_JOURNAL` | none |
 /// | `application_name` | `EVENTSTORE_APPLICATION_NAME` | the program's name |
 /// | `queue_size` | `EVENTSTORE_QUEUE_SIZE` | 10000 events |
+/// | `max_queued_bytes` | `EVENTSTORE_MAX_QUEUED_BYTES` | 67108864 |
 /// | `batch_size` | `EVENTSTORE_BATCH_SIZE` | 512 events |
 /// | `linger` | `EVENTSTORE_LINGER` | `5ms` |
 /// | `commit_timeout` | `EVENTSTORE_COMMIT_TIMEOUT` | `2s` |
 /// | `durability` | `EVENTSTORE_DURABILITY` | `process` |
+/// | `append` | `EVENTSTORE_APPEND` | `inline` |
 /// | `retention` | `EVENTSTORE_RETENTION` | none: events are kept |
 /// | `max_journal_bytes` | `EVENTSTORE_MAX_JOURNAL_BYTES` | none |
 /// | `max_event_bytes` | `EVENTSTORE_MAX_EVENT_BYTES` | 262144 |
@@ -250,6 +287,10 @@ pub struct EventStoreOptions {
     /// How many events may wait for the journal. Beyond it, `publish` refuses (counted and said);
     /// lifecycle events may go to twice as many. From 1 to 10 million.
     pub queue_size: Option<usize>,
+    /// How many bytes of events may wait in memory, in the queue and for their workflow tasks. Beyond it
+    /// `publish` refuses (counted and said), and workflow code is told nothing of it; lifecycle events always
+    /// get in. While the journal cannot be written, as much again as half of it. From 1 MiB.
+    pub max_queued_bytes: Option<usize>,
     /// How many events the journal writes in one transaction at most. From 1 to 100,000.
     pub batch_size: Option<usize>,
     /// How long an event that nobody waits for may wait for others, to be written in one transaction
@@ -263,6 +304,8 @@ pub struct EventStoreOptions {
     pub commit_timeout: Option<Duration>,
     /// What a commit must survive.
     pub durability: Option<Durability>,
+    /// Who appends to the journal's log.
+    pub append: Option<Append>,
     /// How long stored events are kept. From a second to 36,500 days; left out, a store keeps them.
     #[serde(deserialize_with = "deserialize_duration")]
     pub retention: Option<Duration>,
@@ -300,10 +343,12 @@ impl fmt::Debug for EventStoreOptions {
             journal,
             application_name,
             queue_size,
+            max_queued_bytes,
             batch_size,
             linger,
             commit_timeout,
             durability,
+            append,
             retention,
             max_journal_bytes,
             max_event_bytes,
@@ -318,10 +363,12 @@ impl fmt::Debug for EventStoreOptions {
             .field("journal", journal)
             .field("application_name", application_name)
             .field("queue_size", queue_size)
+            .field("max_queued_bytes", max_queued_bytes)
             .field("batch_size", batch_size)
             .field("linger", linger)
             .field("commit_timeout", commit_timeout)
             .field("durability", durability)
+            .field("append", append)
             .field("retention", retention)
             .field("max_journal_bytes", max_journal_bytes)
             .field("max_event_bytes", max_event_bytes)
@@ -379,6 +426,13 @@ impl EventStoreOptions {
                 "EVENTSTORE_APPLICATION_NAME" => options.application_name = Some(value),
                 "EVENTSTORE_QUEUE_SIZE" => {
                     options.queue_size = Some(QUEUE_SIZE.number(&value).map_err(|a| invalid(&a))?);
+                }
+                "EVENTSTORE_MAX_QUEUED_BYTES" => {
+                    options.max_queued_bytes =
+                        Some(MAX_QUEUED_BYTES.number(&value).map_err(|a| invalid(&a))?);
+                }
+                "EVENTSTORE_APPEND" => {
+                    options.append = Some(value.parse().map_err(|a: String| invalid(&a))?);
                 }
                 "EVENTSTORE_BATCH_SIZE" => {
                     options.batch_size = Some(BATCH_SIZE.number(&value).map_err(|a| invalid(&a))?);
@@ -438,6 +492,9 @@ impl EventStoreOptions {
             humantime::format_duration(duration).to_string()
         }
         QUEUE_SIZE.check("queue_size", self.queue_size, |it| it.to_string())?;
+        MAX_QUEUED_BYTES.check("max_queued_bytes", self.max_queued_bytes, |it| {
+            it.to_string()
+        })?;
         BATCH_SIZE.check("batch_size", self.batch_size, |it| it.to_string())?;
         LINGER.check("linger", self.linger, shown)?;
         COMMIT_TIMEOUT.check("commit_timeout", self.commit_timeout, shown)?;
@@ -473,10 +530,12 @@ impl EventStoreOptions {
             url: self.url.or(other.url),
             application_name: self.application_name.or(other.application_name),
             queue_size: self.queue_size.or(other.queue_size),
+            max_queued_bytes: self.max_queued_bytes.or(other.max_queued_bytes),
             batch_size: self.batch_size.or(other.batch_size),
             linger: self.linger.or(other.linger),
             commit_timeout: self.commit_timeout.or(other.commit_timeout),
             durability: self.durability.or(other.durability),
+            append: self.append.or(other.append),
             retention: self.retention.or(other.retention),
             max_journal_bytes: self.max_journal_bytes.or(other.max_journal_bytes),
             max_event_bytes: self.max_event_bytes.or(other.max_event_bytes),
@@ -493,15 +552,17 @@ impl EventStoreOptions {
     }
 }
 
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 16] = [
     "EVENTSTORE_URL",
     "EVENTSTORE_JOURNAL",
     "EVENTSTORE_APPLICATION_NAME",
     "EVENTSTORE_QUEUE_SIZE",
+    "EVENTSTORE_MAX_QUEUED_BYTES",
     "EVENTSTORE_BATCH_SIZE",
     "EVENTSTORE_LINGER",
     "EVENTSTORE_COMMIT_TIMEOUT",
     "EVENTSTORE_DURABILITY",
+    "EVENTSTORE_APPEND",
     "EVENTSTORE_RETENTION",
     "EVENTSTORE_MAX_JOURNAL_BYTES",
     "EVENTSTORE_MAX_EVENT_BYTES",
@@ -586,6 +647,8 @@ mod tests {
             ("EVENTSTORE_QUEUE_SIZE", "many"),
             ("EVENTSTORE_COMMIT_TIMEOUT", "2"),
             ("EVENTSTORE_DURABILITY", "full"),
+            ("EVENTSTORE_APPEND", "caller"),
+            ("EVENTSTORE_MAX_QUEUED_BYTES", "10"),
             ("EVENTSTORE_LIFECYCLE", "workflows"),
             ("EVENTSTORE_ERROR_MESSAGES", "yes"),
         ] {

@@ -47,6 +47,9 @@ pub struct Stats {
     pub transactions: u64,
     /// Events that wait for the journal now.
     pub queued: u64,
+    /// About how many bytes of memory the events take that wait now, for the journal or for their workflow
+    /// task.
+    pub queued_bytes: u64,
     /// Events in the journal now.
     pub journal_events: u64,
     /// The size of the journal's file now, in bytes.

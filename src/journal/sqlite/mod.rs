@@ -673,6 +673,7 @@ mod tests {
         JournalOptions {
             target: Target::Sqlite(path.to_owned()),
             queue_size: 100,
+            max_queued_bytes: usize::MAX,
             batch_size: 10,
             linger: Duration::ZERO,
             synchronous: Synchronous::Normal,
