@@ -5,6 +5,7 @@ use super::{
     holding::{Holding, Holdings, Silence},
     payload,
     stage::{self, Mode, ReadOnly, RunIdentity, RunStage},
+    task::LocalOutcome,
 };
 use crate::{
     context::{Context, WorkerFrame, WorkflowFrame},
@@ -122,13 +123,13 @@ impl Run {
     }
 
     /// An activation begins, of the task with this id, at this time of the workflow. It tells
-    /// what the local activities with these numbers came to.
+    /// what these local activities came to.
     pub(super) fn begin(
         &self,
         replaying: bool,
         started_event_id: i64,
         now: Option<SystemTime>,
-        local_outcomes: Vec<u32>,
+        local_outcomes: Vec<LocalOutcome>,
     ) {
         self.stage.set_replaying(replaying, now);
         {
