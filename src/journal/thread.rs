@@ -519,6 +519,15 @@ impl Thread {
         loop {
             let now = Instant::now();
             let is_closing = state.is_closed;
+            // First, so that whoever asks all the time does not put it off.
+            if state.queue.is_empty() {
+                self.append_at = None;
+            } else {
+                self.append_at.get_or_insert(now + self.linger);
+            }
+            if self.place.is_behind() || !state.notes.is_empty() {
+                self.feed_at.get_or_insert(now + FEED_LINGER);
+            }
             let asks_about_all = state.questions.iter().any(|it| it.is_about_all);
             let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
             let ticks = self.tick_at <= now;
@@ -542,14 +551,6 @@ impl Thread {
                 .any(|it| !it.is_about_all || !is_locked);
             if appends || asks || feeds || ticks || is_closing {
                 return self.found(&mut state, appends, is_locked, feeds, ticks);
-            }
-            if state.queue.is_empty() {
-                self.append_at = None;
-            } else {
-                self.append_at.get_or_insert(now + self.linger);
-            }
-            if self.place.is_behind() || !state.notes.is_empty() {
-                self.feed_at.get_or_insert(now + FEED_LINGER);
             }
             state.is_idle = self.append_at.is_none() && self.feed_at.is_none();
             let until = [self.append_at, self.feed_at]
