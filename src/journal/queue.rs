@@ -1,5 +1,5 @@
-//! What waits to be appended, and who waits for that. One allocation holds an event while it is queued, and
-//! its answer afterwards; nobody is woken and no channel is made for an answer that nobody asks for.
+//! Queued work and its receipts. One allocation holds an event while it is queued, and the answer afterwards.
+//! If nobody awaits the receipt, no channel is made and nobody is woken.
 
 use super::{
     JournalError, Shared,
@@ -18,7 +18,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// What became of one appended event.
+/// The outcome of appending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Appended {
     /// [`EventId::SKIPPED`] when the filter dropped the event, and for a commit.
@@ -27,7 +27,7 @@ pub(crate) struct Appended {
 
 pub(super) type Answer = Result<Appended, JournalError>;
 
-/// What is to be appended.
+/// Work that is to be appended.
 #[derive(Debug)]
 pub(super) enum Work {
     Append(Draft),
@@ -41,7 +41,7 @@ pub(super) enum Work {
 }
 
 impl Work {
-    /// How many places in the queue it takes.
+    /// How many events it counts as in the queue.
     pub(super) fn events(&self) -> usize {
         match self {
             Self::Append(_) => 1,
@@ -54,7 +54,7 @@ impl Work {
     }
 }
 
-/// A place in the queue.
+/// A place in the queue, shared with the receipt: first the work, then the answer.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) events: usize,
@@ -89,9 +89,9 @@ impl Slot {
         self.state().work.take()
     }
 
-    /// Tells whoever waits, now or later.
+    /// Leaves the answer for the receipt, and wakes whoever awaits it.
     pub(super) fn answer(self: Arc<Self>, answer: Answer) {
-        // Nobody asks, and nobody ever will.
+        // The receipt was dropped: nobody will ever ask.
         if Arc::strong_count(&self) == 1 {
             return;
         }
@@ -106,7 +106,8 @@ impl Slot {
     }
 }
 
-/// An answer that is on its way. Dropping it changes nothing but who learns of it.
+/// Resolves when the work it stands for is in the log. The first poll appends what is queued, or has the
+/// journal's thread do so. Dropping it changes nothing about the work.
 pub(crate) struct Receipt {
     slot: Arc<Slot>,
     shared: Arc<Shared>,
@@ -122,7 +123,7 @@ impl Receipt {
         }
     }
 
-    /// The answer, if it is there.
+    /// Returns the answer, if it is there.
     pub(crate) fn try_take(&mut self) -> Option<Answer> {
         self.slot.state().answer.take()
     }
@@ -151,17 +152,17 @@ impl Future for Receipt {
     }
 }
 
-/// What is appended at once.
+/// Work that is appended together.
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) changes: Vec<Change>,
     waiting: Vec<(Arc<Slot>, Result<EventId, JournalError>)>,
-    /// How many places in the queue it frees.
+    /// How many events it frees in the queue.
     pub(super) events: usize,
 }
 
 impl Batch {
-    /// Finishes what was queued: that is where events are encoded, and the filter runs.
+    /// Adds one slot, finishing its events: this is where the filter runs and events are encoded.
     pub(super) fn add(&mut self, slot: Arc<Slot>, counters: &Counters) {
         self.events += slot.events;
         let result = match slot.take() {
@@ -208,7 +209,7 @@ impl Batch {
         }
     }
 
-    /// Tells all who wait what became of it.
+    /// Answers everybody who waits.
     pub(super) fn answer(self, durable: &Result<(), JournalError>) {
         for (slot, result) in self.waiting {
             slot.answer(result.and_then(|event_id| {
