@@ -15,8 +15,8 @@
 //! * Notes about delivery (cursors, dead letters) refer to positions in the store and are written with its
 //!   next transaction. A crash may lose them; events are then delivered again.
 //! * Work that nobody waits for wakes nobody, except the journal's thread, once after an idle time.
-//! * [`Shared::state`] is not locked while an event is finished, a filter runs, something is logged, or a
-//!   disk is waited for.
+//! * The state that handles share (`Shared::state`) is not locked while an event is finished, a filter runs,
+//!   something is logged, or a disk is waited for.
 //!
 //! Knows nothing of Temporal, or of where events go next.
 
