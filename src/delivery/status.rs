@@ -65,7 +65,7 @@ impl Progress {
         positions.wait_for(|at| *at >= position).await.ok();
     }
 
-    /// Notes a failure; gives back whether it is the first of an outage.
+    /// Notes a failure. Returns whether it is the first of an outage.
     pub(super) fn failed(&self, reason: String) -> bool {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         let is_first = failing.is_none();
@@ -74,12 +74,12 @@ impl Progress {
         is_first
     }
 
-    /// Notes that what failed does not any more.
+    /// Notes the end of a failure that was not the sink's.
     pub(super) fn recovered(&self) {
         *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Notes a success; gives back how long the outage was that it ends.
+    /// Notes a success. Returns how long the outage was, if it ends one.
     pub(super) fn succeeded(&self, took: Duration) -> Option<Duration> {
         self.batches.fetch_add(1, Relaxed);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
