@@ -35,9 +35,10 @@ pub use event::{DeadLetter, Event, EventId, EventMetadata, WorkflowState};
 pub use journal::JournalError;
 pub use record::{Filter, Keep};
 pub use store::{
-    BuildError, DEFAULT_BATCH_SIZE, DEFAULT_COMMIT_TIMEOUT, DEFAULT_LINGER, DEFAULT_QUEUE_SIZE,
-    Durability, EventStore, EventStoreOptions, EventStoreOptionsBuilder, FlushError, Health,
-    LifecycleSelection, PublishError, Receipt, Stats, event_store_options_builder, publish,
+    Append, BuildError, DEFAULT_BATCH_SIZE, DEFAULT_COMMIT_TIMEOUT, DEFAULT_LINGER,
+    DEFAULT_MAX_QUEUED_BYTES, DEFAULT_QUEUE_SIZE, Durability, EventStore, EventStoreOptions,
+    EventStoreOptionsBuilder, FlushError, Health, LifecycleSelection, PublishError, Receipt, Stats,
+    event_store_options_builder, publish,
 };
 #[cfg(feature = "plugin")]
 pub use temporal::EventStorePlugin;

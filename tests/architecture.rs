@@ -11,9 +11,9 @@ const ALLOWED: [(&str, &[&str]); 8] = [
     ("event", &[]),
     ("context", &[]),
     ("sink", &["event"]),
-    ("delivery", &["event", "sink"]),
     ("record", &["context", "event", "said"]),
-    ("journal", &["crash_point", "event", "record"]),
+    ("journal", &["context", "crash_point", "event", "record"]),
+    ("delivery", &["event", "journal", "sink"]),
     (
         "store",
         &[

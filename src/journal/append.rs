@@ -83,10 +83,7 @@ pub(super) fn append(
     queue: VecDeque<Arc<Slot>>,
     counters: &Counters,
 ) -> Appended {
-    let mut batch = Batch::default();
-    for slot in queue {
-        batch.add(slot, counters);
-    }
+    let mut batch = Batch::finish(queue, counters);
     let changes = std::mem::take(&mut batch.changes);
     let durable = if changes.is_empty() {
         Ok(())

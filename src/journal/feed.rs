@@ -111,7 +111,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn event(number: u128) -> StoredEvent {
-        let mut event = crate::Event::new("test.event");
+        let mut event = crate::event::Event::new("test.event");
         event.metadata.event_id = Some(Uuid::from_u128(number).into());
         event.metadata.created_at = Some(chrono::DateTime::UNIX_EPOCH);
         StoredEvent::new(0, &event).unwrap()

@@ -295,22 +295,30 @@ impl Store for MemoryLog {
     }
 }
 
-/// Changes that the log could not write yet, in order. Bounded by their weight; see [`Change::weight`].
+#[cfg(feature = "sqlite")]
+use super::record::bytes_of;
+
+/// Changes that the log could not write yet, in order. Bounded by their weight (see [`Change::weight`]) and by
+/// their bytes.
 #[cfg(feature = "sqlite")]
 #[derive(Debug)]
 pub(super) struct Backlog {
     changes: VecDeque<Change>,
     weight: usize,
     capacity: usize,
+    bytes: usize,
+    max_bytes: usize,
 }
 
 #[cfg(feature = "sqlite")]
 impl Backlog {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(super) fn new(capacity: usize, max_bytes: usize) -> Self {
         Self {
             changes: VecDeque::new(),
             weight: 0,
             capacity: capacity.max(1),
+            bytes: 0,
+            max_bytes,
         }
     }
 
@@ -318,24 +326,27 @@ impl Backlog {
     pub(super) fn keep(&mut self, changes: Vec<Change>) -> u64 {
         for change in changes {
             self.weight += change.weight();
+            self.bytes += change.bytes();
             self.changes.push_back(change);
         }
-        if self.weight > self.capacity {
+        if self.weight > self.capacity || self.bytes > self.max_bytes {
             self.make_room()
         } else {
             0
         }
     }
 
-    /// Drops events down to a tenth below the capacity, so that not every change has to make room: user events
+    /// Drops events down to a tenth below both bounds, so that not every change has to make room: user events
     /// first, then the oldest events. Changes that settle something held are never dropped.
     fn make_room(&mut self) -> u64 {
         let goal = self.capacity - self.capacity / 10;
+        let goal_bytes = self.max_bytes - self.max_bytes / 10;
         let mut surplus = self.weight.saturating_sub(goal);
+        let mut surplus_bytes = self.bytes.saturating_sub(goal_bytes);
         let mut lost = 0;
         for spares_lifecycle in [true, false] {
             self.changes.retain_mut(|change| {
-                if surplus == 0 || change.settles() {
+                if (surplus == 0 && surplus_bytes == 0) || change.settles() {
                     return true;
                 }
                 let (Change::Insert(events) | Change::Hold(_, _, events)) = change else {
@@ -343,8 +354,12 @@ impl Backlog {
                 };
                 let before = events.len();
                 events.retain(|event| {
-                    let goes = surplus > 0 && !(spares_lifecycle && event.is_lifecycle());
-                    surplus -= usize::from(goes);
+                    let is_too_much = surplus > 0 || surplus_bytes > 0;
+                    let goes = is_too_much && !(spares_lifecycle && event.is_lifecycle());
+                    if goes {
+                        surplus = surplus.saturating_sub(1);
+                        surplus_bytes = surplus_bytes.saturating_sub(bytes_of(event));
+                    }
                     !goes
                 });
                 lost += before - events.len();
@@ -352,12 +367,14 @@ impl Backlog {
             });
         }
         self.weight = self.changes.iter().map(Change::weight).sum();
+        self.bytes = self.changes.iter().map(Change::bytes).sum();
         lost as u64
     }
 
     /// Takes all changes, in order.
     pub(super) fn take(&mut self) -> Vec<Change> {
         self.weight = 0;
+        self.bytes = 0;
         std::mem::take(&mut self.changes).into()
     }
 

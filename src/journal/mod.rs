@@ -319,16 +319,42 @@ impl Journal {
     }
 
     /// Queues one event. Does not append it and never waits: awaiting the receipt does.
-    pub(crate) fn append(&self, draft: Draft) -> Result<Receipt, Rejected> {
+    pub(crate) fn append(&self, mut draft: Draft) -> Result<Receipt, Rejected> {
+        if !draft.reserve() {
+            self.inner.shared.counters.refuse(1);
+            return Err(Rejected::Full);
+        }
         self.queue(Work::Append(draft), self.inner.shared.queue_size)
     }
 
-    /// Queues events to be appended and events to be held, as one unit. Polling the receipt appends it
-    /// together with everything that was queued before. May fill the queue to twice its size: lifecycle
-    /// events matter more than what applications publish.
-    pub(crate) fn commit(&self, append: Vec<Draft>, holds: Vec<Hold>) -> Result<Receipt, Rejected> {
-        let limit = self.inner.shared.queue_size.saturating_mul(2);
-        self.queue(Work::Commit { append, holds }, limit)
+    /// Queues events to be appended and events to be held, as one unit. Polling the receipt appends it together
+    /// with everything that was queued before. If there is no room for all of it, lifecycle events still get in;
+    /// events of applications are refused and counted.
+    pub(crate) fn commit(
+        &self,
+        mut append: Vec<Draft>,
+        mut holds: Vec<Hold>,
+    ) -> Result<Receipt, Rejected> {
+        let shared = &self.inner.shared;
+        let is_full = shared.state().events >= shared.queue_size.saturating_mul(2);
+        let mut refused = 0;
+        let mut gets_in = |draft: &mut Draft| {
+            let gets_in = draft.reserve() && (draft.is_lifecycle() || !is_full);
+            refused += usize::from(!gets_in);
+            gets_in
+        };
+        append.retain_mut(&mut gets_in);
+        for hold in &mut holds {
+            hold.drafts.retain_mut(&mut gets_in);
+        }
+        let is_empty = append.is_empty() && holds.iter().all(|hold| hold.drafts.is_empty());
+        if refused > 0 {
+            shared.counters.refuse(refused);
+            if is_empty {
+                return Err(Rejected::Full);
+            }
+        }
+        self.queue(Work::Commit { append, holds }, usize::MAX)
     }
 
     /// Moves what is held under `key` to the stored events. It is no error if nothing is held.
@@ -458,6 +484,11 @@ impl Journal {
             shared.wake.notify_one();
         }
         answered.await.unwrap_or_else(|_| Err(shared.gone()))
+    }
+
+    /// Counts events that were refused before they reached the journal.
+    pub(crate) fn count_refused(&self, events: usize) {
+        self.inner.shared.counters.refuse(events);
     }
 
     /// Returns up to when stored events have been removed.

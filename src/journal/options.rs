@@ -32,6 +32,9 @@ pub(crate) enum Retention {
 pub(crate) struct JournalOptions {
     pub(crate) target: Target,
     pub(crate) queue_size: usize,
+    /// How many bytes of events may wait in memory. The backlog of a log that cannot be written may have half as
+    /// many, besides.
+    pub(crate) max_queued_bytes: usize,
     /// How many events the journal's thread appends at once, at most.
     pub(crate) batch_size: usize,
     /// How long the journal's thread lets work that nobody awaits wait for more of it.

@@ -11,6 +11,7 @@ use crate::{
     record::{Draft, Finished},
 };
 use std::{
+    collections::VecDeque,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
@@ -152,27 +153,58 @@ impl Future for Receipt {
     }
 }
 
-/// Work that is appended together.
-#[derive(Default)]
+/// Work that is appended together. Dropping it answers everybody who was not answered yet, so that a panic leaves
+/// nobody waiting.
 pub(super) struct Batch {
     pub(super) changes: Vec<Change>,
-    waiting: Vec<(Arc<Slot>, Result<EventId, JournalError>)>,
+    waiting: Vec<Waiting>,
     /// How many events it frees in the queue.
     pub(super) events: usize,
 }
 
+struct Waiting {
+    slot: Arc<Slot>,
+    result: Result<EventId, JournalError>,
+}
+
 impl Batch {
-    /// Adds one slot, finishing its events: this is where the filter runs and events are encoded.
-    pub(super) fn add(&mut self, slot: Arc<Slot>, counters: &Counters) {
-        self.events += slot.events;
-        let result = match slot.take() {
-            Some(Work::Append(draft)) => {
+    /// Finishes queued work: this is where the filter runs and events are encoded.
+    pub(super) fn finish(queue: VecDeque<Arc<Slot>>, counters: &Counters) -> Self {
+        let waiting = queue.into_iter().map(|slot| Waiting {
+            slot,
+            // The answer in case of a panic; replaced below.
+            result: Err(JournalError::Stopped("it panicked".to_owned())),
+        });
+        let mut batch = Self {
+            changes: Vec::new(),
+            waiting: waiting.collect(),
+            events: 0,
+        };
+        for index in 0..batch.waiting.len() {
+            let Some(work) = batch.waiting.get(index).map(|waiting| waiting.slot.take()) else {
+                break;
+            };
+            let result = match work {
+                Some(work) => batch.add(work, counters),
+                None => Ok(EventId::SKIPPED),
+            };
+            if let Some(waiting) = batch.waiting.get_mut(index) {
+                batch.events += waiting.slot.events;
+                waiting.result = result;
+            }
+        }
+        batch
+    }
+
+    fn add(&mut self, work: Work, counters: &Counters) -> Result<EventId, JournalError> {
+        match work {
+            Work::Append(draft) => {
                 let mut events = Vec::with_capacity(1);
                 let result = finish(draft, &mut events, counters);
                 self.insert(events);
                 result
             }
-            Some(Work::Commit { append, holds }) => {
+            Work::Commit { append, holds } => {
                 let (events, mut result) = finish_all(append, counters);
                 self.insert(events);
                 for hold in holds {
@@ -183,22 +215,20 @@ impl Batch {
                 }
                 result
             }
-            Some(Work::Release(key)) => {
+            Work::Release(key) => {
                 self.changes.push(Change::Release(key));
                 Ok(EventId::SKIPPED)
             }
-            Some(Work::Replace(key, drafts)) => {
+            Work::Replace(key, drafts) => {
                 let (events, result) = finish_all(drafts, counters);
                 self.changes.push(Change::Replace(key, events));
                 result
             }
-            Some(Work::Discard(key)) => {
+            Work::Discard(key) => {
                 self.changes.push(Change::Discard(key));
                 Ok(EventId::SKIPPED)
             }
-            None => Ok(EventId::SKIPPED),
-        };
-        self.waiting.push((slot, result));
+        }
     }
 
     fn insert(&mut self, events: Vec<StoredEvent>) {
@@ -210,12 +240,20 @@ impl Batch {
     }
 
     /// Answers everybody who waits.
-    pub(super) fn answer(self, durable: &Result<(), JournalError>) {
-        for (slot, result) in self.waiting {
+    pub(super) fn answer(mut self, durable: &Result<(), JournalError>) {
+        for Waiting { slot, result } in std::mem::take(&mut self.waiting) {
             slot.answer(result.and_then(|event_id| {
                 durable.clone()?;
                 Ok(Appended { event_id })
             }));
+        }
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        for Waiting { slot, .. } in std::mem::take(&mut self.waiting) {
+            slot.answer(Err(JournalError::Stopped("it panicked".to_owned())));
         }
     }
 }

@@ -54,6 +54,12 @@ impl Change {
         self.events().len().max(1)
     }
 
+    /// Returns about how many bytes its events take in memory.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn bytes(&self) -> usize {
+        self.events().iter().map(bytes_of).sum()
+    }
+
     /// Returns the events that it brings.
     pub(super) fn events(&self) -> &[StoredEvent] {
         match self {
@@ -70,6 +76,12 @@ impl Change {
             Self::Release(_) | Self::Replace(..) | Self::Discard(_)
         )
     }
+}
+
+/// Returns about how many bytes an event takes in memory, with its JSON and its columns.
+#[cfg(feature = "sqlite")]
+pub(super) fn bytes_of(event: &StoredEvent) -> usize {
+    size_of::<StoredEvent>() + event.json.len() + 256
 }
 
 /// A note about delivery. It refers to positions in one store, and so is not in the log: a store that is

@@ -4,7 +4,7 @@ use super::{record::Change, *};
 use crate::{
     context::Context,
     event::Event,
-    record::{Filter, Identity, Keep, Rules, Trimmed},
+    record::{Budget, Filter, Identity, Keep, Rules, Trimmed},
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
 use uuid::Uuid;
@@ -15,6 +15,7 @@ fn rules(filter: Option<Filter>) -> Arc<Rules> {
         filter,
         max_event_bytes: 1 << 20,
         trimmed: Trimmed::default(),
+        budget: Budget::new(usize::MAX),
     })
 }
 
@@ -75,6 +76,7 @@ fn options(target: Target) -> JournalOptions {
     JournalOptions {
         target,
         queue_size: 1_000,
+        max_queued_bytes: usize::MAX,
         batch_size: 64,
         linger: Duration::from_millis(5),
         synchronous: Synchronous::Normal,

@@ -14,6 +14,7 @@ use super::{
     feed::HeldKeys,
     file::{Fed, FileStore},
     log,
+    memory::Backlog,
 };
 #[cfg(feature = "sqlite")]
 use std::sync::atomic::Ordering::Relaxed;
@@ -261,7 +262,7 @@ impl FilePlace {
             source: Some(Arc::new(error)),
         };
         let syncs = options.synchronous == super::Synchronous::Full;
-        let capacity = options.queue_size;
+        let backlog = Backlog::new(options.queue_size, options.max_queued_bytes / 2);
         let is_local = !syncs && log::is_local(&path);
         let mut store = FileStore::open(path.clone(), options, counters)?;
         let place = store.place()?;
@@ -285,7 +286,7 @@ impl FilePlace {
             }
         })
         .map_err(unusable)?;
-        let (appender, mut reader, log) = log::open(&path, syncs, capacity, &recovered)?;
+        let (appender, mut reader, log) = log::open(&path, syncs, backlog, &recovered)?;
         if store.is_damaged() {
             reader.keep_files();
         }
@@ -421,7 +422,9 @@ impl Thread {
     fn run(mut self) {
         let worked = catch_unwind(AssertUnwindSafe(|| self.work()));
         if worked.is_err() {
-            self.stopped("it panicked; this is a bug");
+            self.stopped(
+                "its thread ended unexpectedly; nothing is stored until the program starts again",
+            );
         }
     }
 

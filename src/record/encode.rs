@@ -116,6 +116,7 @@ mod tests {
             filter,
             max_event_bytes,
             trimmed: Trimmed::default(),
+            budget: crate::record::Budget::new(usize::MAX),
         })
     }
 

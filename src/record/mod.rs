@@ -3,6 +3,7 @@
 //! a [`Draft`]; whoever appends it calls [`Draft::finish`] for the rest. Knows nothing of Temporal, and not where
 //! or when records are written.
 
+mod budget;
 mod encode;
 mod enrich;
 mod filter;
@@ -11,6 +12,7 @@ mod identity;
 mod part;
 mod trim;
 
+pub(crate) use budget::Budget;
 pub(crate) use enrich::enrich;
 pub use filter::{Filter, Keep};
 pub(crate) use identity::{Identity, ids_of_attempt, utc};
@@ -20,6 +22,7 @@ use crate::{
     context::{ActivityFrame, Context},
     event::{Event, EventId, StoredEvent},
 };
+use budget::Reserved;
 use identity::{attempt_event_id, run_event_id};
 use part::Part;
 use std::{
@@ -41,6 +44,7 @@ pub(crate) struct Rules {
     pub(crate) filter: Option<Filter>,
     pub(crate) max_event_bytes: usize,
     pub(crate) trimmed: Trimmed,
+    pub(crate) budget: Budget,
 }
 
 /// An event that waits for the journal.
@@ -55,6 +59,8 @@ pub(crate) struct Draft {
     began: Option<SystemTime>,
     // Whether the interceptors or the reconciler made it. Its name does not tell: applications may use it, too.
     is_lifecycle: bool,
+    // Its share of the memory for events that wait.
+    reserved: Option<Reserved>,
 }
 
 impl Draft {
@@ -87,7 +93,17 @@ impl Draft {
             identity,
             began: None,
             rules: rules.clone(),
+            reserved: None,
         }
+    }
+
+    /// Takes its share of the memory for events that wait, unless it has it. Returns false if there is no room;
+    /// a lifecycle event always gets its share.
+    pub(crate) fn reserve(&mut self) -> bool {
+        if self.reserved.is_none() {
+            self.reserved = Reserved::new(&self.rules, &self.event, self.is_lifecycle);
+        }
+        self.reserved.is_some()
     }
 
     /// Adds when the attempt began that the event is about. If the activity was reset, the worker may have

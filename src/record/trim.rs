@@ -437,6 +437,7 @@ mod tests {
                 filter,
                 max_event_bytes,
                 trimmed: Trimmed::default(),
+                budget: crate::record::Budget::new(usize::MAX),
             })
         };
         let frames = [serde_json::json!({

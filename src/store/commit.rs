@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
     time::{Instant, SystemTime},
 };
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 impl EventStore {
     pub(crate) fn rules(&self) -> &Arc<Rules> {
@@ -74,6 +74,14 @@ impl EventStore {
 
     pub(crate) fn count_staged(&self) {
         add(&self.shared.counters.staged, 1);
+    }
+
+    /// Counts an event for which there is no room in memory, and logs that once in a while.
+    pub(crate) fn refuse_for_lack_of_room(&self) -> PublishError {
+        if let Some(journal) = &self.shared.journal {
+            journal.count_refused(1);
+        }
+        self.refused(&Rejected::Full)
     }
 
     /// Queues one event for the journal.
@@ -283,7 +291,9 @@ impl EventStore {
                 PublishError::ShutDown
             }
             Rejected::Stopped(reason) => {
-                debug!(reason, "an event was refused: the journal has stopped");
+                if self.shared.said_stopped.is_first() {
+                    error!("the journal has stopped, and events are refused: {reason}");
+                }
                 PublishError::Journal(JournalError::Stopped(reason.clone()))
             }
             Rejected::Full => {

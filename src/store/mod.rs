@@ -13,8 +13,9 @@ mod url;
 pub(crate) use claims::Claim;
 pub use error::{BuildError, FlushError, PublishError};
 pub use options::{
-    DEFAULT_BATCH_SIZE, DEFAULT_COMMIT_TIMEOUT, DEFAULT_LINGER, DEFAULT_QUEUE_SIZE, Durability,
-    EventStoreOptions, EventStoreOptionsBuilder, LifecycleSelection, event_store_options_builder,
+    Append, DEFAULT_BATCH_SIZE, DEFAULT_COMMIT_TIMEOUT, DEFAULT_LINGER, DEFAULT_MAX_QUEUED_BYTES,
+    DEFAULT_QUEUE_SIZE, Durability, EventStoreOptions, EventStoreOptionsBuilder,
+    LifecycleSelection, event_store_options_builder,
 };
 pub(crate) use outlet::{Outlet, Place};
 pub use publish::Receipt;
@@ -25,7 +26,7 @@ use crate::{
     delivery::{self, BatchOptions, Delivery, RedeliverError, Selection, Target},
     event::{DEFAULT_MAX_EVENT_BYTES, DeadLetter, Event, EventId},
     journal::{self, Journal, JournalError, JournalOptions},
-    record::{self, Draft, Identity, Rules, Trimmed},
+    record::{self, Budget, Draft, Identity, Rules, Trimmed},
     said::{self, Said},
     sink::SinkError,
 };
@@ -79,6 +80,7 @@ struct Shared {
     // So that each of these is logged once, or once in a while.
     said_skipped: Said,
     said_full: Said,
+    said_stopped: Said,
 }
 
 /// The parts of a store that is not disabled.
@@ -170,6 +172,9 @@ impl EventStore {
                     filter: options.filter,
                     max_event_bytes: options.max_event_bytes.unwrap_or(DEFAULT_MAX_EVENT_BYTES),
                     trimmed: Trimmed::default(),
+                    budget: Budget::new(
+                        options.max_queued_bytes.unwrap_or(DEFAULT_MAX_QUEUED_BYTES),
+                    ),
                 }),
                 journal,
                 delivery,
@@ -186,6 +191,7 @@ impl EventStore {
                 closed: OnceCell::new(),
                 said_skipped: Said::default(),
                 said_full: Said::default(),
+                said_stopped: Said::default(),
             }),
         }
     }
@@ -430,6 +436,7 @@ impl EventStore {
             stats.held = status.held;
             stats.transactions = status.transactions;
             stats.queued = status.queued;
+            stats.queued_bytes = self.shared.rules.budget.used() as u64;
             stats.journal_events = status.depth;
             stats.journal_bytes = status.bytes;
             stats.degraded = status.degraded;
@@ -608,6 +615,7 @@ fn places(
     let journal_options = JournalOptions {
         target,
         queue_size: options.queue_size.unwrap_or(DEFAULT_QUEUE_SIZE),
+        max_queued_bytes: options.max_queued_bytes.unwrap_or(DEFAULT_MAX_QUEUED_BYTES),
         batch_size: options.batch_size.unwrap_or(DEFAULT_BATCH_SIZE),
         linger: options.linger.unwrap_or(DEFAULT_LINGER),
         synchronous: match options.durability.unwrap_or_default() {
@@ -626,7 +634,8 @@ fn places(
             .map(|target| delivery::cursor_name(&target.name))
             .collect(),
         // A filter is the application's code, and must not run on the thread of a worker.
-        appends_inline: options.filter.is_none(),
+        appends_inline: options.filter.is_none()
+            && options.append.unwrap_or_default() == Append::Inline,
         is_store,
     };
     Ok(Some((journal_options, places.targets)))

@@ -14,7 +14,9 @@ use std::{
 
 /// How many events may wait in memory for the journal before `publish` refuses more.
 pub const DEFAULT_QUEUE_SIZE: usize = 10_000;
-/// How many events the journal's thread writes at once, and a sink gets at once, at most.
+/// How many bytes of events may wait in memory before `publish` refuses more: 64 MiB.
+pub const DEFAULT_MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
+/// Events that the journal writes in one transaction at most.
 pub const DEFAULT_BATCH_SIZE: usize = 512;
 /// How long an event that nobody waits for may wait for others to be written, or delivered, with.
 pub const DEFAULT_LINGER: Duration = Duration::from_millis(5);
@@ -77,6 +79,12 @@ const QUEUE_SIZE: Allowed<usize> = Allowed {
     least: 1,
     most: 10_000_000,
     words: "a whole number from 1 to 10000000",
+};
+// The lower bound leaves room for one large event and its encoding.
+const MAX_QUEUED_BYTES: Allowed<usize> = Allowed {
+    least: 1024 * 1024,
+    most: 1 << 40,
+    words: "a whole number of bytes from 1048576 to 1099511627776",
 };
 const BATCH_SIZE: Allowed<usize> = Allowed {
     least: 1,
@@ -192,8 +200,7 @@ pub enum Durability {
     /// Durable events survive a killed process, as long as the kernel lives on that has the written pages: not a
     /// killed gVisor sandbox or micro-VM, not a dead FUSE daemon, not a removed container layer.
     ///
-    /// On a local Linux file system, and without a filter, a caller that waits writes to the log itself. Otherwise the
-    /// journal's thread does.
+    /// A caller that waits may write to the log itself; see [`Append`].
     #[default]
     Process,
     /// Durable events survive a power cut, too. The journal's thread syncs the log before it answers, and the store's
@@ -213,6 +220,33 @@ impl FromStr for Durability {
     }
 }
 
+/// Who writes to the log of a journal in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Append {
+    /// Whoever commits or awaits a receipt, with one short write, where that is cheap and safe: with
+    /// [`Durability::Process`], without a filter, on a local Linux file system that answers quickly. Otherwise the
+    /// journal's thread. Only the kernel bounds how long such a write takes; a worker stalls for as long.
+    #[default]
+    Inline,
+    /// Always the journal's thread, so that `commit_timeout` bounds every wait. Each commit then costs a switch
+    /// between threads.
+    Thread,
+}
+
+impl FromStr for Append {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.trim() {
+            "inline" => Ok(Self::Inline),
+            "thread" => Ok(Self::Thread),
+            _ => Err("`inline` or `thread`".to_owned()),
+        }
+    }
+}
+
 /// The options of an [`EventStore`](crate::EventStore).
 ///
 /// Built with [`EventStore::builder`](crate::EventStore::builder), read from the environment by
@@ -224,10 +258,12 @@ impl FromStr for Durability {
 /// | `journal` | `EVENTSTORE_JOURNAL` | none |
 /// | `application_name` | `EVENTSTORE_APPLICATION_NAME` | the program's name |
 /// | `queue_size` | `EVENTSTORE_QUEUE_SIZE` | 10000 events |
+/// | `max_queued_bytes` | `EVENTSTORE_MAX_QUEUED_BYTES` | 67108864 |
 /// | `batch_size` | `EVENTSTORE_BATCH_SIZE` | 512 events |
 /// | `linger` | `EVENTSTORE_LINGER` | `5ms` |
 /// | `commit_timeout` | `EVENTSTORE_COMMIT_TIMEOUT` | `2s` |
 /// | `durability` | `EVENTSTORE_DURABILITY` | `process` |
+/// | `append` | `EVENTSTORE_APPEND` | `inline` |
 /// | `retention` | `EVENTSTORE_RETENTION` | none: events are kept |
 /// | `max_journal_bytes` | `EVENTSTORE_MAX_JOURNAL_BYTES` | none |
 /// | `max_event_bytes` | `EVENTSTORE_MAX_EVENT_BYTES` | 262144 |
@@ -254,8 +290,11 @@ pub struct EventStoreOptions {
     /// How many events may wait in memory for the journal. Beyond that, `publish` refuses events, which is counted and
     /// logged; lifecycle events may fill the queue to twice this size. From 1 to 10 million.
     pub queue_size: Option<usize>,
-    /// How many events the journal's thread writes to the log at once, and how many a sink gets at once, at most.
-    /// Events that were queued as one unit, such as those of one workflow task, are not split. From 1 to 100,000.
+    /// How many bytes of events may wait in memory, in the queue and for their workflow tasks. Beyond that, `publish`
+    /// refuses events, which is counted and logged, but not told to workflow code; lifecycle events always get in.
+    /// While the log cannot be written, memory keeps up to half as much again. From 1 MiB.
+    pub max_queued_bytes: Option<usize>,
+    /// How many events the journal writes in one transaction at most. From 1 to 100,000.
     pub batch_size: Option<usize>,
     /// How long an event that nobody waits for may wait for others, to be written or delivered with them. A crash
     /// before it is written loses it.
@@ -267,13 +306,14 @@ pub struct EventStoreOptions {
     pub linger: Option<Duration>,
     /// How long a workflow task or an activity result waits for its events to be durable. After that it goes on
     /// without, and the events stay queued. It does not bound a write that the waiting thread makes itself; see
-    /// [`Durability::Process`]. From a millisecond to an hour.
+    /// [`Append`]. From a millisecond to an hour.
     #[serde(deserialize_with = "deserialize_duration")]
     pub commit_timeout: Option<Duration>,
     /// What durable events survive.
     pub durability: Option<Durability>,
-    /// How long stored events are kept. From a second to 36,500 days. Left out, a store keeps them for ever, and a
-    /// journal that only feeds sinks for 7 days.
+    /// Who writes to the journal's log.
+    pub append: Option<Append>,
+    /// How long stored events are kept. From a second to 36,500 days; left out, a store keeps them.
     #[serde(deserialize_with = "deserialize_duration")]
     pub retention: Option<Duration>,
     /// The size cap of the store's file. Above it the oldest events are removed, user events first. From 131,072 bytes.
@@ -312,10 +352,12 @@ impl fmt::Debug for EventStoreOptions {
             journal,
             application_name,
             queue_size,
+            max_queued_bytes,
             batch_size,
             linger,
             commit_timeout,
             durability,
+            append,
             retention,
             max_journal_bytes,
             max_event_bytes,
@@ -330,10 +372,12 @@ impl fmt::Debug for EventStoreOptions {
             .field("journal", journal)
             .field("application_name", application_name)
             .field("queue_size", queue_size)
+            .field("max_queued_bytes", max_queued_bytes)
             .field("batch_size", batch_size)
             .field("linger", linger)
             .field("commit_timeout", commit_timeout)
             .field("durability", durability)
+            .field("append", append)
             .field("retention", retention)
             .field("max_journal_bytes", max_journal_bytes)
             .field("max_event_bytes", max_event_bytes)
@@ -391,6 +435,13 @@ impl EventStoreOptions {
                 "EVENTSTORE_APPLICATION_NAME" => options.application_name = Some(value),
                 "EVENTSTORE_QUEUE_SIZE" => {
                     options.queue_size = Some(QUEUE_SIZE.number(&value).map_err(|a| invalid(&a))?);
+                }
+                "EVENTSTORE_MAX_QUEUED_BYTES" => {
+                    options.max_queued_bytes =
+                        Some(MAX_QUEUED_BYTES.number(&value).map_err(|a| invalid(&a))?);
+                }
+                "EVENTSTORE_APPEND" => {
+                    options.append = Some(value.parse().map_err(|a: String| invalid(&a))?);
                 }
                 "EVENTSTORE_BATCH_SIZE" => {
                     options.batch_size = Some(BATCH_SIZE.number(&value).map_err(|a| invalid(&a))?);
@@ -450,6 +501,9 @@ impl EventStoreOptions {
             humantime::format_duration(duration).to_string()
         }
         QUEUE_SIZE.check("queue_size", self.queue_size, |it| it.to_string())?;
+        MAX_QUEUED_BYTES.check("max_queued_bytes", self.max_queued_bytes, |it| {
+            it.to_string()
+        })?;
         BATCH_SIZE.check("batch_size", self.batch_size, |it| it.to_string())?;
         LINGER.check("linger", self.linger, shown)?;
         COMMIT_TIMEOUT.check("commit_timeout", self.commit_timeout, shown)?;
@@ -485,10 +539,12 @@ impl EventStoreOptions {
             url: self.url.or(other.url),
             application_name: self.application_name.or(other.application_name),
             queue_size: self.queue_size.or(other.queue_size),
+            max_queued_bytes: self.max_queued_bytes.or(other.max_queued_bytes),
             batch_size: self.batch_size.or(other.batch_size),
             linger: self.linger.or(other.linger),
             commit_timeout: self.commit_timeout.or(other.commit_timeout),
             durability: self.durability.or(other.durability),
+            append: self.append.or(other.append),
             retention: self.retention.or(other.retention),
             max_journal_bytes: self.max_journal_bytes.or(other.max_journal_bytes),
             max_event_bytes: self.max_event_bytes.or(other.max_event_bytes),
@@ -505,15 +561,17 @@ impl EventStoreOptions {
     }
 }
 
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 16] = [
     "EVENTSTORE_URL",
     "EVENTSTORE_JOURNAL",
     "EVENTSTORE_APPLICATION_NAME",
     "EVENTSTORE_QUEUE_SIZE",
+    "EVENTSTORE_MAX_QUEUED_BYTES",
     "EVENTSTORE_BATCH_SIZE",
     "EVENTSTORE_LINGER",
     "EVENTSTORE_COMMIT_TIMEOUT",
     "EVENTSTORE_DURABILITY",
+    "EVENTSTORE_APPEND",
     "EVENTSTORE_RETENTION",
     "EVENTSTORE_MAX_JOURNAL_BYTES",
     "EVENTSTORE_MAX_EVENT_BYTES",
@@ -598,6 +656,8 @@ mod tests {
             ("EVENTSTORE_QUEUE_SIZE", "many"),
             ("EVENTSTORE_COMMIT_TIMEOUT", "2"),
             ("EVENTSTORE_DURABILITY", "full"),
+            ("EVENTSTORE_APPEND", "caller"),
+            ("EVENTSTORE_MAX_QUEUED_BYTES", "10"),
             ("EVENTSTORE_LIFECYCLE", "workflows"),
             ("EVENTSTORE_ERROR_MESSAGES", "yes"),
         ] {

@@ -12,9 +12,9 @@ use std::{
 ///
 /// The event is queued when `publish` returns, whether the receipt is awaited or dropped. Dropping it is the usual
 /// thing. Awaiting it writes the event, with everything queued before it, to the journal's log at once: on the calling
-/// thread if that is cheap and safe (see [`Durability::Process`](crate::Durability::Process)), otherwise on the
-/// journal's thread. The store's file has the event a little later; [`flush`](crate::EventStore::flush) waits for that.
-/// Without a journal file, but with sinks, the receipt resolves when every sink has the event.
+/// thread if that is cheap and safe (see [`Append`](crate::Append)), otherwise on the journal's thread. The store's
+/// file has the event a little later; [`flush`](crate::EventStore::flush) waits for that. Without a journal file, but
+/// with sinks, the receipt resolves when every sink has the event.
 ///
 /// In workflow code it resolves at once, with the id that the event will have, so that nothing there can depend on the
 /// store. Cancel safe.

@@ -265,7 +265,7 @@ impl Place for LocalAttempt {
                 time: activity.workflow_start_time,
             })
         });
-        let draft = Draft::new(
+        let mut draft = Draft::new(
             store.rules(),
             event,
             context.without_extension(),
@@ -275,6 +275,9 @@ impl Place for LocalAttempt {
         if !is_own {
             drop(store.append(draft));
             return Receipt::ready(Ok(id));
+        }
+        if !draft.reserve() {
+            return Receipt::ready(Err(store.refuse_for_lack_of_room()));
         }
         let staged = self
             .waiting

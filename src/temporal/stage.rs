@@ -209,7 +209,7 @@ impl Place for RunStage {
             if state.replaying {
                 event = repaired(event, state.now);
             }
-            let draft = Draft::new(
+            let mut draft = Draft::new(
                 store.rules(),
                 event,
                 context.without_extension(),
@@ -217,8 +217,14 @@ impl Place for RunStage {
             );
             // Another store than the plugin's is told of no task's completion.
             if is_own && self.mode == Mode::UntilTaken {
-                store.count_staged();
-                state.staged.user.push(draft);
+                if draft.reserve() {
+                    store.count_staged();
+                    state.staged.user.push(draft);
+                } else {
+                    // Workflow code is told nothing of it: it must not go another way for that.
+                    drop(state);
+                    store.refuse_for_lack_of_room();
+                }
             } else {
                 drop(state);
                 drop(store.append(draft));

@@ -134,7 +134,8 @@ mod tests {
     use uuid::Uuid;
 
     fn event(text: &str) -> StoredEvent {
-        let mut event = crate::Event::new("test.event").data(serde_json::json!({ "text": text }));
+        let mut event =
+            crate::event::Event::new("test.event").data(serde_json::json!({ "text": text }));
         event.metadata.event_id = Some(Uuid::from_u128(7).into());
         event.metadata.created_at = Some(chrono::DateTime::UNIX_EPOCH);
         StoredEvent::new(0, &event).unwrap()

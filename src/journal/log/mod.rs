@@ -530,7 +530,7 @@ impl Reader {
 pub(super) fn open(
     journal: &Path,
     syncs: bool,
-    capacity: usize,
+    backlog: Backlog,
     left: &Recovered,
 ) -> Result<(Appender, Reader, Arc<Log>), JournalError> {
     let log = Arc::new(Log::default());
@@ -545,7 +545,7 @@ pub(super) fn open(
         next_number: left.last_number + 1,
         next_generation: left.last_generation + 1,
         buffer: Vec::new(),
-        backlog: Backlog::new(capacity),
+        backlog,
         failing: None,
         speeds: 0,
         slow_until: None,

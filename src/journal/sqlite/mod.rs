@@ -671,6 +671,7 @@ mod tests {
         JournalOptions {
             target: Target::Sqlite(path.to_owned()),
             queue_size: 100,
+            max_queued_bytes: usize::MAX,
             batch_size: 10,
             linger: Duration::ZERO,
             synchronous: Synchronous::Normal,
@@ -693,7 +694,7 @@ mod tests {
     }
 
     fn insert(number: u128) -> Change {
-        let mut event = crate::Event::new("user");
+        let mut event = crate::event::Event::new("user");
         event.metadata.event_id = Some(Uuid::from_u128(number).into());
         event.metadata.created_at = Some(chrono::DateTime::UNIX_EPOCH);
         Change::Insert(vec![StoredEvent::new(0, &event).unwrap()])
