@@ -16,7 +16,7 @@ use std::{
 pub const DEFAULT_QUEUE_SIZE: usize = 10_000;
 /// How many bytes of events may wait in memory before `publish` refuses more: 64 MiB.
 pub const DEFAULT_MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
-/// Events that the journal writes in one transaction at most.
+/// How many events the journal's thread writes at once, and a sink gets at once, at most.
 pub const DEFAULT_BATCH_SIZE: usize = 512;
 /// How long an event that nobody waits for may wait for others to be written, or delivered, with.
 pub const DEFAULT_LINGER: Duration = Duration::from_millis(5);
@@ -295,7 +295,8 @@ pub struct EventStoreOptions {
     /// refuses events, which is counted and logged, but not told to workflow code; lifecycle events always get in.
     /// While the log cannot be written, memory keeps up to half as much again. From 1 MiB.
     pub max_queued_bytes: Option<usize>,
-    /// How many events the journal writes in one transaction at most. From 1 to 100,000.
+    /// How many events the journal's thread writes to the log at once, and how many a sink gets at once, at most.
+    /// Events that were queued as one unit, such as those of one workflow task, are not split. From 1 to 100,000.
     pub batch_size: Option<usize>,
     /// How long an event that nobody waits for may wait for others, to be written or delivered with them. A crash
     /// before it is written loses it.
@@ -314,7 +315,8 @@ pub struct EventStoreOptions {
     pub durability: Option<Durability>,
     /// Who writes to the journal's log.
     pub append: Option<Append>,
-    /// How long stored events are kept. From a second to 36,500 days; left out, a store keeps them.
+    /// How long stored events are kept. From a second to 36,500 days. Left out, a store keeps them for ever, and a
+    /// journal that only feeds sinks for 7 days.
     #[serde(deserialize_with = "deserialize_duration")]
     pub retention: Option<Duration>,
     /// The size cap of the store's file. Above it the oldest events are removed, user events first. From 131,072 bytes.

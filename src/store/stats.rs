@@ -53,7 +53,7 @@ pub struct Stats {
     pub queued: u64,
     /// About how many bytes of memory the events take that wait now, for the journal or for their workflow task.
     pub queued_bytes: u64,
-    /// Events in the journal now.
+    /// Events in the store now.
     pub journal_events: u64,
     /// The bytes of the store's file that are in use, measured once a second. Neither the WAL nor the log is included.
     pub journal_bytes: u64,
