@@ -1,6 +1,8 @@
-//! What the crate says in its log, and how often. A line may be read by code that publishes, a `tracing`
-//! layer, on the same thread, within the call that says it: so nothing is said while a lock is held, what
-//! is said once is noted before it is said, and an event that such code publishes says nothing itself.
+//! What the crate logs, and how often.
+//!
+//! A `tracing` layer runs on the thread that logs, within the call, and may publish events itself. So nothing is
+//! logged while a lock is held that publishing needs; that something was logged is noted before it is logged; and
+//! publishing within such a layer logs nothing.
 
 use std::{
     cell::Cell,
@@ -9,25 +11,25 @@ use std::{
 };
 use tracing::dispatcher::{self, Dispatch};
 
-/// How often the same is said at most; how often it happened is in the statistics.
+/// The same thing is logged at most once in this time. The statistics count how often it happened.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// When something was said last.
+/// When something was logged last.
 #[derive(Debug, Default)]
 pub(crate) struct Said(Mutex<Option<Instant>>);
 
 impl Said {
-    /// Whether it was never said. From now on it was.
+    /// Whether it was never logged before. Notes that it is logged now.
     pub(crate) fn is_first(&self) -> bool {
         self.is_due_after(Duration::MAX)
     }
 
-    /// Whether it was not said for a while. From now on it was.
+    /// Whether it was not logged for a while. If so, notes that it is logged now.
     pub(crate) fn is_due(&self) -> bool {
         self.is_due_after(EVERY)
     }
 
-    // Notes and answers; the lock is free again when the caller says it.
+    // The lock is free again when the caller logs.
     fn is_due_after(&self, pause: Duration) -> bool {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = last.is_none_or(|at| at.elapsed() > pause);
@@ -42,10 +44,10 @@ thread_local! {
     static PUBLISHES: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Publishes. Within another call of this on the same thread nothing is logged: that call is logging, and
-/// a layer that publishes what is logged would go round without end.
+/// Runs `publish`. Within another call of this function on the same thread, nothing is logged: that call is just
+/// logging, and a layer that publishes what is logged would go on without end.
 pub(crate) fn while_publishing<T>(publish: impl FnOnce() -> T) -> T {
-    /// Over, also when a subscriber panics.
+    /// Ends the outer call, also when a subscriber panics.
     struct Over;
 
     impl Drop for Over {
@@ -54,7 +56,7 @@ pub(crate) fn while_publishing<T>(publish: impl FnOnce() -> T) -> T {
         }
     }
 
-    // A thread that ends has no such cell any more.
+    // A thread that is ending has no such cell any more.
     match PUBLISHES.try_with(|publishes| publishes.replace(true)) {
         Ok(false) => {
             let _over = Over;

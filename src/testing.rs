@@ -57,8 +57,8 @@ impl CapturedEvents {
         self.store.clone()
     }
 
-    /// Everything that was published so far, in order, enriched. Ends of workflows are among them
-    /// once the server has accepted them.
+    /// Returns everything that was published so far, enriched and in order. Ends of workflows are among the events once
+    /// the server has accepted them.
     pub async fn events(&self) -> Vec<Event> {
         // What cannot be flushed is not there to be seen either.
         self.store.flush(FLUSH_TIMEOUT).await.ok();
@@ -125,7 +125,7 @@ impl TestSink {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on each call fails, with this reason, and nothing arrives.
+    /// From now on each call fails with this reason, and no event arrives.
     pub fn fail(&self, reason: &str) {
         self.state().failing = Some(reason.to_owned());
     }
@@ -135,12 +135,12 @@ impl TestSink {
         self.state().failing = None;
     }
 
-    /// The next calls arrive, and their answers are lost: the caller sees a failure.
+    /// In the next calls the events arrive, but the answers are lost: the caller sees a failure.
     pub fn lose_answers(&self, calls: usize) {
         self.state().answers_to_lose = calls;
     }
 
-    /// From now on each call takes so long.
+    /// From now on each call takes this long.
     pub fn delay(&self, delay: Duration) {
         self.state().delay = delay;
     }
@@ -150,7 +150,7 @@ impl TestSink {
         self.state().refuse = Some(Box::new(refuse));
     }
 
-    /// What arrived, in order; an event that came twice is there twice.
+    /// Returns what arrived, in order. An event that came twice is there twice.
     pub fn received(&self) -> Vec<SinkEvent> {
         self.state().received.clone()
     }

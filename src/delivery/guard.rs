@@ -1,13 +1,13 @@
-//! Calls of sinks, bounded in time, and safe from those that panic.
+//! Calls of sinks, bounded in time, and safe against panics.
 
 use crate::sink::SinkError;
 use futures_util::FutureExt as _;
 use std::{panic::AssertUnwindSafe, time::Duration};
 
-/// A call that takes longer counts as failed, whatever the sink thinks.
+/// A call that takes longer counts as failed.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a sink answers, within a minute.
+/// Returns what a sink answers; an error if it panics or does not answer in time.
 pub(super) async fn call<T>(
     sink: impl Future<Output = Result<T, SinkError>>,
 ) -> Result<T, SinkError> {

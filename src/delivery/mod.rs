@@ -1,5 +1,5 @@
-//! From the journal to the sinks: one task per sink, each with a cursor of its own, so that a sink
-//! that is away holds back no other. Nothing here runs on the path of a worker.
+//! From the journal to the sinks: one task per sink, each with its own cursor, so that a sink that is away does
+//! not hold back the others. No workflow and no activity waits for anything here.
 
 mod guard;
 mod reading;
@@ -22,27 +22,27 @@ use std::{sync::Arc, time::Duration};
 use task::Task;
 use tokio::{sync::watch, task::JoinHandle};
 
-/// How many dead letters are sent again at once.
+/// How many dead letters are read at once to be sent again.
 const DEAD_LETTERS_AT_ONCE: usize = 100;
 
-/// Where events go, and which.
+/// A sink, and which events it gets.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    /// What the sink's cursor and dead letters are filed under.
+    /// The name under which the sink's cursor and dead letters are kept.
     pub(crate) name: String,
     pub(crate) sink: Arc<dyn Sink>,
     pub(crate) only: Selection,
 }
 
-/// What a batch may be.
+/// The bounds of a batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchOptions {
     pub(crate) size: usize,
-    /// How long an event may wait for others.
+    /// How long an event may wait for others to be delivered with.
     pub(crate) linger: Duration,
 }
 
-/// The tasks that deliver; they end when this is dropped.
+/// The delivering tasks. They end when this is dropped.
 pub(crate) struct Delivery {
     lines: Vec<Line>,
     stop: watch::Sender<bool>,
@@ -63,12 +63,12 @@ pub enum RedeliverError {
     /// No sink has that name.
     #[error("no sink is called {name:?}; there are {known}")]
     UnknownSink {
-        /// What was asked for.
+        /// The name that was asked for.
         name: String,
-        /// The names that there are.
+        /// The names of the sinks.
         known: String,
     },
-    /// The sink failed; what it had not taken stays a dead letter.
+    /// The sink failed. Events that it had not taken by then stay dead letters.
     #[error("the sink {name:?} failed: {error}")]
     Sink {
         /// Its name.
@@ -94,7 +94,7 @@ impl From<JournalError> for RedeliverError {
 }
 
 impl Delivery {
-    /// Starts one task per target; call it within a tokio runtime.
+    /// Starts one task per target. Must be called within a tokio runtime.
     pub(crate) fn start(targets: Vec<Target>, journal: &Journal, batch: BatchOptions) -> Self {
         let (stop, stopped) = watch::channel(false);
         let lines = targets
@@ -129,13 +129,13 @@ impl Delivery {
         }
     }
 
-    /// Up to where every sink is done.
+    /// Returns the position up to which every sink is done.
     pub(crate) fn position(&self) -> u64 {
         let positions = self.lines.iter().map(|line| line.progress.position());
         positions.min().unwrap_or(u64::MAX)
     }
 
-    /// The numbers of each sink; `newest` is the position of the newest event in the journal.
+    /// Returns the numbers of each sink. `newest` is the position of the newest event in the journal.
     pub(crate) fn stats(&self, newest: u64) -> Vec<SinkStats> {
         self.lines
             .iter()
@@ -158,12 +158,12 @@ impl Delivery {
         futures_util::future::join_all(checks).await
     }
 
-    /// Ends the tasks. A batch in flight is dropped, and delivered again the next time.
+    /// Ends the tasks. A batch in flight is given up, and delivered again after the next start.
     pub(crate) fn stop(&self) {
         self.stop.send_replace(true);
     }
 
-    /// Sends again what a sink refused for good; gives back how many events it took now.
+    /// Sends a sink's dead letters again. Returns how many of them it took.
     pub(crate) async fn redeliver(&self, name: &str) -> Result<u64, RedeliverError> {
         let Some(line) = self.lines.iter().find(|line| line.name == name) else {
             let known: Vec<&str> = self.lines.iter().map(|line| &*line.name).collect();
@@ -183,7 +183,7 @@ impl Delivery {
                 return Ok(taken);
             };
             after = last.position;
-            // One by one: what one is refused for is no matter of the others.
+            // One by one, so that a refusal concerns no other event.
             for letter in letters {
                 let Ok(event) = letter.stored_event() else {
                     continue;

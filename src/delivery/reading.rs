@@ -1,5 +1,4 @@
-//! The journal as one sink reads it: where its events come from, and where it is noted how far it came. Does
-//! not keep the journal open.
+//! The journal as one sink sees it: the events that it reads, and its cursor. Does not keep the journal open.
 
 use crate::{
     event::DeadLetter,
@@ -9,16 +8,16 @@ use crate::{
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How long to wait for more before looking anyhow: a journal that is away for a moment says nothing
-/// when it is back.
+/// How long to wait for new events before looking anyway: a journal that could not be read for a moment does not
+/// announce that it can be read again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// The cursor of a sink in the journal.
+/// Returns the name of a sink's cursor in the journal.
 pub(crate) fn cursor_name(sink: &str) -> String {
     format!("sink {sink}")
 }
 
-/// What a sink has of the journal.
+/// A sink's view of the journal.
 pub(super) struct Reading {
     journal: WeakJournal,
     newest: watch::Receiver<u64>,
@@ -38,7 +37,7 @@ impl Reading {
         self.journal.upgrade().ok_or(JournalError::Closed)
     }
 
-    /// Up to where the sink is done.
+    /// Returns the position up to which the sink is done.
     pub(super) async fn position(&self) -> Result<u64, JournalError> {
         let name = cursor_name(&self.sink);
         let journal = self.journal()?;
@@ -46,7 +45,8 @@ impl Reading {
         Ok(position.unwrap_or_default())
     }
 
-    /// The next events after a position, in order: at most `limit`, and not many bytes.
+    /// Reads the next events after a position, in order: at most `limit`, and fewer if they are large. Only sees
+    /// what the store has already.
     pub(super) async fn read(
         &self,
         after: u64,
@@ -58,8 +58,8 @@ impl Reading {
             .await
     }
 
-    /// Notes that the sink is done with everything up to `position`, and what it refused. A crash may lose it:
-    /// then the sink gets the same again.
+    /// Notes that the sink is done with everything up to `position`, and what it refused. The store's next
+    /// transaction writes the note. After a crash before that, the sink gets the same events again.
     pub(super) fn settle(&self, position: u64, dead: Vec<DeadLetter>) -> Result<(), JournalError> {
         self.journal()?
             .move_cursor(cursor_name(&self.sink), position, dead)
@@ -69,11 +69,11 @@ impl Reading {
     pub(super) async fn more(&self, position: u64) {
         let mut newest = self.newest.clone();
         let wait = newest.wait_for(|newest| *newest > position);
-        // Time being up, or a journal that is gone: whoever reads next finds out.
+        // If the time is up, or the journal gone, the next read finds out.
         tokio::time::timeout(LOOK_AGAIN, wait).await.ok();
     }
 
-    /// What the sink refused, in order, after a position.
+    /// Returns the sink's dead letters after a position, in order.
     pub(super) async fn dead_letters(
         &self,
         after: u64,

@@ -1,11 +1,11 @@
-//! Which events a sink gets: names and types, as they stand in the sink's URL.
+//! Which events a sink gets: by name and type, as its URL says.
 
 use crate::sink::SinkEvent;
 
 /// The event type of lifecycle events.
 const APPLICATION_EVENTS: &str = "application_events";
 
-/// Some of the events. Everything, when it holds nothing.
+/// A selection of events. An empty one selects all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Selection(Vec<Pattern>);
 
@@ -15,13 +15,13 @@ enum Pattern {
     User,
     /// This event name or type.
     Exactly(String),
-    /// Names and types that begin so.
+    /// Names and types that begin with this.
     Beginning(String),
 }
 
 impl Selection {
-    /// Reads `lifecycle`, `user`, event names, event types and beginnings of either with `*` at the end,
-    /// with commas between them. None for anything else.
+    /// Parses a comma-separated list of `lifecycle`, `user`, event names, event types, and beginnings of either
+    /// followed by `*`. None for anything else.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         text.split(',')
             .map(pattern)
@@ -29,7 +29,7 @@ impl Selection {
             .map(Self)
     }
 
-    /// Whether the event is among them.
+    /// Whether the event is selected.
     pub(crate) fn contains(&self, event: &SinkEvent) -> bool {
         self.0.is_empty() || self.0.iter().any(|pattern| pattern.matches(event))
     }

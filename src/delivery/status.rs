@@ -1,4 +1,4 @@
-//! How far a sink has come, and how it fares. Counters only grow.
+//! How far a sink has come, and whether it works. Counters only grow.
 
 use serde::Serialize;
 use std::{
@@ -18,23 +18,23 @@ pub struct SinkStats {
     pub name: String,
     /// Events that it took.
     pub delivered: u64,
-    /// Events that it refused for good; they are dead letters.
+    /// Events that it refused for good, and that are dead letters now.
     pub rejected: u64,
-    /// Events that it does not take, or that were not selected for it.
+    /// Events that it does not take, or that are not selected for it.
     pub passed_over: u64,
     /// Calls that failed and were tried again.
     pub retries: u64,
     /// Calls that succeeded.
     pub batches: u64,
-    /// The time that these took in all.
+    /// The total time of the calls that succeeded.
     pub latency: Duration,
-    /// The position up to which it is done.
+    /// The position in the journal up to which it is done.
     pub position: u64,
-    /// How many positions it is behind the newest event.
+    /// How many positions it is behind the newest event in the store.
     pub behind: u64,
-    /// Why it takes nothing now; none while it does.
+    /// Why it takes nothing now; none while it works.
     pub failing: Option<String>,
-    /// How long it has been failing.
+    /// How long it has been failing; none while it works.
     pub failing_for: Option<Duration>,
 }
 
@@ -65,7 +65,7 @@ impl Progress {
         positions.wait_for(|at| *at >= position).await.ok();
     }
 
-    /// Notes a failure; gives back whether it is the first of an outage.
+    /// Notes a failure. Returns whether it is the first of an outage.
     pub(super) fn failed(&self, reason: String) -> bool {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         let is_first = failing.is_none();
@@ -74,12 +74,12 @@ impl Progress {
         is_first
     }
 
-    /// Notes that what failed does not any more.
+    /// Notes the end of a failure that was not the sink's.
     pub(super) fn recovered(&self) {
         *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Notes a success; gives back how long the outage was that it ends.
+    /// Notes a success. Returns how long the outage was, if it ends one.
     pub(super) fn succeeded(&self, took: Duration) -> Option<Duration> {
         self.batches.fetch_add(1, Relaxed);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);

@@ -1,5 +1,5 @@
-//! The task of one sink: reads a batch, hands it over until the sink is done with it, notes how far it
-//! came. Tries for ever what can be tried again.
+//! The task of one sink: reads a batch, hands it over until the sink is done with all of it, and moves the cursor.
+//! Retries for ever, unless the sink refuses an event for good.
 
 use super::guard::call;
 use super::{BatchOptions, reading::Reading, selection::Selection, status::Progress};
@@ -73,7 +73,7 @@ impl Task {
             selected.retain(|event| self.only.contains(event) && takes(&*self.sink, event));
             let passed_over = (before - selected.len()) as u64;
             self.progress.passed_over.fetch_add(passed_over, Relaxed);
-            // While there is much to do, the journal reads what comes next meanwhile.
+            // If there is more, read the next batch while this one is delivered.
             let is_full = before >= self.batch.size;
             let (handed_over, next) = tokio::join!(self.hand_over(&selected), async {
                 match is_full {
@@ -92,7 +92,7 @@ impl Task {
         self.reading.read(after, self.batch.size).await
     }
 
-    /// The next batch; waits a little for company when it is small.
+    /// Reads the next batch. If it is not full, waits a little for more events.
     async fn next(&self, position: u64) -> Result<Vec<SinkEvent>, JournalError> {
         let read = || self.read(position);
         let batch = self.insist(read).await?;
@@ -103,8 +103,8 @@ impl Task {
         self.insist(read).await
     }
 
-    /// Hands events over until the sink is done with all of them. After a failure with fewer at once: what
-    /// fails may be too much to be done in time, and the same again would be for ever.
+    /// Hands events over until the sink is done with all of them. After a failure it hands over fewer at once:
+    /// the batch may have been too large to be taken in time, and would fail again for ever.
     async fn hand_over(&self, mut events: &[SinkEvent]) -> Result<(), JournalError> {
         let mut pauses = pauses();
         let mut at_once = events.len();
@@ -125,7 +125,7 @@ impl Task {
                 Ok(_) => SinkError::new("it took nothing, and said nothing"),
                 Err(error) => error,
             };
-            // And when a single one fails, the whole again: others may be taken where the first is not.
+            // After a single event failed, the whole batch again: the sink may take others of it.
             at_once = if batch.len() > 1 {
                 batch.len() / 2
             } else {
@@ -148,7 +148,7 @@ impl Task {
         Ok(())
     }
 
-    /// Notes what became of the first events of a batch; gives back the rest.
+    /// Notes what became of the first events of a batch. Returns the rest.
     async fn done_with<'a>(
         &self,
         events: &'a [SinkEvent],
@@ -177,7 +177,7 @@ impl Task {
         self.progress.rejected.fetch_add(refused, Relaxed);
         let accepted = (taken.len() as u64).saturating_sub(refused);
         self.progress.delivered.fetch_add(accepted, Relaxed);
-        // The end of a batch is settled by its owner, who knows what was passed over behind it.
+        // The caller moves the cursor to the end of the batch, past events that were passed over there.
         if let Some(last) = taken.last()
             && (!rest.is_empty() || !dead.is_empty())
         {
@@ -219,7 +219,8 @@ impl Task {
     }
 }
 
-/// A sink that cannot even say it gets the event, and can say then what is wrong.
+/// Whether the sink takes the event. If it panics when asked, it gets the event: delivery then reports what is
+/// wrong.
 fn takes(sink: &dyn Sink, event: &SinkEvent) -> bool {
     catch_unwind(AssertUnwindSafe(|| sink.takes(event))).unwrap_or(true)
 }

@@ -1,11 +1,11 @@
-//! One way of writing JSON, so that equal content has equal bytes: ids rest on them. What another crate of the
-//! program sets for all, `serde_json`'s features `preserve_order` and `arbitrary_precision`, changes
-//! neither the order of keys nor how a number is written.
+//! Canonical JSON: equal content has equal bytes, from which ids are derived. Another crate in the program may
+//! switch on `serde_json`'s features `preserve_order` and `arbitrary_precision` for all of it; that changes neither
+//! the order of keys nor how a number is written here.
 
 use serde_json::{Map, Number, Value};
 
-/// Sorts the keys at every depth, and writes each number as `serde_json` writes it by default. Without those
-/// features it looks at the numbers, and changes nothing.
+/// Sorts the keys at every depth, and brings each number into the form in which `serde_json` writes it by default.
+/// Without those features nothing changes.
 pub(super) fn make_canonical(fields: &mut Map<String, Value>) {
     fields.sort_keys();
     fields.values_mut().for_each(make_value_canonical);
@@ -26,12 +26,12 @@ fn make_value_canonical(value: &mut Value) {
     }
 }
 
-/// The number as it is read by default; none for one that is too large to be read then.
+/// Returns the number as `serde_json` reads it by default; none if it is too large for that.
 fn canonical(number: &Number) -> Option<Number> {
     if let Some(whole) = number.as_u64() {
         return Some(whole.into());
     }
-    // There is a negative zero, among the fractions.
+    // A negative zero is a fraction, not a whole number.
     match number.as_i64() {
         Some(whole) if whole != 0 => Some(whole.into()),
         _ => Number::from_f64(number.as_f64()?),

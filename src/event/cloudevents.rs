@@ -81,8 +81,7 @@ impl CloudEvent {
     /// Reads the JSON text.
     ///
     /// # Errors
-    /// [`EventError::NotAnEvent`] for anything that is not such an object. A `traceparent` that is none
-    /// is left out.
+    /// [`EventError::NotAnEvent`] for anything that is not such an object. An invalid `traceparent` is left out.
     pub fn from_json(json: &str) -> Result<Self, EventError> {
         let mut event: Self =
             serde_json::from_str(json).map_err(|error| EventError::NotAnEvent {

@@ -1,12 +1,12 @@
-//! Event ids: derived from what an event is about, so that whoever sees the same thing happen comes
-//! to the same id, and in order of time, so that indexes grow near their right edge. The bytes that go into
-//! an id are fixed for ever: stored ids rest on them.
+//! Event ids: derived from what an event is about, so that everybody who observes the same thing derives the same
+//! id; and ordered by time, so that indexes grow near their right edge. The bytes that go into an id must never
+//! change: ids are stored.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr, time::SystemTime};
 use uuid::Uuid;
 
-/// The namespace in which keys are hashed for derived ids. Made once, at random; never changes.
+/// The UUID namespace in which keys are hashed for derived ids. Chosen once at random; never changes.
 pub const EVENT_NAMESPACE: Uuid = Uuid::from_u128(0x6b2f_3a0e_93d4_4f7c_8a51_c0de_e7e2_7501);
 
 /// The id of an event.
@@ -55,20 +55,21 @@ pub struct EventKey<'a> {
 const BITS_BELOW_TIME: u32 = 80;
 
 impl EventId {
-    /// What `publish` answers where events are skipped: no store is configured. No event has it.
+    /// The id that a receipt returns for an event that is not stored: no store is configured, or the filter
+    /// dropped the event. No event has it.
     pub const SKIPPED: Self = Self(Uuid::nil());
 
-    /// A new id, ordered by time (UUIDv7).
+    /// Returns a new id, ordered by time (UUIDv7).
     pub fn random() -> Self {
         Self(Uuid::now_v7())
     }
 
-    /// The id of the event that `key` describes (UUIDv8): 48 bits of the key's time in Unix milliseconds,
-    /// then 74 bits of the SHA-1 over the rest of the key. No time, one before 1970, and one that 48 bits
-    /// do not hold (after the year 10889) count as 0.
+    /// Returns the id of the event that `key` describes (UUIDv8): 48 bits of the key's time in Unix milliseconds,
+    /// then 74 bits of the SHA-1 over the rest of the key. A missing time, a time before 1970, and a time that
+    /// does not fit into 48 bits (after the year 10889) count as 0.
     ///
-    /// What is hashed: each text field with its length in front (four bytes, big endian), so that no two
-    /// keys give the same bytes; numbers as big-endian bytes.
+    /// Each text field is hashed with its length in front of it (four bytes, big endian), so that no two keys give
+    /// the same bytes; numbers are hashed as big-endian bytes.
     pub fn derive(key: &EventKey<'_>) -> Self {
         let texts = [
             key.namespace,
@@ -94,13 +95,13 @@ impl EventId {
         Self(Uuid::new_v8(id.to_be_bytes()))
     }
 
-    /// The id as a UUID.
+    /// Returns the id as a UUID.
     pub fn as_uuid(&self) -> &Uuid {
         &self.0
     }
 }
 
-/// Unix milliseconds, cut and not rounded; 0 for what 48 bits do not hold.
+/// Returns Unix milliseconds, cut and not rounded; 0 for a time that does not fit into 48 bits.
 fn milliseconds(time: Option<SystemTime>) -> u64 {
     let since = time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
     let milliseconds = since.and_then(|since| u64::try_from(since.as_millis()).ok());

@@ -1,17 +1,16 @@
-//! An event as it is stored, and one that a sink refused: what the journal keeps and sinks get, one type all
-//! the way.
+//! An event as it is stored, and one that a sink refused. The journal keeps and sinks get the same type.
 
 use super::{Event, EventError, EventId};
 use serde::{Deserialize, Serialize};
 
-/// One event as it is stored and handed to sinks: the native JSON, and beside it what people query and
-/// sinks address by.
+/// An event as it is stored and handed to sinks: the native JSON, and beside it the fields that people query and
+/// that sinks use as addresses and keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StoredEvent {
-    /// The position in the journal; grows from event to event. 0 before it is stored.
+    /// The position in the journal, which grows from event to event. 0 before the event is stored.
     pub position: u64,
-    /// The event's id; what receivers tell duplicates by.
+    /// The event's id, by which receivers tell duplicates.
     pub event_id: EventId,
     /// The event type.
     pub event_type: String,
@@ -38,12 +37,11 @@ pub struct StoredEvent {
 }
 
 impl StoredEvent {
-    /// An event at a position of the journal, as it is handed to sinks.
+    /// Makes an event at a position of the journal, as it is handed to sinks.
     ///
     /// # Errors
-    /// [`EventError::InvalidField`] when the event has no id or no time yet: it gets both when it is
-    /// published. [`EventError::TooLarge`] and [`EventError::DataIsNotJson`] as
-    /// [`Event::to_json_within`] has them.
+    /// [`EventError::InvalidField`] if the event has no id or no time yet: it gets both when it is published.
+    /// [`EventError::TooLarge`] and [`EventError::DataIsNotJson`] as for [`Event::to_json_within`].
     pub fn new(position: u64, event: &Event) -> Result<Self, EventError> {
         let missing = |field: &str, allowed| EventError::InvalidField {
             field: field.to_owned(),
@@ -64,7 +62,7 @@ impl StoredEvent {
         })
     }
 
-    /// An event whose JSON is made already.
+    /// Makes an event whose JSON is encoded already.
     pub(crate) fn encoded(event: Event, event_id: EventId, json: String) -> Self {
         let metadata = event.metadata;
         Self {
@@ -84,20 +82,20 @@ impl StoredEvent {
         }
     }
 
-    /// Whether it is a lifecycle event, which goes last when room runs out.
+    /// Whether it is a lifecycle event. Those are removed last when room runs out.
     pub(crate) fn is_lifecycle(&self) -> bool {
         super::is_lifecycle(&self.event_type, &self.event_name)
     }
 
-    /// The event as a value.
+    /// Parses the JSON.
     ///
     /// # Errors
-    /// [`EventError::NotAnEvent`] if the JSON is none, which the journal does not hand out.
+    /// [`EventError::NotAnEvent`] if the JSON is not an event. The journal hands out no such JSON.
     pub fn event(&self) -> Result<Event, EventError> {
         Event::from_json(&self.json)
     }
 
-    /// What orders events: the workflow id, else the activity id, else nothing.
+    /// Returns the key that orders events: the workflow id, or else the activity id, or else none.
     pub fn key(&self) -> Option<&str> {
         self.workflow_id.as_deref().or(self.activity_id.as_deref())
     }
@@ -130,7 +128,7 @@ impl DeadLetter {
         }
     }
 
-    /// The event as sinks take it.
+    /// Returns the event as sinks take it.
     pub(crate) fn stored_event(&self) -> Result<StoredEvent, EventError> {
         StoredEvent::new(self.position, &Event::from_json(&self.event)?)
     }

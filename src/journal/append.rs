@@ -1,4 +1,4 @@
-//! Appending: from what was queued to where it is durable. Whoever has the [`Appender`] does it, a caller or
+//! Appending: from the queue to where events are durable. Whoever owns the [`Appender`] does it, a caller or
 //! the journal's thread.
 
 #[cfg(feature = "sqlite")]
@@ -15,16 +15,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// What appends. There is one, and it is owned by whoever appends at the moment.
+/// Appends to the log. There is one per journal, owned by whoever appends at the moment.
 pub(super) enum Appender {
-    /// Memory is the store, too.
+    /// Memory is log and store in one.
     Memory(Arc<Mutex<MemoryLog>>),
     #[cfg(feature = "sqlite")]
     Log(Box<log::Appender>),
 }
 
 impl Appender {
-    /// Whether whoever has something to append may do so itself.
+    /// Whether a caller may append: nothing stands in the way.
     pub(super) fn is_plain(&self) -> bool {
         match self {
             Self::Memory(_) => true,
@@ -33,7 +33,7 @@ impl Appender {
         }
     }
 
-    /// Whether something was appended that has yet to get into the store.
+    /// Whether something was appended that the store does not have yet.
     pub(super) fn is_behind(&self) -> bool {
         match self {
             Self::Memory(_) => false,
@@ -42,7 +42,8 @@ impl Appender {
         }
     }
 
-    /// Tries again what failed, and prepares what comes. For a thread that may wait for the disk.
+    /// Retries what could not be written, and prepares the next file. May wait for the disk. `is_last` says
+    /// that the journal closes: retry at once, and prepare nothing.
     pub(super) fn look_after(&mut self, counters: &Counters, is_last: bool) {
         match self {
             Self::Memory(_) => {}
@@ -64,7 +65,7 @@ impl Appender {
     }
 }
 
-/// What was appended, and who waits to be told.
+/// A batch that was appended, with the outcome for those who wait for it.
 pub(super) struct Appended {
     batch: Batch,
     durable: Result<(), JournalError>,
@@ -76,7 +77,7 @@ impl Appended {
     }
 }
 
-/// Finishes and appends what was queued, in its order.
+/// Finishes queued events (fills, filters, encodes them) and appends them, in order.
 pub(super) fn append(
     appender: &mut Appender,
     queue: VecDeque<Arc<Slot>>,
@@ -92,7 +93,7 @@ pub(super) fn append(
     counters.unqueue(batch.events);
     Appended {
         batch,
-        // What is in a directory that is gone goes with this process.
+        // What is written into a directory that is gone does not outlive this process.
         durable: durable.and_then(|()| counters.attached()),
     }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with the journal.
+//! The journal's errors.
 
 use std::{error::Error, path::PathBuf, sync::Arc};
 
@@ -27,7 +27,7 @@ pub enum JournalError {
         #[source]
         source: Option<Arc<dyn Error + Send + Sync>>,
     },
-    /// The file is a SQLite database of somebody else.
+    /// The file is a SQLite database of another application.
     #[error("{} is a database, but not an event store's; nothing was changed in it", path.display())]
     NotAJournal {
         /// The file.
@@ -61,24 +61,30 @@ pub enum JournalError {
         /// The version that is needed.
         supported: u32,
     },
-    /// The file cannot be written now; what was accepted is in memory, as far as it has room.
+    /// The journal cannot write a file that it should write.
+    ///
+    /// From a receipt: the log could not be appended to. The event is in memory, as far as there is room, and
+    /// the journal retries every second. Or the directory of the journal is gone.
+    ///
+    /// From a flush: the store's file cannot be written, or is damaged. The store then lacks events, which are
+    /// in the log.
     #[error("the journal cannot write its file, and keeps events in memory: {reason}")]
     Degraded {
         /// What went wrong.
         reason: String,
     },
-    /// The file could not be written until the journal was closed.
+    /// The journal was closed while events were only in memory, or in a file that was deleted. They are lost.
     #[error(
         "the journal closed with {events} events that it could not write, and they are lost: {reason}"
     )]
     Lost {
-        /// How many.
+        /// How many events are lost.
         events: u64,
-        /// Why the file could not be written.
+        /// Why they could not be written.
         reason: String,
     },
-    /// The journal was closed before its store had everything. Nothing is lost: what the store lacks is in the
-    /// files of the log beside it, and the next start finds it there.
+    /// The journal was closed before its store had everything. What the store lacks is in the files of the log
+    /// beside it, and the next start reads it from there.
     #[error(
         "the journal closed before its store had everything; what it lacks is in the log beside it, for the \
          next start: {reason}"
@@ -90,10 +96,10 @@ pub enum JournalError {
     /// The event breaks a rule.
     #[error("the event was refused: {reason}")]
     Invalid {
-        /// Which.
+        /// The rule.
         reason: String,
     },
-    /// The log cannot be read.
+    /// The store cannot be read.
     #[error("the journal cannot be read: {reason}")]
     Read {
         /// What went wrong.
@@ -102,7 +108,7 @@ pub enum JournalError {
     /// The journal was closed.
     #[error("the journal is closed")]
     Closed,
-    /// The journal's thread stopped.
+    /// The journal's thread ended, for this reason. Nothing is stored until the program starts again.
     #[error("the journal has stopped: {0}")]
     Stopped(String),
 }

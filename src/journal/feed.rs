@@ -1,16 +1,16 @@
-//! From frames of the log to changes of the store: what is held and released within one batch never touches
-//! the table of what is held. Pure; knows neither file.
+//! Condenses the changes that one batch of frames brings to the store: what is held and settled within the
+//! batch never touches the table `held`. Pure functions; knows neither the log's files nor the store's.
 
 use super::record::Change;
 use crate::event::StoredEvent;
 use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
-/// What is held in the store, as far as it matters here.
+/// The ids of the holds that the store has.
 #[derive(Debug, Default)]
 pub(super) struct HeldKeys(HashSet<Uuid>);
 
-/// Of which keys a batch makes the store hold something, or nothing, once the store has it.
+/// What a batch does to [`HeldKeys`] once the store has it: for each hold, whether it is held afterwards.
 #[derive(Debug, Default)]
 pub(super) struct HeldDelta(HashMap<Uuid, bool>);
 
@@ -29,9 +29,9 @@ impl HeldKeys {
         }
     }
 
-    /// The same changes in fewer steps.
+    /// Returns fewer changes to the same effect, and what they do to the held keys.
     pub(super) fn condense(&self, changes: Vec<Change>) -> (Vec<Change>, HeldDelta) {
-        // Where the holds of a key are among the changes, while nothing of it is in the store.
+        // For each hold of which the store has nothing, the places of its events in `condensed`.
         let mut here: HashMap<Uuid, Vec<usize>> = HashMap::new();
         let mut delta = HeldDelta::default();
         let mut condensed: Vec<Change> = Vec::with_capacity(changes.len());
@@ -53,8 +53,8 @@ impl HeldKeys {
                     continue;
                 }
             };
-            // The store may hold it, also without our knowing: a file that was put in this one's place
-            // brought its own.
+            // The store may hold it even if it is not among our keys: a file that was put in the place of
+            // this one brought its own holds.
             let Some(places) = here.remove(&settled) else {
                 delta.0.insert(settled, false);
                 condensed.push(change);
@@ -63,7 +63,7 @@ impl HeldKeys {
             let held = take_events(&mut condensed, &places);
             match change {
                 Change::Release(_) => condensed.push(Change::Insert(held)),
-                // Where nothing was held, nothing is replaced.
+                // If nothing was held, nothing is replaced.
                 Change::Replace(_, events) if !held.is_empty() => {
                     condensed.push(Change::Insert(events));
                 }
@@ -77,7 +77,7 @@ impl HeldKeys {
     }
 }
 
-/// Takes what is held out of its place, which keeps nothing.
+/// Takes held events out of their places and leaves empty inserts there.
 fn take_events(changes: &mut [Change], places: &[usize]) -> Vec<StoredEvent> {
     let mut taken = Vec::new();
     for place in places {
@@ -91,7 +91,7 @@ fn take_events(changes: &mut [Change], places: &[usize]) -> Vec<StoredEvent> {
     taken
 }
 
-/// What is inserted one after the other, inserted at once.
+/// Joins inserts that follow each other.
 fn joined(changes: Vec<Change>) -> Vec<Change> {
     let mut joined: Vec<Change> = Vec::with_capacity(changes.len());
     for change in changes {

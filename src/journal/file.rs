@@ -1,6 +1,6 @@
-//! The store in a file, and what it is while the file cannot be written: for a full disk or a failing one
-//! it takes nothing until it can again, and what comes waits in the log; for a damaged file a store in memory
-//! takes over, so that sinks go on, and the log's files stay for the next start.
+//! The store in a file, and what happens when the file cannot be written. On a full or failing disk the store
+//! takes nothing until it can be written again; new events wait in the log. If the file is damaged, a store in
+//! memory takes over, so that sinks go on, and the log's files are kept for the next start.
 
 use super::{
     JournalError, JournalOptions, Store,
@@ -18,37 +18,37 @@ use std::{
 };
 use uuid::Uuid;
 
-/// How often room is made and the file is measured.
+/// How often old events are removed and the file is measured.
 const TICK: Duration = Duration::from_secs(1);
-/// How long the others have their turn while there is more to remove than time.
+/// The pause between two rounds of removal while there is more to remove than one round allows.
 const TICK_WHEN_FULL: Duration = Duration::from_millis(100);
 /// How long to wait before a broken file is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// After how many tries of an open connection the file is opened anew.
 const TRIES_OF_A_CONNECTION: u32 = 12;
 
-/// The file, or what stands in for it.
+/// The store's file, or its substitute.
 pub(super) struct FileStore {
     path: PathBuf,
     options: JournalOptions,
     state: FileState,
-    // Why the open file cannot be at its path, while it is not.
+    // While the open file is not at its path: why it cannot be moved there.
     detached: Option<String>,
-    // The highest position that any event had: what sinks have seen stays behind what comes.
+    // The highest position that any event had. New events always get higher ones, so that sinks miss none.
     newest: u64,
     next_tick: Instant,
 }
 
 enum FileState {
     Open(Box<SqliteLog>),
-    /// It cannot be written now. What is in it can still be read, as long as its connection lives.
+    /// It cannot be written now. It can still be read while the connection `log` is there.
     Broken {
         reason: String,
         retry_at: Instant,
         tries: u32,
         log: Option<Box<SqliteLog>>,
     },
-    /// It is damaged, and stays as it is, under this lock if there was one.
+    /// It is damaged and left untouched. The lock is kept, if the damage was found when it was opened.
     Damaged {
         reason: String,
         memory: Box<MemoryLog>,
@@ -57,16 +57,16 @@ enum FileState {
     Closed,
 }
 
-/// What became of changes that the store was given.
+/// What became of changes that were given to the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fed {
     /// They are in the file.
     Stored,
-    /// They are in memory, for as long as this process lives.
+    /// They are in the memory that stands in for a damaged file.
     InMemory,
-    /// Not now: somebody else has the file locked for a moment.
+    /// They were not taken: another program has the file locked for a moment.
     Busy,
-    /// Not now: the file cannot be written.
+    /// They were not taken: the file cannot be written now.
     Broken,
 }
 
@@ -101,7 +101,7 @@ impl FileStore {
         Ok(store)
     }
 
-    /// Where the store stands in its log.
+    /// Returns which store this is and which frame of the log it has reached.
     pub(super) fn place(&self) -> Result<Place, JournalError> {
         match &self.state {
             FileState::Open(log) => Ok(Place {
@@ -117,7 +117,7 @@ impl FileStore {
         }
     }
 
-    /// Takes the log of this store for its own.
+    /// Takes over the id of the log that was found beside a new file.
     pub(super) fn adopt(&self, store_id: Uuid) -> Result<(), JournalError> {
         match &self.state {
             FileState::Open(log) => log.adopt(store_id).map_err(read_error),
@@ -125,13 +125,13 @@ impl FileStore {
         }
     }
 
-    /// Whether what it takes is gone with this process.
+    /// Whether the file is damaged, so that memory stands in for it.
     pub(super) fn is_damaged(&self) -> bool {
         matches!(self.state, FileState::Damaged { .. })
     }
 
-    /// Applies changes and notes, in one transaction with the frame of the log that is reached with them.
-    /// They are taken when that is done.
+    /// Applies changes and notes in one transaction, together with the number of their last frame. Empties
+    /// both lists when that is done.
     pub(super) fn apply(
         &mut self,
         changes: &mut Vec<Change>,
@@ -158,10 +158,10 @@ impl FileStore {
                 counters.reach(self.newest);
                 Fed::Stored
             }
-            // Whoever has the lock will let go.
+            // The other program will release its lock.
             Err(Trouble::Busy) => Fed::Busy,
             Err(trouble) => {
-                // A file that is not at its path must not be let go: this is the only way to it.
+                // A file that is not at its path must not be closed: this connection is the only way to it.
                 if !log.is_at(&self.path) {
                     self.follow_the_path(counters);
                 } else {
@@ -213,7 +213,7 @@ impl FileStore {
         }
     }
 
-    /// The file is damaged: a store in memory takes over, so that sinks go on.
+    /// Lets a store in memory take over from a damaged file, so that sinks go on.
     fn turn_to_memory(&mut self, reason: String, lock: Option<Lock>, counters: &Counters) {
         say_damaged(&self.path, &reason);
         counters.degrade(Some(reason.clone()));
@@ -224,7 +224,7 @@ impl FileStore {
         };
     }
 
-    /// Sees whether a file that could not be written can be again.
+    /// Tries whether a file that could not be written can be written again.
     fn repair(&mut self, counters: &Counters) {
         let FileState::Broken { tries, log, .. } = &mut self.state else {
             return;
@@ -232,13 +232,13 @@ impl FileStore {
         if log.as_ref().is_some_and(|log| !log.is_at(&self.path))
             && let Some(log) = log.take()
         {
-            // What is in it must not be let go: this is the only way to it.
+            // The connection must not be closed: it is the only way to what is in the file.
             self.state = FileState::Open(log);
             return self.follow_the_path(counters);
         }
         *tries += 1;
         let is_due = *tries >= TRIES_OF_A_CONNECTION;
-        // Another connection needs the lock of the last one.
+        // A new connection needs the lock that the old one has, so that the old one goes first.
         let mut log = match log.take().filter(|_| !is_due) {
             Some(log) => log,
             None => match SqliteLog::open(&self.path, &self.options) {
@@ -252,11 +252,11 @@ impl FileStore {
                 Err(OpenFailure::Refused(_)) => return,
             },
         };
-        // It may be another file, or an empty one.
+        // The file at the path may be another one by now, or an empty one.
         log.go_on_after(self.newest);
         match log.try_to_write() {
             Ok(()) => {
-                // As loud as what it ends.
+                // At the level of the trouble that it ends.
                 tracing::warn!(
                     path = %self.path.display(),
                     "the journal's store can be written again"
@@ -274,7 +274,8 @@ impl FileStore {
         }
     }
 
-    /// Looks after the file: makes room, follows it, tries again what failed.
+    /// Maintains the file once a second: removes old events, checks that it is still at its path, and
+    /// retries writing one that failed.
     pub(super) fn tick(&mut self, counters: &Counters) {
         if Instant::now() < self.next_tick {
             return;
@@ -304,8 +305,8 @@ impl FileStore {
         }
     }
 
-    /// The file was deleted, renamed or replaced while it is open: what is in it can only be reached
-    /// from here, and would be gone with this process.
+    /// Copies everything into the file that is at the path now, or into a new one. The open file was deleted,
+    /// renamed or replaced: only this connection reaches what is in it, which would be gone with this process.
     fn follow_the_path(&mut self, counters: &Counters) {
         let FileState::Open(log) = &mut self.state else {
             return;
@@ -354,7 +355,7 @@ impl FileStore {
         }
     }
 
-    /// What can be read now: the file, or the store in memory that took over from it.
+    /// Returns what can be read now: the file, or the store in memory that took over from it.
     fn readable(&self) -> Result<Readable<'_>, JournalError> {
         match &self.state {
             FileState::Open(log) | FileState::Broken { log: Some(log), .. } => {
@@ -373,7 +374,7 @@ impl FileStore {
         }
     }
 
-    /// A file that is not at its path any more gets there, if that can be.
+    /// Before closing: moves a file that is not at its path back to it, and retries a broken one.
     pub(super) fn settle_down(&mut self, counters: &Counters) {
         match &self.state {
             FileState::Open(log) if !log.is_at(&self.path) => self.follow_the_path(counters),
@@ -382,7 +383,7 @@ impl FileStore {
         }
     }
 
-    /// Gives the file back. Says why, if what was put into it is gone with this process.
+    /// Closes the file. An error if it is not at its path, so that what is in it is gone with this process.
     pub(super) fn close(&mut self, counters: &Counters) -> Result<(), JournalError> {
         match std::mem::replace(&mut self.state, FileState::Closed) {
             FileState::Open(log) if log.is_at(&self.path) => {
@@ -429,7 +430,7 @@ impl Store for FileStore {
     fn missing(&self, ids: Vec<EventId>) -> Result<Vec<EventId>, JournalError> {
         match self.readable()? {
             Readable::File(log) => log.missing(ids).map_err(read_error),
-            // Most of what is not there is in the damaged file.
+            // Memory has only what came after the damage: nearly every id would count as missing.
             Readable::Memory(_) => Err(self.degraded()),
         }
     }
@@ -491,8 +492,8 @@ fn say_damaged(path: &Path, reason: &str) {
     );
 }
 
-/// The store that takes over from a damaged file. As the store it keeps what it can; otherwise, what no
-/// sink has yet.
+/// Creates the store that takes over from a damaged file. It keeps as many events as `queue_size`; of a
+/// journal that only feeds sinks, it lets go of those that every sink has.
 fn in_memory(options: &JournalOptions) -> MemoryLog {
     let sinks = if options.is_store {
         Vec::new()

@@ -1,5 +1,5 @@
-//! The log in memory: for tests, and while a file cannot be written. Bounded: the oldest goes first,
-//! what applications published before what the interceptors did.
+//! The store in memory, for journals without a file and while a file is damaged; and the backlog of changes that
+//! the log could not write. Both are bounded: the oldest user events go first, then the oldest lifecycle events.
 
 use super::{
     JournalError, MAX_READ_BYTES, Store,
@@ -14,7 +14,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-/// A log that lives as long as its process.
+/// A store that lives as long as its process.
 #[derive(Debug)]
 pub(super) struct MemoryLog {
     // Each with the time at which it was stored.
@@ -23,12 +23,12 @@ pub(super) struct MemoryLog {
     held: Vec<(RunKey, String, Vec<StoredEvent>)>,
     cursors: HashMap<String, u64>,
     dead_letters: Vec<DeadLetter>,
-    // Who must have an event before it may go.
+    // The cursors of the sinks. Events that all of them have are removed.
     sinks: Vec<String>,
-    // With the kind of event, and the time at which it was stored.
+    // The ids of such events, for a while: whether it is a lifecycle event, and when it was stored.
     delivered_ids: VecDeque<(EventId, bool, i64)>,
     removed_until: RemovedUntil,
-    // As a file's log has it: a clock that does not jump.
+    // The wall clock when it was opened, and a clock that never jumps.
     opened: (SystemTime, Instant),
     next_position: u64,
     capacity: usize,
@@ -51,14 +51,14 @@ impl MemoryLog {
         }
     }
 
-    /// The same, with positions behind `newest`.
+    /// Makes positions continue after `newest`.
     #[cfg(feature = "sqlite")]
     pub(super) fn go_on_after(mut self, newest: u64) -> Self {
         self.next_position = newest + 1;
         self
     }
 
-    /// Applies changes, counts what they did, and says what there was no room for.
+    /// Applies changes and counts their effect. Logs how many events had to make room.
     pub(super) fn write(&mut self, changes: Vec<Change>, counters: &Counters) {
         let applied = self.apply(changes);
         counters.count(applied);
@@ -116,9 +116,9 @@ impl MemoryLog {
                 }
                 Note::Refuse(letters) => {
                     self.dead_letters.extend(letters);
-                    // In the order of the events, whichever sink was first.
+                    // In the order of positions, whichever sink noted them first.
                     self.dead_letters.sort_by_key(|letter| letter.position);
-                    // As bounded as the events themselves.
+                    // Bounded as the events are.
                     let surplus = self.dead_letters.len().saturating_sub(self.capacity);
                     self.dead_letters.drain(..surplus);
                 }
@@ -156,8 +156,8 @@ impl MemoryLog {
         }
     }
 
-    /// Down to the capacity, user events first, and never the newest: whoever reads waits for it. A
-    /// tenth more goes at once where the log is large, so that not every event has to make room.
+    /// Removes events down to a tenth below the capacity, so that not every event has to make room: user events
+    /// first. Never removes the newest one, for whose position readers wait.
     fn make_room(&mut self) -> u64 {
         let goal = self.capacity - self.capacity / 10;
         let mut surplus = self.events.len().saturating_sub(goal);
@@ -187,7 +187,7 @@ impl MemoryLog {
         self.events.len() as u64
     }
 
-    /// What every sink is done with makes room for what comes; its ids are still remembered.
+    /// Removes events that every sink has. Their ids are remembered for a while.
     fn forget_delivered(&mut self) {
         let Some(delivered) = self
             .sinks
@@ -266,7 +266,7 @@ impl Store for MemoryLog {
             .filter(|letter| sink.is_none_or(|sink| letter.sink == sink))
             .collect();
         let last = limit.checked_sub(1).and_then(|last| found.get(last));
-        // All that there are of the last event, so that who goes on behind it misses none.
+        // With all of the last position, so that a reader who goes on after it misses none.
         let last = last.map_or(u64::MAX, |last| last.position);
         let is_in = |letter: &&&DeadLetter| limit > 0 && letter.position <= last;
         Ok(found.iter().filter(is_in).copied().cloned().collect())
@@ -278,7 +278,7 @@ impl Store for MemoryLog {
         after: u64,
         limit: usize,
     ) -> Result<Vec<StoredEvent>, JournalError> {
-        // Positions ascend, though there are gaps.
+        // Positions ascend, with gaps.
         let from = self
             .events
             .partition_point(|(_, event)| event.position <= after);
@@ -298,8 +298,8 @@ impl Store for MemoryLog {
 #[cfg(feature = "sqlite")]
 use super::record::bytes_of;
 
-/// Changes that could not be written yet, in order. Bounded by their weight (the number of their events, and
-/// one for a change without) and by their bytes.
+/// Changes that the log could not write yet, in order. Bounded by their weight (see [`Change::weight`]) and by
+/// their bytes.
 #[cfg(feature = "sqlite")]
 #[derive(Debug)]
 pub(super) struct Backlog {
@@ -322,7 +322,7 @@ impl Backlog {
         }
     }
 
-    /// Keeps changes for later; gives back how many events had to go to make room.
+    /// Keeps changes for later. Returns how many events were dropped to make room.
     pub(super) fn keep(&mut self, changes: Vec<Change>) -> u64 {
         for change in changes {
             self.weight += change.weight();
@@ -336,8 +336,8 @@ impl Backlog {
         }
     }
 
-    /// Down to a tenth below the capacity, so that not every change has to make room: user events
-    /// first, then the oldest events. What settles something that is held never goes.
+    /// Drops events down to a tenth below both bounds, so that not every change has to make room: user events
+    /// first, then the oldest events. Changes that settle something held are never dropped.
     fn make_room(&mut self) -> u64 {
         let goal = self.capacity - self.capacity / 10;
         let goal_bytes = self.max_bytes - self.max_bytes / 10;
@@ -371,7 +371,7 @@ impl Backlog {
         lost as u64
     }
 
-    /// The changes, in order; the backlog is empty afterwards.
+    /// Takes all changes, in order.
     pub(super) fn take(&mut self) -> Vec<Change> {
         self.weight = 0;
         self.bytes = 0;

@@ -1,19 +1,22 @@
-//! The durable local journal: a log, and a store that is fed from it.
+//! The durable local journal: a log that callers append to, and a store that the journal's thread feeds from
+//! the log. `docs/journal.md` follows an event through it, file by file.
 //!
-//! What holds, whoever calls when:
+//! Invariants:
 //!
-//! * What is queued is appended in the order in which it was queued: by one thread at a time, the one that has
-//!   the [`Appender`]. A caller appends what is queued itself in the plain case (nothing in the way, little to
-//!   write, no filter); in every other the journal's thread does, and the caller waits for its answer, if it
-//!   wants one. Nobody waits for the appender but that thread.
-//! * A change is durable when its frame is in the log, whole. A receipt resolves then, not before.
-//! * The store gets every frame once, in order: the frame that it has reached is written in the same
-//!   transaction. It may be behind; whoever asks it something gets everything that was queued before.
-//! * A file of the log goes when the store has all of it; never before.
-//! * Notes about delivery (cursors, dead letters) are about the store's positions and ride in its next
-//!   transaction. A crash may lose them: then something is delivered again.
-//! * Nobody is woken for what nobody waits for, but the journal's thread once after an idle time.
-//! * No lock is held while an event is finished, a filter runs, something is logged, or a disk is waited for.
+//! * Work is appended in the order in which it was queued, by one thread at a time: the one that owns the
+//!   [`Appender`]. In the plain case (nothing in the way, little to write, no filter) that is a caller who
+//!   waits for an answer; it appends everything that is queued. In every other case it is the journal's
+//!   thread. Only that thread ever waits for the appender.
+//! * A change is durable once its whole frame is in the log. A receipt resolves then, not earlier.
+//! * The store applies each frame once, in order: the number of the last frame is written in the same
+//!   transaction. The store may lag behind the log. [`Journal::ask`] is answered once the store has
+//!   everything that was queued before; [`Journal::ask_as_it_is`] is answered from what it has.
+//! * A file of the log is removed once the store has all of it, never earlier.
+//! * Notes about delivery (cursors, dead letters) refer to positions in the store and are written with its
+//!   next transaction. A crash may lose them; events are then delivered again.
+//! * Work that nobody waits for wakes nobody, except the journal's thread, once after an idle time.
+//! * The state that handles share (`Shared::state`) is not locked while an event is finished, a filter runs,
+//!   something is logged, or a disk is waited for.
 //!
 //! Knows nothing of Temporal, or of where events go next.
 
@@ -61,35 +64,37 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// How many bytes of events are read at once, and one event more.
+/// A read of events ends with the event that exceeds this many bytes.
 const MAX_READ_BYTES: usize = 8 * 1024 * 1024;
-/// How long dropping the last handle waits for what is queued.
+/// How long dropping the last handle waits for queued work.
 const DROP_TIMEOUT: Duration = Duration::from_secs(2);
-/// How many events a caller finishes and appends itself, with those that were queued before its own.
+/// A caller appends the queue itself only while it holds at most this many events. The journal's thread
+/// appends a longer one.
 const MAX_INLINE_EVENTS: usize = 64;
 
 /// What stores events: a file, or memory.
 pub(crate) trait Store {
-    /// Whether what it was given survives this process, as far as its kind can.
+    /// Fails if what it was given is gone with this process, or was not stored. A store in memory does not
+    /// fail: nothing in it was ever meant to survive.
     fn durable(&self) -> Result<(), JournalError>;
-    /// Everything that is held.
+    /// Returns everything that is held.
     fn held(&self) -> Result<Vec<Held>, JournalError>;
-    /// Those of `ids` that no event has, in the same order.
+    /// Returns those of `ids` that no stored event has, in the same order.
     fn missing(&self, ids: Vec<EventId>) -> Result<Vec<EventId>, JournalError>;
-    /// Those events that have one of `ids`, as JSON.
+    /// Returns the events that have one of `ids`, as JSON.
     fn find(&self, ids: &[EventId]) -> Result<Vec<String>, JournalError>;
-    /// Where the cursor `name` stands, if it was ever moved.
+    /// Returns the position of the cursor `name`, if it was ever moved.
     fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError>;
-    /// What sinks refused, of one or of all, in the order of positions; at most `limit`, and all that there
-    /// are of the last event.
+    /// Returns dead letters of one sink, or of all, in the order of their positions: at most `limit`, and
+    /// then the rest of those that share the last position.
     fn dead_letters(
         &self,
         sink: Option<&str>,
         after: u64,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, JournalError>;
-    /// At most `limit` events after `after`, in order. What a sink, named by its cursor, has in hand goes
-    /// last when room runs out.
+    /// Returns at most `limit` events after `after`, in order. `reader` is the cursor of the sink that
+    /// reads: user events that it has in hand are removed after others when room runs out.
     fn read(
         &mut self,
         reader: Option<&str>,
@@ -98,33 +103,35 @@ pub(crate) trait Store {
     ) -> Result<Vec<StoredEvent>, JournalError>;
 }
 
-/// Why the journal takes no more.
+/// Why the journal refuses work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Rejected {
+    /// Its queue is full, or its log holds as much as it may while the store takes nothing.
     Full,
+    /// It is closed, or this is a forked child, which has no thread.
     Closed,
-    /// Its thread is gone, for this reason.
+    /// Its thread ended, for this reason.
     Stopped(String),
 }
 
 /// A question to the store, answered by the journal's thread.
 struct Question {
-    // Whether it is about everything that was queued before.
+    // The answer takes into account everything that was queued before the question.
     is_about_all: bool,
     ask: Box<dyn FnOnce(&mut dyn Store) + Send>,
 }
 
-/// What the handles, the thread and receipts share.
+/// State shared by the handles, the thread and receipts.
 struct Shared {
     state: Mutex<State>,
-    // The thread waits on it, and nobody else.
+    // Only the thread waits on it.
     wake: Condvar,
     counters: Counters,
     queue_size: usize,
     appends_inline: bool,
     #[cfg(feature = "sqlite")]
     log: Option<Arc<log::Log>>,
-    // How many bytes the log may have that the store does not have.
+    // The bound of the bytes in the log that the store does not have yet.
     #[cfg(feature = "sqlite")]
     max_log_bytes: u64,
     process: u32,
@@ -133,37 +140,37 @@ struct Shared {
 struct State {
     queue: VecDeque<Arc<Slot>>,
     events: usize,
-    // None while somebody appends.
+    // None while a caller or the thread appends.
     appender: Option<Box<Appender>>,
     questions: Vec<Question>,
     notes: Vec<Note>,
-    // Somebody waits for what is queued.
+    // Somebody awaits a receipt of what is queued.
     is_awaited: bool,
-    // The thread sleeps, and does not know that there is something to do.
+    // The thread sleeps without a deadline for appending or feeding: new work must wake it.
     is_idle: bool,
     // The thread waits for the appender.
     wants_appender: bool,
     is_closed: bool,
-    // Whom to tell that the journal is closed.
+    // Where the result of closing goes.
     closing: Option<oneshot::Sender<Result<(), JournalError>>>,
-    // Why the thread is gone.
+    // Why the thread ended.
     stopped: Option<String>,
 }
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Each change keeps it consistent, whatever panics behind it.
+        // Every change leaves it consistent, so that a panic elsewhere does no harm.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the thread, if it sleeps without knowing that there is something to do.
+    /// Wakes the thread if it sleeps without a deadline.
     fn rouse(&self, state: &mut State) {
         if std::mem::take(&mut state.is_idle) {
             self.wake.notify_one();
         }
     }
 
-    /// Queues something, if it stays below a limit of events.
+    /// Queues work, unless the queue would then hold more than `limit` events.
     fn push(&self, work: Work, limit: usize) -> Result<Arc<Slot>, Rejected> {
         let is_full = self.is_log_full(&work);
         let slot = Arc::new(Slot::new(work));
@@ -196,8 +203,9 @@ impl Shared {
         Err(rejected)
     }
 
-    /// Whether the log has no room for this, since its store takes nothing: above half of its bound it takes no
-    /// more events of applications, at the bound no others, and in any case what settles something held.
+    /// Whether the log has no room for this work, because the store lags too far behind. Above half of the
+    /// bound the log refuses events of applications, above the bound lifecycle events and commits too. What
+    /// settles something held is never refused.
     #[cfg(feature = "sqlite")]
     fn is_log_full(&self, work: &Work) -> bool {
         let unfed = self.log.as_ref().map_or(0, |log| log.unfed_bytes());
@@ -214,7 +222,8 @@ impl Shared {
         false
     }
 
-    /// Appends what is queued: here, in the plain case; else the thread does.
+    /// Appends what is queued on the calling thread in the plain case; otherwise wakes the journal's thread
+    /// to do it.
     fn append_now(&self) {
         let (mut appender, queue) = {
             let mut state = self.state();
@@ -243,7 +252,7 @@ impl Shared {
                 }
             }
         };
-        // It comes back, whatever panics.
+        // The appender is given back even if this panics.
         let appended = catch_unwind(AssertUnwindSafe(|| {
             append::append(&mut appender, queue, &self.counters)
         }));
@@ -254,7 +263,7 @@ impl Shared {
         }
     }
 
-    /// Gives the appender back, and wakes who has something to do with it.
+    /// Gives the appender back, and wakes the thread if there is something for it to do.
     fn give_back(&self, appender: Box<Appender>) {
         let has_unfed = appender.is_behind();
         let mut state = self.state();
@@ -279,7 +288,7 @@ pub(crate) struct Journal {
 pub(crate) struct WeakJournal(Weak<Inner>);
 
 impl WeakJournal {
-    /// The journal, while somebody keeps it open.
+    /// Returns the journal while somebody keeps it open.
     pub(crate) fn upgrade(&self) -> Option<Journal> {
         self.0.upgrade().map(|inner| Journal { inner })
     }
@@ -309,7 +318,7 @@ impl Journal {
         Ok(Receipt::new(slot, shared.clone()))
     }
 
-    /// Appends one event. Never blocks and never waits.
+    /// Queues one event. Does not append it and never waits: awaiting the receipt does.
     pub(crate) fn append(&self, mut draft: Draft) -> Result<Receipt, Rejected> {
         if !draft.reserve() {
             self.inner.shared.counters.refuse(1);
@@ -318,9 +327,9 @@ impl Journal {
         self.queue(Work::Append(draft), self.inner.shared.queue_size)
     }
 
-    /// Appends some events and holds others: durable together with what was queued before, when the receipt is
-    /// polled. Never waits for another thread. Where there is no room for all of it, lifecycle events get in
-    /// all the same, and events of applications are refused and counted.
+    /// Queues events to be appended and events to be held, as one unit. Polling the receipt appends it together
+    /// with everything that was queued before. If there is no room for all of it, lifecycle events still get in;
+    /// events of applications are refused and counted.
     pub(crate) fn commit(
         &self,
         mut append: Vec<Draft>,
@@ -348,12 +357,12 @@ impl Journal {
         self.queue(Work::Commit { append, holds }, usize::MAX)
     }
 
-    /// Moves what is held under `key` to the store. What is not held (any more) is no error.
+    /// Moves what is held under `key` to the stored events. It is no error if nothing is held.
     pub(crate) fn release(&self, key: RunKey) -> Result<Receipt, Rejected> {
         self.queue(Work::Release(key), usize::MAX)
     }
 
-    /// Appends `drafts` instead of what is held under `key`, if that is still held.
+    /// Stores `drafts` instead of what is held under `key`, if something still is.
     pub(crate) fn replace(&self, key: RunKey, drafts: Vec<Draft>) -> Result<Receipt, Rejected> {
         self.queue(Work::Replace(key, drafts), usize::MAX)
     }
@@ -363,7 +372,8 @@ impl Journal {
         self.queue(Work::Discard(key), usize::MAX)
     }
 
-    /// Asks the store, behind everything that was queued before.
+    /// Asks the store, which first gets everything that was queued before. Waits as long as another program
+    /// has the file locked.
     pub(crate) async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&mut dyn Store) -> Result<T, JournalError> + Send + 'static,
@@ -371,7 +381,7 @@ impl Journal {
         self.question(true, question).await
     }
 
-    /// Asks the store as it is: what it does not have yet, it will have soon.
+    /// Asks the store as it is, without feeding it first.
     pub(crate) async fn ask_as_it_is<T: Send + 'static>(
         &self,
         question: impl FnOnce(&mut dyn Store) -> Result<T, JournalError> + Send + 'static,
@@ -396,7 +406,7 @@ impl Journal {
             }
             state.questions.push(Question {
                 is_about_all,
-                // Who has gone away does not want to know.
+                // Whoever asked may have gone away.
                 ask: Box::new(move |store| drop(answer.send(question(store)))),
             });
             state.is_idle = false;
@@ -405,7 +415,7 @@ impl Journal {
         answered.await.unwrap_or_else(|_| Err(shared.gone()))
     }
 
-    /// Notes something about delivery; it is stored with what is stored next.
+    /// Notes something about delivery; the store's next transaction writes it.
     fn note(&self, notes: impl IntoIterator<Item = Note>) -> Result<(), JournalError> {
         let shared = &self.inner.shared;
         let mut state = shared.state();
@@ -420,7 +430,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Moves the cursor `name`, and notes what its sink refused. What a crash loses of it is delivered again.
+    /// Moves the cursor `name` and notes what its sink refused, with the store's next transaction. After a
+    /// crash before that, the sink gets the same events again.
     pub(crate) fn move_cursor(
         &self,
         name: String,
@@ -434,7 +445,7 @@ impl Journal {
         self.note(notes)
     }
 
-    /// Removes what a sink refused and took after all.
+    /// Removes a dead letter that its sink took after all.
     pub(crate) fn remove_dead_letter(
         &self,
         sink: String,
@@ -443,22 +454,22 @@ impl Journal {
         self.note([Note::RemoveDeadLetter(sink, position)])
     }
 
-    /// The position of the newest event, as it grows.
+    /// Returns a receiver that follows the position of the newest event in the store.
     pub(crate) fn newest(&self) -> tokio::sync::watch::Receiver<u64> {
         self.inner.shared.counters.newest()
     }
 
-    /// A handle that does not keep the journal open.
+    /// Returns a handle that does not keep the journal open.
     pub(crate) fn downgrade(&self) -> WeakJournal {
         WeakJournal(Arc::downgrade(&self.inner))
     }
 
-    /// Resolves when everything that was queued or noted before is in the store, or could not be.
+    /// Waits until everything that was queued or noted before is in the store; an error if it is not.
     pub(crate) async fn flush(&self) -> Result<(), JournalError> {
         self.ask(|store| store.durable()).await
     }
 
-    /// Flushes, checkpoints and gives the file back. The second time it does nothing.
+    /// Flushes, checkpoints and closes the file. Does nothing if the journal is closed already.
     pub(crate) async fn close(&self) -> Result<(), JournalError> {
         let shared = &self.inner.shared;
         let (answer, answered) = oneshot::channel();
@@ -475,12 +486,12 @@ impl Journal {
         answered.await.unwrap_or_else(|_| Err(shared.gone()))
     }
 
-    /// Counts events that were refused before they came here.
+    /// Counts events that were refused before they reached the journal.
     pub(crate) fn count_refused(&self, events: usize) {
         self.inner.shared.counters.refuse(events);
     }
 
-    /// Up to when what was stored has been removed.
+    /// Returns up to when stored events have been removed.
     pub(crate) fn removed_until(&self) -> RemovedUntil {
         self.inner.shared.counters.removed_until()
     }
@@ -494,7 +505,7 @@ impl Journal {
     }
 }
 
-/// Adds notes to those that wait; of a cursor only where it stands in the end.
+/// Adds notes to those that wait. Of several moves of one cursor only the last is kept.
 fn add_notes(notes: &mut Vec<Note>, more: impl IntoIterator<Item = Note>) {
     for note in more {
         let known = notes.iter_mut().find_map(|known| match (known, &note) {
@@ -511,7 +522,7 @@ fn add_notes(notes: &mut Vec<Note>, more: impl IntoIterator<Item = Note>) {
 }
 
 impl Shared {
-    /// Why there is no answer.
+    /// Returns why the thread does not answer.
     fn gone(&self) -> JournalError {
         match &self.state().stopped {
             Some(reason) => JournalError::Stopped(reason.clone()),
@@ -529,7 +540,7 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Drop for Inner {
-    // Local work only, and bounded: a program that ends without a shutdown still keeps its events.
+    // Writes what is queued, for a bounded time, so that a program that ends without a shutdown keeps it.
     fn drop(&mut self) {
         {
             let mut state = self.shared.state();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Where the log is.
+/// Where the journal is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     #[cfg(feature = "sqlite")]
@@ -10,13 +10,13 @@ pub(crate) enum Target {
     Memory,
 }
 
-/// SQLite's `synchronous`.
+/// SQLite's `synchronous`, and whether the log is synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
 pub(crate) enum Synchronous {
-    /// A killed process loses nothing.
+    /// `NORMAL`, and no sync of the log: survives a killed process.
     Normal,
-    /// A power cut loses nothing either.
+    /// `FULL`, and each append is synced before it is answered: survives a power cut.
     Full,
 }
 
@@ -32,19 +32,21 @@ pub(crate) enum Retention {
 pub(crate) struct JournalOptions {
     pub(crate) target: Target,
     pub(crate) queue_size: usize,
-    /// How many bytes of events may wait in memory; half of it while nothing can be written.
+    /// How many bytes of events may wait in memory. The backlog of a log that cannot be written may have half as
+    /// many, besides.
     pub(crate) max_queued_bytes: usize,
+    /// How many events the journal's thread appends at once, at most.
     pub(crate) batch_size: usize,
-    /// How long what nobody waits for may wait for company.
+    /// How long the journal's thread lets work that nobody awaits wait for more of it.
     pub(crate) linger: Duration,
     pub(crate) synchronous: Synchronous,
     pub(crate) max_bytes: Option<u64>,
     pub(crate) retention: Retention,
-    /// The cursors of those who must have an event before age alone removes it.
+    /// The cursors of the sinks. Age removes an event only once all of them have it.
     pub(crate) sinks: Vec<String>,
     /// Whether callers may append themselves, where that is cheap and safe.
     pub(crate) appends_inline: bool,
-    /// Whether the log is itself the store, so that an event that leaves it for lack of room is lost
-    /// even if others have it.
+    /// Whether the journal is itself a store. An event that is removed from it for lack of room then counts
+    /// as lost, even if every sink has it.
     pub(crate) is_store: bool,
 }

@@ -1,5 +1,5 @@
-//! What waits to be appended, and who waits for that. One allocation holds an event while it is queued, and
-//! its answer afterwards; nobody is woken and no channel is made for an answer that nobody asks for.
+//! Queued work and its receipts. One allocation holds an event while it is queued, and the answer afterwards.
+//! If nobody awaits the receipt, no channel is made and nobody is woken.
 
 use super::{
     JournalError, Shared,
@@ -19,7 +19,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// What became of one appended event.
+/// The outcome of appending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Appended {
     /// [`EventId::SKIPPED`] when the filter dropped the event, and for a commit.
@@ -28,7 +28,7 @@ pub(crate) struct Appended {
 
 pub(super) type Answer = Result<Appended, JournalError>;
 
-/// What is to be appended.
+/// Work that is to be appended.
 #[derive(Debug)]
 pub(super) enum Work {
     Append(Draft),
@@ -42,7 +42,7 @@ pub(super) enum Work {
 }
 
 impl Work {
-    /// How many places in the queue it takes.
+    /// How many events it counts as in the queue.
     pub(super) fn events(&self) -> usize {
         match self {
             Self::Append(_) => 1,
@@ -55,7 +55,7 @@ impl Work {
     }
 }
 
-/// A place in the queue.
+/// A place in the queue, shared with the receipt: first the work, then the answer.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) events: usize,
@@ -90,9 +90,9 @@ impl Slot {
         self.state().work.take()
     }
 
-    /// Tells whoever waits, now or later.
+    /// Leaves the answer for the receipt, and wakes whoever awaits it.
     pub(super) fn answer(self: Arc<Self>, answer: Answer) {
-        // Nobody asks, and nobody ever will.
+        // The receipt was dropped: nobody will ever ask.
         if Arc::strong_count(&self) == 1 {
             return;
         }
@@ -107,7 +107,8 @@ impl Slot {
     }
 }
 
-/// An answer that is on its way. Dropping it changes nothing but who learns of it.
+/// Resolves when the work it stands for is in the log. The first poll appends what is queued, or has the
+/// journal's thread do so. Dropping it changes nothing about the work.
 pub(crate) struct Receipt {
     slot: Arc<Slot>,
     shared: Arc<Shared>,
@@ -123,7 +124,7 @@ impl Receipt {
         }
     }
 
-    /// The answer, if it is there.
+    /// Returns the answer, if it is there.
     pub(crate) fn try_take(&mut self) -> Option<Answer> {
         self.slot.state().answer.take()
     }
@@ -152,11 +153,12 @@ impl Future for Receipt {
     }
 }
 
-/// What is appended at once. Whoever waits for it is answered in any case: when it is dropped, if not before.
+/// Work that is appended together. Dropping it answers everybody who was not answered yet, so that a panic leaves
+/// nobody waiting.
 pub(super) struct Batch {
     pub(super) changes: Vec<Change>,
     waiting: Vec<Waiting>,
-    /// How many places in the queue it frees.
+    /// How many events it frees in the queue.
     pub(super) events: usize,
 }
 
@@ -166,11 +168,11 @@ struct Waiting {
 }
 
 impl Batch {
-    /// Finishes what was queued: that is where events are encoded, and the filter runs.
+    /// Finishes queued work: this is where the filter runs and events are encoded.
     pub(super) fn finish(queue: VecDeque<Arc<Slot>>, counters: &Counters) -> Self {
         let waiting = queue.into_iter().map(|slot| Waiting {
             slot,
-            // Unless it gets further than that.
+            // The answer in case of a panic; replaced below.
             result: Err(JournalError::Stopped("it panicked".to_owned())),
         });
         let mut batch = Self {
@@ -237,7 +239,7 @@ impl Batch {
         }
     }
 
-    /// Tells all who wait what became of it.
+    /// Answers everybody who waits.
     pub(super) fn answer(mut self, durable: &Result<(), JournalError>) {
         for Waiting { slot, result } in std::mem::take(&mut self.waiting) {
             slot.answer(result.and_then(|event_id| {

@@ -1,5 +1,5 @@
-//! What the journal holds: names under which events wait for a verdict, and changes to what is stored.
-//! Plain data.
+//! The journal's data: the keys under which events are held until a verdict, the changes that the log carries
+//! to the store, and notes about delivery. Plain data.
 
 use crate::{
     event::{DeadLetter, StoredEvent},
@@ -8,8 +8,8 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The name under which events of a run wait for a verdict. `hold_id` tells the holds of one run apart, so
-/// that what is said of one does not touch another.
+/// The key under which events of a run are held until a verdict. `hold_id` tells the holds of one run apart,
+/// so that the verdict on one does not touch another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct RunKey {
     pub(crate) namespace: String,
@@ -18,16 +18,16 @@ pub(crate) struct RunKey {
     pub(crate) hold_id: Uuid,
 }
 
-/// Events to be held: behind those that are held under the same key already, all with this evidence.
+/// Events to be held, after those that are held under the same key already. The evidence replaces theirs.
 #[derive(Debug)]
 pub(crate) struct Hold {
     pub(crate) key: RunKey,
-    /// What the verdict depends on, in the words of whoever holds. The journal only keeps it.
+    /// What the verdict depends on. The journal keeps it as it is and does not read it.
     pub(crate) evidence: String,
     pub(crate) drafts: Vec<Draft>,
 }
 
-/// What is held under one key, as JSON, in order.
+/// What is held under one key, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
     pub(crate) key: RunKey,
@@ -36,8 +36,8 @@ pub(crate) struct Held {
     pub(crate) records: Vec<String>,
 }
 
-/// A change to what is stored, as the log has it. The order of the variants and of their fields is the
-/// log's format: a new one comes last.
+/// A change to what is stored, as the log carries it. The order of the variants and of their fields is part
+/// of the log's format: add a variant at the end only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Change {
     Insert(Vec<StoredEvent>),
@@ -48,19 +48,19 @@ pub(super) enum Change {
 }
 
 impl Change {
-    /// How many places it takes where changes wait: its events, or one.
+    /// What it counts as in the backlog: its number of events, at least one.
     #[cfg(feature = "sqlite")]
     pub(super) fn weight(&self) -> usize {
         self.events().len().max(1)
     }
 
-    /// About how many bytes its events take.
+    /// Returns about how many bytes its events take in memory.
     #[cfg(feature = "sqlite")]
     pub(super) fn bytes(&self) -> usize {
         self.events().iter().map(bytes_of).sum()
     }
 
-    /// The events that come with it.
+    /// Returns the events that it brings.
     pub(super) fn events(&self) -> &[StoredEvent] {
         match self {
             Self::Insert(events) | Self::Hold(_, _, events) | Self::Replace(_, events) => events,
@@ -68,7 +68,7 @@ impl Change {
         }
     }
 
-    /// Whether it says what becomes of something that is held.
+    /// Whether it decides what becomes of something held.
     #[cfg(feature = "sqlite")]
     pub(super) fn settles(&self) -> bool {
         matches!(
@@ -78,32 +78,32 @@ impl Change {
     }
 }
 
-/// About how many bytes an event takes in memory: its JSON, and its columns beside it.
+/// Returns about how many bytes an event takes in memory, with its JSON and its columns.
 #[cfg(feature = "sqlite")]
 pub(super) fn bytes_of(event: &StoredEvent) -> usize {
     size_of::<StoredEvent>() + event.json.len() + 256
 }
 
-/// A note about delivery. It is about positions of one store, and no part of the log: a store that is made
-/// anew from its log has other positions. What a crash loses of these is delivered again.
+/// A note about delivery. It refers to positions in one store, and so is not in the log: a store that is
+/// rebuilt from the log has other positions. If a crash loses a note, events are delivered again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Note {
-    /// A sink is done with everything up to a position.
+    /// The cursor of this name is at this position.
     MoveCursor(String, u64),
-    /// What a sink refused.
+    /// A sink refused these events for good.
     Refuse(Vec<DeadLetter>),
-    /// What a sink refused, it took after all.
+    /// A sink took a dead letter after all: the sink's name, and the position.
     RemoveDeadLetter(String, u64),
 }
 
-/// What applying changes did.
+/// The effect of applying changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Applied {
     pub(super) inserted: u64,
     pub(super) duplicates: u64,
     pub(super) removed: u64,
-    /// How many more keys hold something than before.
+    /// By how much the number of keys that hold something grew.
     pub(super) held: i64,
-    /// The position of the newest event that was inserted; 0 without any.
+    /// The position of the newest inserted event; 0 if none was inserted.
     pub(super) newest: u64,
 }

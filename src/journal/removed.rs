@@ -1,15 +1,15 @@
-//! What the log remembers of events that it removed for their age or for lack of room: up to when
-//! everything that was stored is gone. Who finds events anew, in histories or in a replay, can tell what
-//! is missing from what was here long enough.
+//! What the store remembers of events that it removed for their age or for lack of room: when the last of them
+//! was stored. The reconciler and a replay, which find events in histories, use it to tell an event that is
+//! missing from one that was here and was removed.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// An event is stored up to so long before the server has its time: an activity's end is durable before
-/// it is reported.
+/// An event may be stored this long before the time that the server gives it: an activity's end is durable
+/// before it is reported.
 const REPORTED_WITHIN: Duration = Duration::from_secs(2);
 
-/// When the last of the removed events was stored, in seconds since 1970, of each kind for itself: what
-/// applications published goes first. 0 where none was removed.
+/// When the last removed event was stored, in seconds since 1970; 0 if none was removed. User events and
+/// lifecycle events have a time each, since user events are removed first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RemovedUntil {
     pub(super) user: i64,
@@ -17,7 +17,7 @@ pub(crate) struct RemovedUntil {
 }
 
 impl RemovedUntil {
-    /// Notes an event that goes.
+    /// Notes that an event is removed.
     pub(super) fn raise(&mut self, is_lifecycle: bool, stored_at: i64) {
         let until = if is_lifecycle {
             &mut self.lifecycle
@@ -27,7 +27,7 @@ impl RemovedUntil {
         *until = stored_at.max(*until);
     }
 
-    /// Whether an event that happened then, and is not here, was removed.
+    /// Whether an event that happened at that time, and is not in the store, counts as removed.
     pub(crate) fn has(&self, is_lifecycle: bool, happened_at: SystemTime) -> bool {
         let until = if is_lifecycle {
             self.lifecycle
@@ -39,7 +39,7 @@ impl RemovedUntil {
                 .checked_sub(REPORTED_WITHIN)
                 .unwrap_or(UNIX_EPOCH),
         );
-        // A time to come was written under a wrong clock, and says nothing.
+        // A time in the future was written under a wrong clock, and means nothing.
         until > 0 && known_until <= until && until <= seconds(SystemTime::now())
     }
 }

@@ -1,4 +1,4 @@
--- Version 2. The log, in `seq` order; the columns beside the JSON are for people who query it.
+-- Version 2. The events, in `seq` order; the columns beside the JSON are for people who query them.
 CREATE TABLE IF NOT EXISTS events (
     -- The newest row is never removed, so that no position is used twice.
     seq             INTEGER PRIMARY KEY,
@@ -18,11 +18,11 @@ CREATE TABLE IF NOT EXISTS events (
     event           TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS events_by_workflow ON events (workflow_id, workflow_run_id);
--- What goes first when room runs out.
+-- User events, which are removed first when room runs out.
 CREATE INDEX IF NOT EXISTS events_of_applications ON events (seq)
     WHERE event_type <> 'application_events';
 
--- What workflow tasks published and how they ended, until the server's word on them is known.
+-- What workflow tasks published and how they ended, until it is known whether the server accepted them.
 CREATE TABLE IF NOT EXISTS held (
     namespace       TEXT NOT NULL,
     held_workflow   TEXT NOT NULL,
@@ -46,13 +46,13 @@ CREATE TABLE IF NOT EXISTS held (
     PRIMARY KEY (namespace, held_workflow, held_run, hold_id, position)
 ) WITHOUT ROWID;
 
--- How far each sink has read.
+-- How far each sink has read, as a position; and how far the reconciler has come, as a time.
 CREATE TABLE IF NOT EXISTS cursors (
     name TEXT PRIMARY KEY,
     seq  INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- What a sink refused for good, and why.
+-- Events that a sink refused for good, and why.
 CREATE TABLE IF NOT EXISTS dead_letters (
     sink       TEXT NOT NULL,
     seq        INTEGER NOT NULL,
@@ -64,6 +64,8 @@ CREATE TABLE IF NOT EXISTS dead_letters (
 );
 CREATE INDEX IF NOT EXISTS dead_letters_by_position ON dead_letters (seq);
 
+-- schema_version; store_id, which the log's files have, too; log_position, the number of the last frame of the log
+-- that is in here; removed_user_until and removed_lifecycle_until, when the last removed event was stored.
 CREATE TABLE IF NOT EXISTS meta (
     key   TEXT PRIMARY KEY,
     value TEXT NOT NULL

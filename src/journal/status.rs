@@ -1,4 +1,4 @@
-//! The journal's numbers. Counters only grow; gauges are set by the journal's thread.
+//! The journal's numbers. Counters only grow; gauges show the present.
 
 use super::{JournalError, record::Applied, removed::RemovedUntil};
 use std::sync::{
@@ -8,7 +8,7 @@ use std::sync::{
 
 use tokio::sync::watch;
 
-/// A snapshot.
+/// A snapshot of the numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct JournalStatus {
     pub(crate) accepted: u64,
@@ -26,7 +26,7 @@ pub(crate) struct JournalStatus {
     pub(crate) newest: u64,
     pub(crate) degraded: bool,
     pub(crate) last_error: Option<String>,
-    /// Why its thread is gone.
+    /// Why the thread ended, if it did.
     pub(crate) stopped: Option<String>,
 }
 
@@ -45,21 +45,24 @@ pub(super) struct Counters {
     pub(super) bytes: AtomicU64,
     removed_user_until: AtomicI64,
     removed_lifecycle_until: AtomicI64,
-    // The position of the newest event; who delivers waits for it to grow.
+    // The position of the newest event in the store; delivery waits for it to grow.
     newest: watch::Sender<u64>,
     queued: AtomicUsize,
-    // Why the store's file, its log and its place are not as they should be.
     troubles: Mutex<Troubles>,
-    // The place: looked at for each commit.
+    // Whether `Troubles::place` is set; read for each append, without the lock.
     is_detached: AtomicBool,
 }
 
-/// What is wrong now, and what was last.
+/// What is wrong now.
 #[derive(Debug, Default)]
 struct Troubles {
+    // The store's file cannot be written.
     store: Option<String>,
+    // The log cannot be appended to.
     log: Option<String>,
+    // The store's file is not at its path.
     place: Option<String>,
+    // The last trouble, also when it is over.
     last: Option<String>,
 }
 
@@ -77,7 +80,7 @@ impl Counters {
         self.accepted.fetch_add(events as u64, Relaxed);
     }
 
-    /// Counts one transaction and what it did.
+    /// Counts one transaction of the store and its effect.
     pub(super) fn count(&self, applied: Applied) {
         self.transactions.fetch_add(1, Relaxed);
         self.written.fetch_add(applied.inserted, Relaxed);
@@ -89,7 +92,7 @@ impl Counters {
             .ok();
     }
 
-    /// Notes the position of the newest event; it never goes back.
+    /// Notes the position of the newest event. A lower one than before changes nothing.
     pub(super) fn reach(&self, newest: u64) {
         self.newest.send_if_modified(|known| {
             let is_news = *known < newest;
@@ -102,7 +105,7 @@ impl Counters {
         self.newest.subscribe()
     }
 
-    /// Notes up to when events were removed; it never goes back.
+    /// Notes up to when events were removed. An earlier time than before changes nothing.
     pub(super) fn remove_until(&self, until: RemovedUntil) {
         self.removed_user_until.fetch_max(until.user, Relaxed);
         self.removed_lifecycle_until
@@ -120,7 +123,7 @@ impl Counters {
         self.queued.fetch_sub(events, Relaxed);
     }
 
-    /// Counts events that are gone, and says so.
+    /// Counts lost events, and logs that.
     pub(super) fn lose(&self, events: u64, why: &str) {
         let all = self.lost.fetch_add(events, Relaxed) + events;
         tracing::warn!(lost = events, all, "{why}");
@@ -134,7 +137,7 @@ impl Counters {
         self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that the store's file cannot be written, or can again.
+    /// Notes that the store's file cannot be written; none if it can again.
     #[cfg(feature = "sqlite")]
     pub(super) fn degrade(&self, trouble: Option<String>) {
         note(
@@ -144,13 +147,13 @@ impl Counters {
         );
     }
 
-    /// Notes that the log cannot be written, or can again.
+    /// Notes that the log cannot be written; none if it can again.
     #[cfg(feature = "sqlite")]
     pub(super) fn degrade_log(&self, trouble: Option<String>) {
         note(&mut self.troubles(), |troubles| &mut troubles.log, trouble);
     }
 
-    /// Notes that the file is not where it should be, or is again; gives back whether that is news.
+    /// Notes that the file is not at its path; none if it is again. Returns whether that is news.
     #[cfg(feature = "sqlite")]
     pub(super) fn detach(&self, trouble: Option<String>) -> bool {
         self.is_detached.store(trouble.is_some(), Relaxed);
@@ -161,7 +164,7 @@ impl Counters {
         )
     }
 
-    /// Whether the file is where it should be, so that what is in it outlives this process.
+    /// Fails if the store's file is not at its path, so that events may not outlive this process.
     pub(super) fn attached(&self) -> Result<(), JournalError> {
         if !self.is_detached.load(Relaxed) {
             return Ok(());

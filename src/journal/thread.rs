@@ -1,5 +1,5 @@
-//! The journal's thread: appends what no caller appended itself, feeds the store, answers questions, and looks
-//! after the file. Owns the store.
+//! The journal's thread: appends what no caller appended, feeds the store from the log, answers questions, and
+//! maintains the files. Owns the store.
 
 use super::{
     JournalError, JournalOptions, Question, Shared, State, Store, Target,
@@ -26,20 +26,21 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// How often the thread wakes when nothing comes: to try a broken file again, and to make room.
+/// How often the thread wakes without work: to retry a broken file, remove old events, and prepare a log file.
 const TICK: Duration = Duration::from_secs(1);
-/// How long what was appended may wait until it is in the store.
+/// How long appended frames may wait before they are fed to the store.
 #[cfg(feature = "sqlite")]
 const FEED_LINGER: Duration = Duration::from_millis(50);
-/// How long to wait before a file is tried again that somebody else has locked.
+/// The pause before a file that another program has locked is tried again.
 #[cfg(feature = "sqlite")]
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
-/// How long closing waits for a file that somebody else has locked; what it lacks then stays in the log.
+/// How long closing waits for a file that another program has locked. What the store lacks then stays in the
+/// log.
 #[cfg(feature = "sqlite")]
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens the journal and starts its thread; gives back what it shares with it, and a channel that is
-/// disconnected when the thread is done.
+/// Opens the journal and starts its thread. Returns the shared state, and a channel that is disconnected when
+/// the thread has ended.
 pub(super) fn start(
     options: JournalOptions,
 ) -> Result<(Arc<Shared>, mpsc::Receiver<()>), JournalError> {
@@ -137,7 +138,7 @@ impl Place {
         }
     }
 
-    /// Whether an append by its caller is sure to be quick.
+    /// Whether callers may append themselves: memory, or a local disk that need not be synced.
     fn is_local(&self) -> bool {
         match self {
             Self::Memory(_) => true,
@@ -146,7 +147,7 @@ impl Place {
         }
     }
 
-    /// The log, where there is one.
+    /// Returns the log, if there is one.
     #[cfg(feature = "sqlite")]
     fn log(&self) -> Option<Arc<log::Log>> {
         match self {
@@ -155,7 +156,7 @@ impl Place {
         }
     }
 
-    /// Whether the store lacks something that was appended.
+    /// Whether something was appended that the store does not have yet.
     fn is_behind(&self) -> bool {
         match self {
             Self::Memory(_) => false,
@@ -199,7 +200,8 @@ impl Place {
         }
     }
 
-    /// Brings the store up to what was appended, and gives it notes; those that it does not take stay.
+    /// Feeds the store everything that was appended, and the notes. Notes that it does not take stay in
+    /// `notes`.
     fn feed(&mut self, notes: &mut Vec<Note>, counters: &Counters) -> FedUp {
         match self {
             Self::Memory(memory) => {
@@ -213,11 +215,12 @@ impl Place {
     }
 }
 
-/// How far feeding came.
+/// How feeding ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FedUp {
+    /// The store has everything.
     All,
-    /// Somebody has the file locked for a moment.
+    /// Another program has the file locked for a moment.
     #[cfg(feature = "sqlite")]
     Busy,
     /// The file cannot be written.
@@ -234,7 +237,7 @@ impl FedUp {
         }
     }
 
-    /// How long to wait before it is tried again.
+    /// Returns how long to wait before the next try; none if there is nothing left to feed.
     fn pause(self) -> Option<Duration> {
         match self {
             Self::All => None,
@@ -266,7 +269,7 @@ impl FilePlace {
         let mut keys = HeldKeys::new(hold_ids(&store));
         let recovered = log::recover(&path, place, |store_id, changes, position| {
             if store_id != place.store_id && !place.store_id.is_nil() {
-                // Once more is as good as once.
+                // Called for each batch; repeating it does no harm.
                 store.adopt(store_id).ok();
             }
             let (mut changes, delta) = keys.condense(changes);
@@ -325,7 +328,7 @@ impl FilePlace {
         }
     }
 
-    /// Feeds what is left, for a while, and gives the file back.
+    /// Feeds what is left, retrying a locked file for a while, and closes the file.
     fn close(
         &mut self,
         appender: &log::Appender,
@@ -366,7 +369,7 @@ impl FilePlace {
         result
     }
 
-    /// Why no more is fed now; none where it goes on.
+    /// Returns why feeding ends now; none if it goes on.
     fn fed_up(&mut self, fed: Fed) -> Option<FedUp> {
         match fed {
             Fed::Stored => None,
@@ -391,19 +394,19 @@ struct Thread {
     place: Place,
     batch_size: usize,
     linger: Duration,
-    // When what is queued is appended, though nobody waits.
+    // When queued work is appended though nobody waits for it.
     append_at: Option<Instant>,
-    // When the store is fed.
+    // When the store is fed next.
     feed_at: Option<Instant>,
-    // The last time that could not be, since somebody had the file locked.
+    // The last feeding failed because another program had the file locked.
     is_locked: bool,
     tick_at: Instant,
 }
 
-/// What the thread found to do.
+/// What the thread has to do now.
 #[derive(Default)]
 struct Found {
-    // With what is to be appended; empty where only the appender is to be looked after.
+    // With what is to be appended: nothing if the appender only needs its maintenance.
     appender: Option<(Box<Appender>, VecDeque<Arc<Slot>>)>,
     questions: Vec<Question>,
     notes: Vec<Note>,
@@ -412,7 +415,7 @@ struct Found {
     closing: Option<Closing>,
 }
 
-/// Whom to tell that the journal is closed; nobody, where its last handle was dropped.
+/// Where the result of closing goes; nowhere if the last handle was dropped.
 struct Closing(Option<oneshot::Sender<Result<(), JournalError>>>);
 
 impl Thread {
@@ -425,7 +428,7 @@ impl Thread {
         }
     }
 
-    /// Nothing is stored any more: whoever waits, and whoever comes, is told.
+    /// Marks the journal as stopped, and tells everybody who waits. Nothing is stored any more.
     fn stopped(&self, reason: &str) {
         tracing::error!(
             reason,
@@ -441,7 +444,7 @@ impl Thread {
                 state.closing.take(),
             )
         };
-        // Those who ask are told by the end of their channels.
+        // Whoever asked learns it from the end of their channel.
         drop((questions, closing));
         for slot in queue {
             self.shared.counters.unqueue(slot.events);
@@ -490,12 +493,12 @@ impl Thread {
         }
     }
 
-    /// What could not be done now comes first the next time.
+    /// Puts questions and notes that could not be dealt with back in front of newer ones.
     fn put_back(&self, questions: Vec<Question>, mut notes: Vec<Note>) {
         if questions.is_empty() && notes.is_empty() {
             return;
         }
-        // As bounded as the events themselves: each is about one that a sink refused.
+        // Bounded as the queue is. Each cursor has one note, so that nearly all of them are dead letters.
         let surplus = notes.len().saturating_sub(self.shared.queue_size);
         let lost = notes.drain(..surplus).len();
         {
@@ -537,13 +540,13 @@ impl Thread {
                     || is_due(self.append_at)
                     || state.events >= self.batch_size);
             if (appends || is_closing) && state.appender.is_none() {
-                // Whoever has it is about to give it back.
+                // The caller that has it is about to give it back.
                 state.wants_appender = true;
                 state = wait_on(&shared.wake, state, TICK);
                 continue;
             }
             let feeds = is_due(self.feed_at);
-            // While the file is locked, they wait for the next try.
+            // While the file is locked, questions about everything wait for the next try.
             let is_locked = self.is_locked && !feeds;
             let asks = state
                 .questions
@@ -602,7 +605,7 @@ impl Thread {
             }
             found.appender = Some((appender, queue));
         }
-        // A question about all is answered when all is appended.
+        // A question about everything waits until everything is appended.
         let waits = !state.queue.is_empty() || is_locked;
         let (later, now): (Vec<_>, Vec<_>) = std::mem::take(&mut state.questions)
             .into_iter()
@@ -619,7 +622,7 @@ impl Thread {
         found
     }
 
-    /// Gives the file back, with everything in it if that can be.
+    /// Takes the appender for good, and closes the file with everything in it, if that is possible.
     fn close(&mut self) -> Result<(), JournalError> {
         let shared = self.shared.clone();
         let appender = {

@@ -1,5 +1,5 @@
-//! How many bytes may wait in memory: in the queue, on the stages, wherever a draft is. What a draft takes is
-//! given back when it is gone, finished or dropped.
+//! The bound of the bytes that wait in memory: in the queue, on the stages, wherever a draft is. A draft gives its
+//! share back when it is finished or dropped.
 
 use super::Rules;
 use crate::event::Event;
@@ -9,7 +9,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-/// The bytes of events that wait, and how many there may be.
+/// How many bytes of events wait, and how many may.
 #[derive(Debug)]
 pub(crate) struct Budget {
     used: AtomicUsize,
@@ -24,7 +24,7 @@ impl Budget {
         }
     }
 
-    /// How many bytes wait now.
+    /// Returns how many bytes wait now.
     pub(crate) fn used(&self) -> usize {
         self.used.load(Relaxed)
     }
@@ -38,7 +38,7 @@ impl Budget {
     }
 }
 
-/// Bytes that are taken from a budget until this is dropped.
+/// A share of a budget, given back when this is dropped.
 #[derive(Debug)]
 pub(super) struct Reserved {
     rules: Arc<Rules>,
@@ -46,7 +46,7 @@ pub(super) struct Reserved {
 }
 
 impl Reserved {
-    /// Room for an event; for a lifecycle event there is some in any case.
+    /// Takes the share of an event; none if there is no room. A lifecycle event always gets one.
     pub(super) fn new(rules: &Arc<Rules>, event: &Event, is_lifecycle: bool) -> Option<Self> {
         let bytes = bytes_of(event);
         rules.budget.take(bytes, is_lifecycle).then(|| Self {
@@ -62,9 +62,9 @@ impl Drop for Reserved {
     }
 }
 
-/// About how many bytes an event takes in memory, and how many it may take when it is encoded.
+/// Returns about how many bytes an event takes in memory.
 fn bytes_of(event: &Event) -> usize {
-    /// The event itself, its context's share and its place in the queue.
+    /// The event itself, its context and its place in the queue.
     const EVENT: usize = 1024;
     let fields = [&event.data, &event.metadata.custom, &event.extra];
     let fields = fields.into_iter().flatten();
@@ -72,7 +72,7 @@ fn bytes_of(event: &Event) -> usize {
     EVENT + event.event_type.len() + event.event_name.len() + fields
 }
 
-/// A field in a map: its name, its place in a node of the tree, and what it holds elsewhere.
+/// Returns about how many bytes a field of a map takes.
 fn field(name: &str, value: &Value) -> usize {
     name.len() + size_of::<String>() + size_of::<Value>() + held(value)
 }
@@ -81,7 +81,7 @@ fn held(value: &Value) -> usize {
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
         Value::String(text) => text.len(),
-        // What nests deeper than that is no valid event, and is refused before it is looked into here.
+        // Recurses as deep as the value nests, which is only checked later, by `Event::validate`.
         Value::Array(values) => values.iter().map(|it| size_of::<Value>() + held(it)).sum(),
         Value::Object(fields) => fields.iter().map(|(name, value)| field(name, value)).sum(),
     }

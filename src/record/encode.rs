@@ -1,17 +1,16 @@
-//! The short way to an event's bytes, for the usual case: no filter, and nothing that breaks a rule. What
-//! the context stack gives is encoded already and is copied; only what is the event's own is looked at and
-//! written. Says the same as the long way of the parent module, which takes whatever this gives back. Knows
-//! nothing of filters, and mends nothing.
+//! The short way to an event's JSON, for the usual case: no filter, and nothing that breaks a rule. The fields of
+//! the context stack are encoded already and are copied; only the event's own are checked and encoded. The result
+//! says the same as that of the long way in the parent module, which takes every event that this declines.
 
 use super::{Rules, part::Part, trim};
 use crate::event::{Event, EventId, StoredEvent, WorkflowState};
 use serde::Serialize;
 
-/// The bytes of an event besides its fields of the stack, its data and its own texts.
+/// How many bytes to reserve for what is the event's own.
 const USUAL_BYTES: usize = 512;
 
-/// The JSON of an event that has its id and its time, in a stack that gives `part`; none if that is not for
-/// the short way to say. What it changes of the event, the long way would, too.
+/// Returns the JSON of an event that has its id and its time, in a stack that gives `part`; none if the event
+/// has to go the long way. What this changes in the event, the long way would change, too.
 pub(super) fn encode(
     event: &mut Event,
     part: &Part,
@@ -33,7 +32,7 @@ pub(super) fn encode(
     let mut json = Vec::with_capacity(part.len() + USUAL_BYTES);
     json.extend_from_slice(br#"{"metadata":"#);
     write(&mut json, metadata)?;
-    // It goes on; it has a field, for the state is always there.
+    // Removes the closing brace, to go on. There is a field before it: the state is always there.
     json.pop();
     let is_missing = |field: &Option<String>, name| field.is_none() && !part.gives(name);
     if is_missing(&metadata.application_name, "application_name") {
@@ -68,7 +67,7 @@ fn write(json: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) -> Option<()> {
     serde_json::to_writer(json, value).ok()
 }
 
-/// The event whose JSON that is.
+/// Returns the event for the store, with its JSON and the columns that the stack gives.
 pub(super) fn stored(
     mut event: Event,
     part: &Part,

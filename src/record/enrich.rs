@@ -1,4 +1,4 @@
-//! Fills what an event leaves empty from the context stack.
+//! Fills the empty fields of an event from the context stack.
 
 use super::{given::given, identity::utc};
 use crate::{
@@ -7,8 +7,8 @@ use crate::{
 };
 use std::time::SystemTime;
 
-/// Fills what the event leaves empty, from the top of the stack to its bottom, then the rest. Gives back
-/// what user frames have that breaks a rule: it stays out.
+/// Fills the empty fields of an event from the context stack, the top frame first, and then from what the store
+/// knows. Returns the names of fields of user frames that break a rule: they are left out.
 pub(crate) fn enrich(
     event: &mut Event,
     context: &Context,
@@ -38,7 +38,7 @@ pub(crate) fn enrich(
     faults
 }
 
-/// When it happened, if the event does not say it.
+/// Sets when the event happened, unless it says so itself.
 pub(super) fn set_time(metadata: &mut EventMetadata, created: SystemTime) {
     let created_at = *metadata
         .created_at

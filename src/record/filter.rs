@@ -1,29 +1,32 @@
-//! The hook of applications that sees each event before it is stored.
+//! The hook with which applications change or drop events before they are stored.
 
 use crate::event::Event;
 use std::{fmt, sync::Arc};
 
-/// What the hook of [`EventStoreOptions::filter`](crate::EventStoreOptions::filter) decides of an event.
+/// What a [`Filter`] decides about an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// The event goes on its way, with the changes that the hook made.
+    /// Keep the event, with the changes that the filter made.
     Keep,
-    /// The event is dropped and counted.
+    /// Drop the event. It is counted ([`Stats::filtered`](crate::Stats::filtered)).
     Drop,
 }
 
-/// A hook that sees every event after enrichment, before it is stored: it may change the event
-/// (redact a field) or drop it. It runs on the journal's thread, never on the worker's path.
+/// A hook that sees every event after enrichment and before it is stored. It may change the event, for example
+/// redact a field, or drop it.
 ///
-/// If it panics, an event of the application is not stored and counted as invalid, since it may hold what
-/// was to be redacted. A lifecycle event is stored bare then: what happened, to which workflow or activity,
-/// when and with which outcome, without error texts and without fields of the application. What a filter
-/// changes of a lifecycle event into something invalid is put back or left out.
+/// It runs on the journal's thread, never on the thread of a workflow or an activity. With a filter that thread
+/// also does all appending to the journal: a commit or an awaited receipt waits for it, and so for the filter.
+///
+/// If the filter panics, an event of the application is not stored, since it may hold what was to be redacted; it
+/// counts as invalid. A lifecycle event is then stored bare: what happened, to which workflow or activity, when,
+/// and with which outcome, without error texts and without fields of the application. If the filter makes a field
+/// of a lifecycle event invalid, the field is restored or left out.
 #[derive(Clone)]
 pub struct Filter(Arc<dyn Fn(&mut Event) -> Keep + Send + Sync>);
 
 impl Filter {
-    /// A filter that calls `hook`.
+    /// Creates a filter that calls `hook`.
     pub fn new(hook: impl Fn(&mut Event) -> Keep + Send + Sync + 'static) -> Self {
         Self(Arc::new(hook))
     }

@@ -1,18 +1,18 @@
-//! Which fields of an event a frame of the context stack gives, and with which values. Knows neither what
-//! the event has already, nor how fields are written.
+//! The fields that a frame of the context stack gives to events, and their values. Knows neither what the event
+//! has already, nor how fields are encoded.
 
 use super::trim;
 use crate::{context::StackFrame, event::EventMetadata};
 use serde_json::Value;
 use std::sync::Arc;
 
-/// The value that a frame gives.
+/// A value that a frame gives.
 #[derive(Clone, Copy)]
 pub(super) enum Given<'a> {
     Text(&'a Arc<str>),
     Number(u32),
     Flag(bool),
-    /// Of a frame of the application.
+    /// A value in a frame of the application.
     Value(&'a Value),
 }
 
@@ -27,8 +27,8 @@ impl Given<'_> {
     }
 }
 
-/// Hands each field of the frame to `take`, by its name. What a frame of the application has that breaks
-/// a rule stays out and is noted.
+/// Calls `take` with the name and value of each field of the frame. A field of an application's frame that breaks
+/// a rule is left out and noted in `faults`.
 pub(super) fn given<'a>(
     frame: &'a StackFrame,
     faults: &mut Vec<&'static str>,
@@ -44,7 +44,8 @@ pub(super) fn given<'a>(
     match frame {
         StackFrame::User(user) => {
             for (name, value) in user.fields() {
-                // Who is running, and what the event is, is not for a frame to say: ids rest on it.
+                // A frame may not set the fields from which ids are derived: who is running, and what the
+                // event is.
                 let settable = ["application_name", "topic_name", "traceparent"]
                     .into_iter()
                     .find(|settable| settable == name);

@@ -1,5 +1,5 @@
-//! How events get their ids: derived from what is known of a run or an attempt, the same for whoever sees
-//! the same thing happen. What goes into an id stands in [`crate::event::EventKey`].
+//! How events get their ids: derived from what is known about a run or an attempt, so that everybody who observes
+//! the same thing derives the same id. [`crate::event::EventKey`] says what goes into an id.
 
 use crate::{
     context::Context,
@@ -11,13 +11,13 @@ use std::time::SystemTime;
 /// How an event gets its id.
 #[derive(Clone, Debug)]
 pub(crate) enum Identity {
-    /// Outside of any context: a random one, unless the event has one already.
+    /// Outside of any context: a random id, unless the event has one already.
     Random,
     /// An event of the activity attempt on the stack.
     Attempt {
         /// The lifecycle event's name, or `user`.
         kind: &'static str,
-        /// For user events their number, from 1, in the order of the calls; else 0.
+        /// The number of a user event in the attempt, from 1, in the order of the calls; 0 for other events.
         ordinal: u64,
     },
     /// A lifecycle event of the workflow run on the stack.
@@ -25,11 +25,11 @@ pub(crate) enum Identity {
         /// The lifecycle event's name.
         kind: &'static str,
     },
-    /// Already derived.
+    /// An id that is derived already.
     Known(EventId),
 }
 
-/// The id of a lifecycle event of a run; the reconciler derives the same from history.
+/// Returns the id of a lifecycle event of a run. The reconciler derives the same from history.
 pub(super) fn run_event_id(context: &Context, kind: &str) -> Option<EventId> {
     let workflow = context.workflow()?;
     Some(EventId::derive(&EventKey {
@@ -44,8 +44,8 @@ pub(super) fn run_event_id(context: &Context, kind: &str) -> Option<EventId> {
     }))
 }
 
-/// The id of an event of an activity attempt: the same when a local activity attempt is executed
-/// again with its workflow task.
+/// Returns the id of an event of an activity attempt. A local activity that is executed again with its workflow
+/// task gets the same id.
 pub(super) fn attempt_event_id(context: &Context, kind: &str, ordinal: u64) -> Option<EventId> {
     let activity = context.activity()?;
     let run_id = activity
@@ -62,7 +62,7 @@ pub(super) fn attempt_event_id(context: &Context, kind: &str, ordinal: u64) -> O
     let name = if activity.is_local {
         format!("{}/{}", activity.activity_type, activity.activity_id)
     } else if let Some(began) = activity.restarted_time.and_then(text) {
-        // Of an activity that was reset, the number says the same of two attempts.
+        // After a reset of the activity, two attempts have one number.
         format!("{}@{scheduled}/{began}", activity.activity_id)
     } else {
         format!("{}@{scheduled}", activity.activity_id)
@@ -83,7 +83,7 @@ pub(super) fn attempt_event_id(context: &Context, kind: &str, ordinal: u64) -> O
     }))
 }
 
-/// A time as events have it; none for one that no calendar has, which nothing but a broken history does.
+/// Converts a time to the form that events have; none if no calendar has it, as in a broken history.
 pub(crate) fn utc(time: SystemTime) -> Option<DateTime<Utc>> {
     let (seconds, nanoseconds) = match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(since) => (i64::try_from(since.as_secs()).ok()?, since.subsec_nanos()),
@@ -99,7 +99,7 @@ pub(crate) fn utc(time: SystemTime) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(seconds, nanoseconds).filter(|time| (0..=9999).contains(&time.year()))
 }
 
-/// The ids of what an attempt leaves behind first.
+/// Returns the ids of the first events of an attempt: if one of them is stored, the attempt is known.
 pub(crate) fn ids_of_attempt(context: &Context) -> Vec<EventId> {
     let kinds = [
         (LifecycleEvent::ActivityStart.as_str(), 0),

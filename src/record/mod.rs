@@ -1,7 +1,7 @@
-//! From an event and the stack that it was published in to finished bytes: filled, with its id, filtered,
-//! encoded, with the columns that people query. On the caller's path only what is cheap is captured (time,
-//! stack, ordinal); the rest is [`Draft::finish`], which whoever writes calls. Knows nothing of Temporal, of
-//! where records are written, or of when.
+//! From an event and the context stack that it was published in to finished bytes: filled, with its id, filtered,
+//! encoded, with the columns that people query. Publishing only captures what is cheap (time, stack, ordinal) in
+//! a [`Draft`]; whoever appends it calls [`Draft::finish`] for the rest. Knows nothing of Temporal, and not where
+//! or when records are written.
 
 mod budget;
 mod encode;
@@ -32,12 +32,12 @@ use std::{
 };
 use trim::Essence;
 
-/// The metadata field of events that were not stored when they happened: who found them.
+/// The metadata field that says who found an event that was not stored when it happened.
 pub(crate) const DETECTED_BY: &str = "detected_by";
-/// What it holds on events that a replay came to.
+/// Its value on events that a replay found.
 pub(crate) const DETECTED_BY_REPLAY: &str = "replay";
 
-/// What enrichment and encoding need to know; shared with every event that waits.
+/// What enrichment and encoding need to know; shared by all drafts of a store.
 #[derive(Debug)]
 pub(crate) struct Rules {
     pub(crate) application_name: String,
@@ -55,16 +55,16 @@ pub(crate) struct Draft {
     created: SystemTime,
     identity: Identity,
     rules: Arc<Rules>,
-    // When the attempt began that it is about, where history says it.
+    // When the attempt that it is about began, if history tells.
     began: Option<SystemTime>,
-    // Not a matter of its name, which applications may give to events of theirs.
+    // Whether the interceptors or the reconciler made it. Its name does not tell: applications may use it, too.
     is_lifecycle: bool,
-    // Its room among what waits in memory.
+    // Its share of the memory for events that wait.
     reserved: Option<Reserved>,
 }
 
 impl Draft {
-    /// An event of an application. What the context says is captured, which is cheap: no JSON, no
+    /// Makes a draft of an event of an application. Only captures the context, which is cheap: no JSON, no
     /// hashing, no allocation.
     pub(crate) fn published(
         rules: &Arc<Rules>,
@@ -78,7 +78,7 @@ impl Draft {
         }
     }
 
-    /// A lifecycle event, or an event of an application whose id is derived already.
+    /// Makes a draft of a lifecycle event, or of an event of an application whose id is derived already.
     pub(crate) fn new(
         rules: &Arc<Rules>,
         event: Event,
@@ -97,8 +97,8 @@ impl Draft {
         }
     }
 
-    /// Takes room for it among what waits in memory, unless it has some; says whether there was any. For a
-    /// lifecycle event there is in any case.
+    /// Takes its share of the memory for events that wait, unless it has it. Returns false if there is no room;
+    /// a lifecycle event always gets its share.
     pub(crate) fn reserve(&mut self) -> bool {
         if self.reserved.is_none() {
             self.reserved = Reserved::new(&self.rules, &self.event, self.is_lifecycle);
@@ -106,14 +106,14 @@ impl Draft {
         self.reserved.is_some()
     }
 
-    /// This event, of an attempt that began then. If its activity was reset, its worker may have given it
-    /// an id by that.
+    /// Adds when the attempt began that the event is about. If the activity was reset, the worker may have
+    /// derived the event's id from that time.
     pub(crate) fn of_attempt_begun_at(mut self, began: Option<SystemTime>) -> Self {
         self.began = began;
         self
     }
 
-    /// The ids under which the event may be stored already.
+    /// Returns the ids under which the event may be stored already.
     pub(crate) fn known_ids(&self) -> impl Iterator<Item = EventId> {
         let restarted = || {
             let Identity::Attempt { kind, ordinal } = self.identity else {
@@ -128,12 +128,12 @@ impl Draft {
         self.derived_id().into_iter().chain(restarted())
     }
 
-    /// The name of its event.
+    /// Returns the event's name.
     pub(crate) fn event_name(&self) -> &str {
         &self.event.event_name
     }
 
-    /// When it happened, where that is known already.
+    /// Returns when it happened, if that is known already.
     pub(crate) fn happened_at(&self) -> Option<SystemTime> {
         self.event.metadata.created_at.map(SystemTime::from)
     }
@@ -143,9 +143,9 @@ impl Draft {
         self.is_lifecycle
     }
 
-    /// Whether a replay came to it, which may have been stored long ago.
+    /// Whether a replay found it, so that it may have been stored long ago.
     pub(crate) fn is_repair(&self) -> bool {
-        // Applications may publish again what they read.
+        // Applications may publish events again that they read, with this field.
         let is_of_run = matches!(self.identity, Identity::Known(_) | Identity::Run { .. });
         let detected_by = self.event.metadata.custom.get(DETECTED_BY);
         is_of_run && detected_by.is_some_and(|by| by == DETECTED_BY_REPLAY)
@@ -156,7 +156,7 @@ impl Draft {
         matches!(self.identity, Identity::Run { .. })
     }
 
-    /// The id that this draft will have, where it follows from what it is about.
+    /// Returns the id that the event will have, if it is derived from what the event is about.
     pub(crate) fn derived_id(&self) -> Option<EventId> {
         match self.identity {
             Identity::Known(id) => Some(id),
@@ -166,8 +166,8 @@ impl Draft {
         }
     }
 
-    /// The ids under which another lifecycle event of its attempt may be stored: that of an attempt whose
-    /// number was given before comes first, for it is of no other.
+    /// Returns the ids under which another lifecycle event of its attempt may be stored. The id that contains
+    /// the time at which the attempt began comes first: it belongs to no other attempt.
     pub(crate) fn attempt_event_ids(&self, kind: &'static str) -> impl Iterator<Item = EventId> {
         let restarted = || {
             let frame = ActivityFrame {
@@ -180,14 +180,14 @@ impl Draft {
         restarted().into_iter().chain(plain)
     }
 
-    /// An event that is finished but for its encoding: what was stored before and is stored anew.
+    /// Makes a draft of an event that was stored before and is stored again, so that only its encoding is left.
     pub(crate) fn finished(rules: &Arc<Rules>, event: Event) -> Self {
         Self::new(rules, event, Context::new(), Identity::Random)
     }
 }
 
-/// What became of a draft. It lives on the stack of one thread for a moment: boxing the event would
-/// cost an allocation for each.
+/// What became of a draft. It lives on one thread's stack for a moment, and boxing the event would cost an
+/// allocation for each.
 #[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Finished {
@@ -200,7 +200,7 @@ pub(crate) enum Finished {
 }
 
 impl Draft {
-    /// Finishes it: fills it from the stack, gives it its id, lets the filter see it, encodes it.
+    /// Finishes the event: fills it from the context stack, gives it its id, runs the filter, and encodes it.
     pub(crate) fn finish(mut self) -> Finished {
         let event_id = self.identify();
         if self.rules.filter.is_none()
@@ -230,7 +230,8 @@ impl Draft {
             .insert(id.unwrap_or_else(EventId::random))
     }
 
-    /// Finishes it where a filter is to see the whole of it, or where something breaks a rule.
+    /// Finishes the event the long way: for a filter, which is to see the whole event, and for events that
+    /// break a rule.
     fn finish_step_by_step(self, event_id: EventId) -> Finished {
         let Self {
             mut event,
@@ -261,7 +262,7 @@ fn finish_published(mut event: Event, event_id: EventId, rules: &Rules) -> Finis
         if filter.apply(&mut event) == Keep::Drop {
             return Finished::Dropped;
         }
-        // The hook may change anything but what the guarantees rest on.
+        // A filter may change anything but the id, on which the guarantees rest.
         event.metadata.event_id = Some(event_id);
         if let Err(error) = event.validate() {
             return Finished::Invalid(format!("after the filter: {error}"));
@@ -274,7 +275,7 @@ fn finish_published(mut event: Event, event_id: EventId, rules: &Rules) -> Finis
     }
 }
 
-/// A lifecycle event is never refused: what breaks a rule is left out.
+/// Finishes a lifecycle event, which is never refused: what breaks a rule is left out.
 fn finish_lifecycle(
     mut event: Event,
     event_id: EventId,
@@ -287,7 +288,7 @@ fn finish_lifecycle(
         match catch_unwind(AssertUnwindSafe(|| filter.apply(&mut event))) {
             Ok(Keep::Drop) => return Finished::Dropped,
             Ok(Keep::Keep) => essence.restore(&mut event, faults),
-            // It is half changed, and may hold what was to be redacted.
+            // The event may be half changed, and may hold what the filter was to redact.
             Err(_) => {
                 trim::at_fault(faults, "the filter, which panicked");
                 event = essence.into_event();

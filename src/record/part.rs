@@ -1,6 +1,6 @@
-//! What a context stack gives to the JSON of every event that is published in it: encoded once for each
-//! frame, laid over what the frames below it give, and kept with the stack. Knows nothing of events, and
-//! holds nothing by which an event could break a rule.
+//! The fields that a context stack gives to every event that is published in it, encoded as JSON: once for each
+//! frame, merged over those of the frames below it, and kept with the stack. Fields that break a rule never get in.
+//! Knows nothing of events.
 
 use super::given::{Given, given};
 use crate::{
@@ -10,16 +10,16 @@ use crate::{
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
-/// A stack that gives more is not kept encoded, since each frame keeps what those below it give, too.
+/// A stack that gives more than this is not kept encoded, since each frame repeats what those below it give.
 const MAX_PART_BYTES: usize = 8 * 1024;
 
 /// The metadata that a stack gives, as JSON.
 #[derive(Debug, Default)]
 pub(super) struct Part {
-    /// The fields with a comma before each.
+    /// The fields, with a comma before each.
     json: Vec<u8>,
     fields: Vec<Field>,
-    /// Those of them that are not the application's, a bit each.
+    /// One bit for each of the crate's own fields among them.
     bits: u64,
     pub(super) columns: Columns,
 }
@@ -27,14 +27,14 @@ pub(super) struct Part {
 /// Where a field stands in the JSON, with its comma.
 #[derive(Clone, Copy, Debug)]
 struct Field {
-    /// Its bit; none of a field of the application, which is known by its name.
+    /// Its bit; 0 for a field of the application, which is identified by its name.
     bits: u64,
     begin: u16,
     value: u16,
     end: u16,
 }
 
-/// What of it is queried.
+/// The fields that are also columns in the store.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Columns {
     pub(super) workflow_type: Option<Arc<str>>,
@@ -45,11 +45,11 @@ pub(super) struct Columns {
     pub(super) attempt: Option<u32>,
 }
 
-/// What is kept with a stack: nothing where each event must be looked at, since a field of a frame breaks
-/// a rule, or there is too much of it.
+/// What is kept with a stack: none if a field of a frame breaks a rule, or if there is too much of it. Then every
+/// event goes the long way.
 struct Kept(Option<Part>);
 
-/// What a stack without frames gives.
+/// The part of a stack without frames.
 static NOTHING: Part = Part {
     json: Vec::new(),
     fields: Vec::new(),
@@ -65,7 +65,7 @@ static NOTHING: Part = Part {
 };
 
 impl Part {
-    /// What the stack gives; none where each event must be looked at.
+    /// Returns what the stack gives; none if its events must go the long way.
     pub(super) fn of(context: &Context) -> Option<&Self> {
         if context.is_empty() {
             return Some(&NOTHING);
@@ -79,7 +79,7 @@ impl Part {
         kept.0.as_ref()
     }
 
-    /// What a frame gives, and of what those below it give the rest.
+    /// Merges what a frame gives over what the frames below it give.
     fn over(frame: &StackFrame, below: &Self) -> Option<Self> {
         let mut part = Self::default();
         part.json.reserve(below.json.len() + 512);
@@ -113,7 +113,7 @@ impl Part {
         Some(part)
     }
 
-    /// Adds a field that the part has not; nothing if that fails.
+    /// Adds a field that the part does not have yet; none if that fails.
     fn add(&mut self, name: &str, value: Given<'_>) -> Option<()> {
         let begin = self.json.len();
         let bits = EventMetadata::field_bit(name).unwrap_or(0);
@@ -121,7 +121,7 @@ impl Part {
         if bits == 0 {
             serde_json::to_writer(&mut self.json, name).ok()?;
         } else {
-            // A name of the format has nothing to escape.
+            // The crate's own names need no escaping.
             self.json.push(b'"');
             self.json.extend_from_slice(name.as_bytes());
             self.json.push(b'"');
@@ -141,7 +141,7 @@ impl Part {
         Some(())
     }
 
-    /// Notes the field that ends where the JSON does; nothing if that is too far.
+    /// Notes where the last field stands in the JSON; none if the JSON is too long by now.
     fn note(&mut self, bits: u64, begin: usize, value: usize) -> Option<()> {
         let end = self.json.len();
         if end > MAX_PART_BYTES {
@@ -162,7 +162,7 @@ impl Part {
         self.json.get(range).unwrap_or_default()
     }
 
-    /// The names of the application's among the first `count` fields, as they stand in the JSON.
+    /// Returns the names of the application's fields among the first `count`, as they stand in the JSON.
     fn custom(&self, count: usize) -> impl Iterator<Item = &[u8]> {
         let fields = self.fields.iter().take(count);
         fields
@@ -170,18 +170,18 @@ impl Part {
             .map(|field| self.slice(field.begin, field.value))
     }
 
-    /// Whether it gives the field `name`, which is none of the application's.
+    /// Whether it gives the field `name` of the crate's own.
     pub(super) fn gives(&self, name: &str) -> bool {
         EventMetadata::field_bit(name).is_some_and(|bit| self.bits & bit != 0)
     }
 
-    /// How much [`Self::write`] writes at most.
+    /// Returns how many bytes [`Self::write`] writes at most.
     pub(super) fn len(&self) -> usize {
         self.json.len()
     }
 
-    /// Writes the fields, with a comma before each, but those that an event has: the known ones as bits,
-    /// and those of the application.
+    /// Writes the fields, with a comma before each, except those that the event has itself: `bits` for the
+    /// crate's own fields, `custom` for the application's.
     pub(super) fn write(&self, json: &mut Vec<u8>, bits: u64, custom: &Map<String, Value>) {
         let is_custom = |field: &Field| {
             let name = self.slice(field.begin, field.value);
@@ -206,7 +206,7 @@ impl Part {
     }
 }
 
-/// Whether no event has to leave the field out. Of the application's fields that is known already.
+/// Whether the field keeps the rules. The application's fields were checked before.
 fn is_fit(name: &str, value: Given<'_>) -> bool {
     match (name, value) {
         ("traceparent", Given::Text(text)) => is_traceparent(text),

@@ -1,6 +1,6 @@
-//! Keeps lifecycle events valid: they say what happened, and are never refused. A field that breaks a
-//! rule is left out, a text that is too long is shortened, and both are counted and said, by the field's
-//! name and never with what it held. Knows the rules of events, and nothing of where events come from.
+//! Keeps lifecycle events valid, so that they are never refused. A field that breaks a rule is left out, and a
+//! text that is too long is shortened. Both are counted and logged with the name of the field, never with what it
+//! held. Knows the rules of events, and not where events come from.
 
 use crate::{
     event::{
@@ -15,16 +15,16 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-/// What is left of an error's text when it is shortened for lack of room; with less it goes.
+/// An error's text is shortened to no less than this; if that is still too long, it is left out.
 const MIN_TEXT_BYTES: usize = 32;
-/// What stands for the rest of a text.
+/// The mark at the end of a shortened text.
 const REST: char = '…';
-/// The data without which an end says nothing.
+/// The data that an end always keeps.
 const ESSENTIAL_DATA: [&str; 2] = ["status", "duration_ms"];
 /// The custom fields that the interceptors and the reconciler set.
 const OWN_FIELDS: [&str; 2] = ["detected_by", "activity_run_id"];
 
-/// Counts events that were trimmed, and says so once in a while.
+/// Counts events that were trimmed, and logs it once in a while.
 #[derive(Debug, Default)]
 pub(crate) struct Trimmed {
     events: AtomicU64,
@@ -36,7 +36,7 @@ impl Trimmed {
         self.events.load(Relaxed)
     }
 
-    /// Counts an event of which `fields` were left out or shortened, if any were.
+    /// Counts an event in which `fields` were left out or shortened, unless there are none.
     pub(super) fn note(&self, fields: &[&'static str]) {
         if fields.is_empty() {
             return;
@@ -59,7 +59,7 @@ pub(super) fn at_fault(faults: &mut Vec<&'static str>, field: &'static str) {
     }
 }
 
-/// Whether a user frame's field may be on an event.
+/// Whether a field of a user frame keeps the rules of events.
 pub(super) fn is_fit(name: &str, value: &Value) -> bool {
     let is_name = |field| {
         let text = value.as_str();
@@ -73,14 +73,14 @@ pub(super) fn is_fit(name: &str, value: &Value) -> bool {
     }
 }
 
-/// What a filter must not take from a lifecycle event.
+/// What a lifecycle event keeps whatever a filter does to it.
 pub(super) struct Essence {
     event: Event,
 }
 
 impl Essence {
-    /// Of an event before the filter sees it: what happened, to whom, when, and nothing that users could
-    /// want redacted.
+    /// Copies from an event, before the filter sees it: what happened, to which workflow or activity, and when,
+    /// but nothing that users might want to redact.
     pub(super) fn of(event: &Event, application_name: &str) -> Self {
         let mut bare = Event::new(event.event_type.clone()).name(event.event_name.clone());
         bare.metadata = event.metadata.clone();
@@ -91,12 +91,12 @@ impl Essence {
         Self { event: bare }
     }
 
-    /// The event that is stored when the filter panicked.
+    /// Returns the event that is stored if the filter panicked.
     pub(super) fn into_event(self) -> Event {
         self.event
     }
 
-    /// Puts back what makes the event a valid one.
+    /// Restores what makes the event valid.
     pub(super) fn restore(&self, event: &mut Event, faults: &mut Vec<&'static str>) {
         if event.event_type.is_empty() || check_name("event_type", &event.event_type).is_err() {
             event.event_type.clone_from(&self.event.event_type);
@@ -148,7 +148,7 @@ pub(super) fn mend(event: &mut Event, faults: &mut Vec<&'static str>) {
     });
 }
 
-/// Whether [`mend`] leaves an event that keeps the rules as it is.
+/// Whether [`mend`] would leave this event, which passed validation, as it is.
 pub(super) fn is_whole(event: &Event) -> bool {
     let is_short = |value: &Value| value.as_str().is_none_or(|it| it.len() <= MAX_ERROR_BYTES);
     let error = event.data.get("error").and_then(Value::as_object);
@@ -173,7 +173,7 @@ fn keep_only(
     fields.retain(|name, value| fits(name, value));
 }
 
-/// The texts of an end that come from user code.
+/// Returns the texts of an end that come from user code.
 fn texts(data: &mut Map<String, Value>) -> impl Iterator<Item = &mut String> {
     let mut error = None;
     let mut reason = None;
@@ -205,8 +205,8 @@ fn mend_error(data: &mut Map<String, Value>, faults: &mut Vec<&'static str>) {
     }
 }
 
-/// Cuts a text between characters, so that it and the sign for its rest are at most `limit` bytes as
-/// `measured`.
+/// Cuts a text between characters, so that it takes at most `limit` bytes, as `measured` counts them, with the
+/// mark at its end.
 fn shorten(text: &mut String, limit: usize, measured: fn(&str) -> usize) {
     let mut left = limit.saturating_sub(REST.len_utf8());
     let mut buffer = [0; 4];
@@ -226,8 +226,8 @@ fn shorten(text: &mut String, limit: usize, measured: fn(&str) -> usize) {
     }
 }
 
-/// The event's JSON, of at most `limit` bytes as far as that can be: the largest of what may go is
-/// shortened or left out first. What it takes to say what happened is never left out.
+/// Returns the event's JSON, of at most `limit` bytes if possible: of the fields that may go, the largest are
+/// shortened or left out first. The fields that say what happened are never left out.
 pub(super) fn to_json(
     event: &mut Event,
     limit: usize,
@@ -245,9 +245,9 @@ pub(super) fn to_json(
     event.to_json_within(usize::MAX)
 }
 
-/// Something that may go for lack of room.
+/// A part of an event that may be left out for lack of room.
 enum Part {
-    /// A text of an error, by the place it has among [`texts`].
+    /// A text of an error, by its index in [`texts`].
     Text(usize),
     Custom(String),
     Data(String),
@@ -257,7 +257,7 @@ enum Part {
 
 fn make_room(event: &mut Event, surplus: usize, faults: &mut Vec<&'static str>) {
     let mut parts = parts(event);
-    // First what is large, then what everybody has.
+    // By rank, and within a rank the largest first.
     parts.sort_by_key(|(rank, size, _)| (*rank, std::cmp::Reverse(*size)));
     let mut surplus = surplus;
     for (_, size, part) in parts {
@@ -301,14 +301,14 @@ fn make_room(event: &mut Event, surplus: usize, faults: &mut Vec<&'static str>) 
         };
         surplus = surplus.saturating_sub(freed);
     }
-    // Of which nothing is left says nothing.
+    // A text of which nothing is left is left out.
     if let Some(Value::Object(error)) = event.data.get_mut("error") {
         error.retain(|_, value| value != "");
     }
     event.data.retain(|_, value| value != "");
 }
 
-/// What may go, each with its rank and its size as JSON.
+/// Returns the parts that may be left out, each with its rank and its size as JSON.
 fn parts(event: &mut Event) -> Vec<(u8, usize, Part)> {
     let mut parts = Vec::new();
     for (place, text) in texts(&mut event.data).enumerate() {
@@ -321,7 +321,7 @@ fn parts(event: &mut Event) -> Vec<(u8, usize, Part)> {
     for (name, value) in &event.data {
         let is_text = match (name.as_str(), value) {
             ("error", Value::Object(fields)) => {
-                // Its texts may go, not that there was one; but not whatever a filter put there.
+                // The texts of an error may go, but not the error itself, unless a filter changed its form.
                 fields.len() <= 3 && !fields.values().any(|it| it.is_array() || it.is_object())
             }
             ("reason", Value::String(_)) => true,
@@ -358,15 +358,15 @@ fn parts(event: &mut Event) -> Vec<(u8, usize, Part)> {
     parts
 }
 
-/// The bytes of a field in JSON, with its name, its colon and its comma.
+/// Returns the size of a field in JSON, with its name, colon and comma.
 fn field_len(name: &str, value: &Value) -> usize {
     let mut counter = Counter(0);
-    // A counter takes everything.
+    // Writing to a counter cannot fail.
     serde_json::to_writer(&mut counter, value).ok();
     encoded_len(name) + 4 + counter.0
 }
 
-/// The bytes of a text in JSON, without its quotes.
+/// Returns the size of a text in JSON, without its quotes.
 fn encoded_len(text: &str) -> usize {
     let mut counter = Counter(0);
     serde_json::to_writer(&mut counter, text).ok();

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-/// A batch did not arrive, or nobody knows whether it did. It is delivered again.
+/// A batch did not arrive, or it is not known whether it did. It is delivered again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 #[non_exhaustive]
 pub struct SinkError {
-    /// What went wrong, for people; without secrets.
+    /// What went wrong, in words for people, without secrets.
     pub reason: String,
     /// How long the receiver asks to be left alone (HTTP's `Retry-After`).
     pub retry_after: Option<Duration>,
@@ -22,7 +22,7 @@ impl SinkError {
         }
     }
 
-    /// The same, to be tried again no sooner than after `pause`.
+    /// Sets how long to wait at least before the batch is delivered again.
     #[must_use]
     pub fn retry_after(mut self, pause: Duration) -> Self {
         self.retry_after = Some(pause);

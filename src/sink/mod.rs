@@ -1,6 +1,6 @@
-//! Where events are delivered. One trait, [`Sink`]: it is handed batches in the order of the journal
-//! and says what became of them. A sink knows its own protocol and the event's format; it knows
-//! nothing of Temporal, of the journal, or of when it is tried again.
+//! Where events are delivered. One trait, [`Sink`]: it gets batches in the order of the journal, and returns what
+//! became of them. A sink knows its own protocol and the format of events. It does not know Temporal or the journal,
+//! or when a delivery is retried.
 
 #[cfg(any(
     feature = "dapr",
@@ -79,12 +79,12 @@ pub struct Rejection {
     pub reason: String,
 }
 
-/// What became of a batch: every event before `taken` is in the sink or was rejected for good; what
-/// comes from there on is handed out again.
+/// What became of a batch: every event before index `taken` is in the sink, or was rejected for good. Those from there
+/// on are delivered again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Delivered {
-    /// How many events, from the first on, are done with.
+    /// How many events, counted from the first, are in the sink or rejected.
     pub taken: usize,
     /// Those among them that the sink refused for good.
     pub rejected: Vec<Rejection>,
@@ -99,19 +99,18 @@ impl Delivered {
         }
     }
 
-    /// The first `taken` events are done with; `rejected` are those that were refused for good.
+    /// The first `taken` events are in the sink, except those that it refused for good, which `rejected` names.
     pub fn up_to(taken: usize, rejected: Vec<Rejection>) -> Self {
         Self { taken, rejected }
     }
 }
 
-/// Somewhere that events are delivered to.
+/// A receiver of events.
 ///
-/// A batch may come again, whole or in part: after a lost acknowledgement, an outage, or a crash. The
-/// event id tells what is there already; a sink uses it as far as its receiver can.
+/// A batch may come again, as a whole or in part: after a lost acknowledgement, an outage, or a crash. A sink should use
+/// the event id to store each event once, as far as its receiver allows.
 ///
-/// Cancel safe in this sense: a call that is dropped counts as not answered, and its batch is
-/// delivered again.
+/// A call may be dropped before it returns. Its batch is then delivered again.
 #[async_trait]
 pub trait Sink: Send + Sync + fmt::Debug + 'static {
     /// A short name for logs and statistics, such as `nats` and the subject; without secrets.
@@ -120,18 +119,17 @@ pub trait Sink: Send + Sync + fmt::Debug + 'static {
     /// Delivers a batch, which is never empty, in order.
     ///
     /// # Errors
-    /// [`SinkError`] when nothing is known to have arrived and the same batch may be tried again.
-    /// What can never succeed is no error, but a [`Rejection`].
+    /// [`SinkError`] if it is not known that anything arrived, and the same batch may be tried again. For an event that
+    /// can never succeed, return a [`Rejection`] instead.
     async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError>;
 
-    /// Whether the sink's server can be reached now.
+    /// Checks that the sink's server can be reached now.
     ///
     /// # Errors
-    /// [`SinkError`], saying what is wrong.
+    /// [`SinkError`], which says what is wrong.
     async fn check(&self) -> Result<(), SinkError>;
 
-    /// Whether the sink takes this event at all; those that it does not take are passed over. All, by
-    /// default.
+    /// Whether the sink takes this event at all. Others are passed over. By default it takes all.
     fn takes(&self, event: &SinkEvent) -> bool {
         let _ = event;
         true

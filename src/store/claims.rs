@@ -1,5 +1,5 @@
-//! Which of the things that are held somebody in this process looks after. What nobody looks after any
-//! more (its process died, its worker was dropped) is for the next worker to settle.
+//! Claims: which holds somebody in this process takes care of. The next worker settles those that nobody takes
+//! care of any more, because their process died or their worker was dropped.
 
 use std::{
     collections::HashSet,
@@ -19,7 +19,7 @@ impl Claims {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what is held under `hold_id` into one's care, unless somebody has it.
+    /// Claims what is held under `hold_id`; none if somebody else has claimed it.
     pub(super) fn claim(self: &Arc<Self>, hold_id: Uuid) -> Option<Claim> {
         self.ids().insert(hold_id).then(|| Claim {
             claims: self.clone(),
@@ -29,7 +29,7 @@ impl Claims {
     }
 }
 
-/// The care of one hold; given up when it is dropped.
+/// The claim to one hold, given up when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Claim {
     claims: Arc<Claims>,
@@ -38,7 +38,7 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Whether the caller is the first to settle it.
+    /// Marks it as settled. Returns whether the caller is the first to do so.
     pub(crate) fn settle(&self) -> bool {
         !self.settled.swap(true, Ordering::AcqRel)
     }

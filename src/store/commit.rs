@@ -1,5 +1,5 @@
-//! What interceptors ask of a store: append, commit, hold and settle. Not for applications; they
-//! publish. Knows the journal, and not when or why it is asked.
+//! The operations for interceptors: append, commit, hold and settle. Applications publish instead. Knows the
+//! journal, and not when or why it is asked.
 
 use super::{Claim, EventStore, LifecycleSelection, PublishError, Receipt, stats::add};
 use crate::{
@@ -24,12 +24,12 @@ impl EventStore {
         self.shared.lifecycle
     }
 
-    /// How many events may wait for the journal.
+    /// Returns how many events may wait for the journal.
     pub(crate) fn queue_size(&self) -> usize {
         self.shared.queue_size
     }
 
-    /// Whether what happened then is older than the store keeps events.
+    /// Whether an event of that time is older than the store keeps events.
     fn is_past_retention(&self, happened_at: Option<SystemTime>) -> bool {
         match (self.shared.retention, happened_at) {
             (Some(age), Some(at)) => at.elapsed().is_ok_and(|since| since >= age),
@@ -37,8 +37,8 @@ impl EventStore {
         }
     }
 
-    /// Whether an event that history tells of, and that the store lacks, was there long enough: it was
-    /// removed for its age or for lack of room, or would be at once.
+    /// Whether an event that is in history, but not in the store, was removed for its age or for lack of room, or
+    /// would be removed at once.
     pub(crate) fn is_removed(&self, draft: &Draft) -> bool {
         let happened_at = draft.happened_at();
         if self.is_past_retention(happened_at) {
@@ -76,7 +76,7 @@ impl EventStore {
         add(&self.shared.counters.staged, 1);
     }
 
-    /// Counts an event for which there is no room in memory, and says so once in a while.
+    /// Counts an event for which there is no room in memory, and logs that once in a while.
     pub(crate) fn refuse_for_lack_of_room(&self) -> PublishError {
         if let Some(journal) = &self.shared.journal {
             journal.count_refused(1);
@@ -84,7 +84,7 @@ impl EventStore {
         self.refused(&Rejected::Full)
     }
 
-    /// Sends one event to the journal.
+    /// Queues one event for the journal.
     pub(crate) fn append(&self, draft: Draft) -> Receipt {
         let Some(journal) = &self.shared.journal else {
             self.skip();
@@ -110,8 +110,9 @@ impl EventStore {
         }
     }
 
-    /// Sends the events of one workflow task, or an activity's end, and waits until they are
-    /// durable, for no longer than the commit timeout; then they stay queued and the caller goes on.
+    /// Commits the events of a workflow task, or an activity's end: appends them to the journal and waits until
+    /// they are durable. After the commit timeout the caller goes on, and the events stay queued. The timeout does
+    /// not bound an append that this call makes itself: only the kernel does.
     pub(crate) async fn commit(&self, append: Vec<Draft>, holds: Vec<Hold>) {
         let Some(journal) = &self.shared.journal else {
             return;
@@ -145,7 +146,7 @@ impl EventStore {
         match outcome {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                // The journal has said it in full, once; this is for those who look closer.
+                // The journal has logged the cause once; this is for debugging.
                 debug!(%error, "a commit is not durable");
             }
             Err(_) => {
@@ -158,12 +159,12 @@ impl EventStore {
         }
     }
 
-    /// Whether nothing is durable before the sinks have it: the journal is in memory.
+    /// Whether the journal is in memory, so that an event is durable only once the sinks have it.
     fn is_durable_with_sinks(&self) -> bool {
         !self.shared.is_lasting && self.shared.delivery.is_some()
     }
 
-    /// Resolves when every sink has what the journal has now.
+    /// Waits until every sink has everything that the journal has now.
     async fn reached_by_sinks(&self) {
         if let (Some(delivery), Some(journal)) = (&self.shared.delivery, &self.shared.journal) {
             delivery.reached(journal.status().newest).await;
@@ -177,12 +178,12 @@ impl EventStore {
         }
     }
 
-    /// Takes what is held under a key into one's care, unless somebody in this process has it.
+    /// Claims what is held under a key; none if somebody in this process has claimed it.
     pub(crate) fn claim(&self, key: &RunKey) -> Option<Claim> {
         self.shared.claims.claim(key.hold_id)
     }
 
-    /// Those of `ids` that no stored event has.
+    /// Returns those of `ids` that no stored event has.
     pub(crate) async fn missing(&self, ids: Vec<EventId>) -> Result<Vec<EventId>, JournalError> {
         match &self.shared.journal {
             None => Ok(Vec::new()),
@@ -190,7 +191,7 @@ impl EventStore {
         }
     }
 
-    /// The stored events that have one of `ids`.
+    /// Returns the stored events that have one of `ids`.
     pub(crate) async fn find(&self, ids: Vec<EventId>) -> Result<Vec<Event>, JournalError> {
         match &self.shared.journal {
             Some(journal) if !ids.is_empty() => {
@@ -204,9 +205,9 @@ impl EventStore {
         }
     }
 
-    /// Whether the store has something of an attempt with the number of the one on the stack, which has
-    /// just begun: its activity was reset, and counts from 1 again. A store that does not answer within
-    /// the commit timeout knows of none.
+    /// Whether the store has an event of an earlier attempt with the number of the one on the stack, which has
+    /// just begun. Then the activity was reset, and counts its attempts from 1 again. False if the store does not
+    /// answer within the commit timeout.
     pub(crate) async fn knows_attempt(&self, context: &Context) -> bool {
         let ids = ids_of_attempt(context);
         let asked = ids.len();
@@ -219,7 +220,7 @@ impl EventStore {
         }
     }
 
-    /// Where the cursor `name` stands; none if it was never moved.
+    /// Returns the position of the cursor `name`; none if it was never moved.
     pub(crate) async fn cursor(&self, name: String) -> Result<Option<u64>, JournalError> {
         match &self.shared.journal {
             None => Ok(None),
@@ -227,7 +228,7 @@ impl EventStore {
         }
     }
 
-    /// Moves the cursor `name`; durable when this returns.
+    /// Moves the cursor `name`, and waits until that is in the store.
     pub(crate) async fn move_cursor(
         &self,
         name: String,
@@ -242,7 +243,7 @@ impl EventStore {
         }
     }
 
-    /// Everything that is held.
+    /// Returns everything that is held.
     pub(crate) async fn held(&self) -> Result<Vec<Held>, JournalError> {
         match &self.shared.journal {
             None => Ok(Vec::new()),
@@ -250,21 +251,21 @@ impl EventStore {
         }
     }
 
-    /// The server accepted what is held: it goes to the store.
+    /// Stores what is held: the server accepted it.
     pub(crate) fn release(&self, key: RunKey) {
         if let Some(journal) = &self.shared.journal {
             self.not_refused(journal.release(key));
         }
     }
 
-    /// The server accepted something else than what is held.
+    /// Stores `events` instead of what is held: the server accepted something else.
     pub(crate) fn replace(&self, key: RunKey, events: Vec<Draft>) {
         if let Some(journal) = &self.shared.journal {
             self.not_refused(journal.replace(key, events));
         }
     }
 
-    /// The server did not accept what is held.
+    /// Discards what is held: the server did not accept it.
     pub(crate) fn discard(&self, key: RunKey) {
         if let Some(journal) = &self.shared.journal {
             add(&self.shared.counters.discarded, 1);

@@ -1,5 +1,5 @@
-//! The handle that people hold: an [`EventStore`] enriches what is published from the context stack
-//! and hands it to the journal. Knows the context and the journal, and nothing of Temporal.
+//! The handle for applications: an [`EventStore`] enriches published events from the context stack and hands them
+//! to the journal. Knows the context and the journal, and nothing of Temporal.
 
 mod claims;
 mod commit;
@@ -45,8 +45,8 @@ use tracing::{debug, info, warn};
 
 /// Publishes events. A cheap handle: clones share one queue and one journal.
 ///
-/// End it with [`shutdown`](Self::shutdown). If the last handle is dropped without, what is queued is
-/// still written, and the drop waits for it, two seconds at most.
+/// Close it with [`shutdown`](Self::shutdown). If the last handle is dropped without a shutdown, queued events are
+/// still written, and the drop waits up to two seconds for that.
 ///
 /// ```
 /// use temporal_eventstore::{Event, EventStore};
@@ -65,7 +65,7 @@ struct Shared {
     rules: Arc<Rules>,
     journal: Option<Journal>,
     delivery: Option<Delivery>,
-    // Without a file as the journal, only what the sinks have is durable.
+    // Whether the journal is a file. Otherwise only what the sinks have is durable.
     is_lasting: bool,
     queue_size: usize,
     retention: Option<Duration>,
@@ -77,13 +77,13 @@ struct Shared {
     claims: Arc<Claims>,
     shut_down: AtomicBool,
     closed: OnceCell<Result<(), FlushError>>,
-    // Its thread ended, though nobody closed it.
+    // So that each of these is logged once, or once in a while.
     said_skipped: Said,
     said_full: Said,
     said_stopped: Said,
 }
 
-/// What a store that stores is made of.
+/// The parts of a store that is not disabled.
 struct Parts {
     journal: Journal,
     delivery: Option<Delivery>,
@@ -92,27 +92,28 @@ struct Parts {
 }
 
 impl EventStore {
-    /// Options for a new store; finish with
-    /// [`build`](EventStoreOptionsBuilder::build). Nothing is read from the environment.
+    /// Returns a builder of options; finish with [`build`](EventStoreOptionsBuilder::build). Reads nothing from the
+    /// environment.
     pub fn builder() -> EventStoreOptionsBuilder {
         EventStoreOptions::builder()
     }
 
-    /// The store that the environment describes; see [`EventStoreOptions`] for the variables. With
-    /// none of them set, a store that skips everything.
+    /// Builds the store that the environment describes; see [`EventStoreOptions`] for the variables. If none of
+    /// them is set, the store skips all events.
     ///
     /// # Errors
-    /// [`BuildError`], naming the variable or the file that is wrong.
+    /// [`BuildError`], which names the variable or the file that is wrong.
     pub async fn from_env() -> Result<Self, BuildError> {
         Self::from_options(EventStoreOptions::from_env()?).await
     }
 
-    /// The store that `options` describe. Opens the journal on a blocking thread; must be called
-    /// within a tokio runtime.
+    /// Builds the store that `options` describe. Opens the journal on a blocking thread, and feeds it what an earlier
+    /// process left in its log. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`BuildError`], naming the option or the file that is wrong. A damaged file is no error: the
-    /// store then works in memory and says so.
+    /// [`BuildError`], which names the option or the file that is wrong. A damaged file is not an error: memory then
+    /// stands in for it, new events wait in the log for a start with a whole file, and
+    /// [`health`](Self::health) is degraded.
     pub async fn from_options(options: EventStoreOptions) -> Result<Self, BuildError> {
         let Some((journal_options, targets)) = places(&options)? else {
             return Ok(Self::new(options, None));
@@ -147,7 +148,7 @@ impl EventStore {
         ))
     }
 
-    /// A store that skips everything, for programs that are told not to publish.
+    /// Returns a store that skips all events, for programs that are told not to publish.
     pub fn disabled() -> Self {
         Self::new(EventStoreOptions::default(), None)
     }
@@ -195,17 +196,19 @@ impl EventStore {
         }
     }
 
-    /// Publishes an event. Never blocks, never panics, and raises nothing: failures are logged and
-    /// counted. The event is on its way when this returns; await the [`Receipt`] to know that it is
+    /// Publishes an event. Never blocks, never panics, and returns no error: failures are logged and counted.
+    ///
+    /// The event is queued when this returns, and is written to the journal's log soon after
+    /// ([`linger`](EventStoreOptions::linger)). Await the [`Receipt`] to write it at once and to know that it is
     /// durable.
     ///
-    /// What is known of the worker, the workflow, the activity and the frames of the
-    /// [context stack](crate::context) is added; what the event has already stays.
+    /// What is known about the worker, the workflow, the activity and the frames of the
+    /// [context stack](crate::context) is added. Fields that the event has already are kept.
     ///
-    /// In workflow code (run, signal and update handlers) the event waits for its workflow task and
-    /// is published with it, once, however often the task is executed or replayed.
+    /// In workflow code (run, signal and update handlers) the event waits for its workflow task, and is published
+    /// once the server is known to have accepted that, however often the task is executed or replayed.
     ///
-    /// A `tracing` layer may publish what it is told: what publishing logs within that is not logged.
+    /// A `tracing` layer may publish what is logged. Publishing within such a layer logs nothing.
     pub fn publish(&self, event: Event) -> Receipt {
         said::while_publishing(|| self.publish_here(event))
     }
@@ -227,8 +230,8 @@ impl EventStore {
         }
     }
 
-    /// Fills what the event leaves empty from the current context stack, as `publish` does, without
-    /// publishing it. The id is left to `publish`.
+    /// Fills the event's empty fields from the current context stack, as `publish` does, but does not publish it and
+    /// gives it no id.
     pub fn enrich(&self, event: &mut Event) {
         record::enrich(
             event,
@@ -238,12 +241,15 @@ impl EventStore {
         );
     }
 
-    /// Waits until everything that was published before is durable, and every sink has it. Cancel safe.
+    /// Waits until everything that was published before is in the store, where [`read`](Self::read) and other
+    /// programs see it, and until every sink has it. To wait only until an event is durable, await its [`Receipt`].
+    /// Cancel safe.
     ///
     /// # Errors
-    /// [`FlushError::TimedOut`] after `timeout`, with the number of events that still wait for the
-    /// journal; [`FlushError::SinksBehind`] when the journal has them and a sink has not;
-    /// [`FlushError::Journal`] when the journal failed.
+    /// * [`FlushError::TimedOut`] after `timeout`, while another program has the file locked or the journal is slow.
+    /// * [`FlushError::SinksBehind`] if the journal has the events, but a sink does not yet.
+    /// * [`FlushError::Journal`] if the store's file is damaged or cannot be written. Events are then still durable in
+    ///   the journal's log, unless that cannot be written either.
     pub async fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
         let Some(journal) = &self.shared.journal else {
             return Ok(());
@@ -254,7 +260,7 @@ impl EventStore {
             .await
     }
 
-    /// Waits until every sink has what the journal has now.
+    /// Waits until every sink has everything that the journal has now.
     async fn delivered(&self, left: Duration, timeout: Duration) -> Result<(), FlushError> {
         let (Some(delivery), Some(journal)) = (&self.shared.delivery, &self.shared.journal) else {
             return Ok(());
@@ -277,13 +283,15 @@ impl EventStore {
         })
     }
 
-    /// Flushes, then ends delivery and closes the journal. Afterwards events are refused and counted.
-    /// Call it when the workers have stopped. Who calls it meanwhile or again gets the answer that the
-    /// first one gets. Cancel safe: the next call goes on, and without one the journal closes with the
-    /// last handle.
+    /// Flushes, then ends delivery and closes the journal. Afterwards events are refused and counted. Call it when the
+    /// workers have stopped.
+    ///
+    /// Further calls, during the first or after it, return the result of the first. Cancel safe: after a cancelled
+    /// call the next one takes over; without one, the journal closes when the last handle is dropped.
     ///
     /// # Errors
-    /// As [`flush`](Self::flush).
+    /// As for [`flush`](Self::flush). [`JournalError::NotStored`] says that the store lacks events that are in the log
+    /// for the next start, [`JournalError::Lost`] that events are lost.
     pub async fn shutdown(&self, timeout: Duration) -> Result<(), FlushError> {
         let mut behind = None;
         let closing = async {
@@ -292,14 +300,14 @@ impl EventStore {
             closed
         };
         let closed = self.shared.closed.get_or_init(|| closing).await.clone();
-        // By who closed it, when those who wait for the answer have it.
+        // Logged by the call that closed it, once the others can have the result.
         if let Some(behind) = behind {
             self.say_closed(behind);
         }
         closed
     }
 
-    /// Gives back how it went, and how many positions the slowest sink is behind.
+    /// Closes the store. Returns the result, and how many positions the slowest sink is behind.
     async fn close(&self, timeout: Duration) -> (Result<(), FlushError>, u64) {
         self.shared.shut_down.store(true, Ordering::Release);
         let Some(journal) = &self.shared.journal else {
@@ -358,11 +366,13 @@ impl EventStore {
         }
     }
 
-    /// What sinks refused for good, with the reason, in the order of positions: at most `limit` of those
-    /// after `position` (0 for the beginning), and of the last event all there are.
+    /// Returns events that sinks refused for good, with the reasons, in the order of their positions: at most `limit`
+    /// of those after `position` (0 for the beginning), and then the rest of those that share the last position.
+    ///
+    /// Like [`read`](Self::read), waits until the store has everything that was published before.
     ///
     /// # Errors
-    /// [`JournalError`] when the journal cannot be read.
+    /// [`JournalError`] if the store cannot be read.
     pub async fn dead_letters(
         &self,
         position: u64,
@@ -377,12 +387,11 @@ impl EventStore {
         }
     }
 
-    /// Sends the dead letters of a sink again, and gives back how many it took now. Those that it takes
-    /// are dead letters no more. Not cancel safe in one respect: an event that was taken just then
-    /// may stay a dead letter, and be sent once more.
+    /// Sends the dead letters of a sink again. Those that the sink takes now are removed; returns how many. If the call
+    /// is cancelled, or the process ends just then, an event that was taken may stay a dead letter and be sent again.
     ///
     /// # Errors
-    /// [`RedeliverError`], naming the sink.
+    /// [`RedeliverError`], which names the sink.
     pub async fn redeliver(&self, sink: &str) -> Result<u64, RedeliverError> {
         match &self.shared.delivery {
             Some(delivery) => delivery.redeliver(sink).await,
@@ -401,7 +410,7 @@ impl EventStore {
         }
     }
 
-    /// Numbers about this store.
+    /// Returns the numbers of this store.
     pub fn stats(&self) -> Stats {
         let counters = &self.shared.counters;
         let mut stats = Stats {
@@ -438,7 +447,7 @@ impl EventStore {
         stats
     }
 
-    /// Whether the store can do its work.
+    /// Returns whether the store can do its work.
     pub fn health(&self) -> Health {
         match &self.shared.journal {
             None => Health::Disabled,
@@ -477,11 +486,14 @@ impl EventStore {
         self.shared.journal.is_some()
     }
 
-    /// Reads stored events, as JSON, in the order in which they were stored: at most `limit` of
-    /// those after `position` (0 for the beginning), each with its position.
+    /// Reads stored events as JSON, each with its position, in the order in which they were stored: those after
+    /// `position` (0 for the beginning), at most `limit`, and fewer if they are large (a call ends at about 8 MiB).
+    ///
+    /// First waits until the store has everything that was published before; while another program has the file
+    /// locked, that is as long as the lock is held.
     ///
     /// # Errors
-    /// [`JournalError`] when the journal cannot be read.
+    /// [`JournalError`] if the store cannot be read.
     pub async fn read(
         &self,
         position: u64,
@@ -526,7 +538,7 @@ impl std::fmt::Debug for EventStore {
 }
 
 impl Shared {
-    /// How many positions the slowest sink is behind.
+    /// Returns how many positions the slowest sink is behind.
     fn behind(&self) -> u64 {
         match (&self.delivery, &self.journal) {
             (Some(delivery), Some(journal)) => {
@@ -559,8 +571,8 @@ impl Drop for Shared {
     }
 }
 
-/// Publishes to the store of the code that runs now: in workflow and activity code on a worker with
-/// the plugin, the plugin's store. Anywhere else the event is skipped.
+/// Publishes to the store of the current context: in workflow and activity code on a worker with the plugin, that is
+/// the plugin's store. Anywhere else the event is skipped.
 ///
 /// See [`EventStore::publish`].
 pub fn publish(event: Event) -> Receipt {
@@ -573,10 +585,10 @@ pub fn publish(event: Event) -> Receipt {
     }
 }
 
-/// How long a journal that only feeds sinks keeps what they have, unless told otherwise: so long the
-/// reconciler and a replay find what is there already.
+/// The default retention of a journal that only feeds sinks. For this long the reconciler and a replay find in it
+/// which events are stored already.
 const DELIVERED_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// How large such a journal grows, unless told otherwise: one gibibyte.
+/// The default size cap of such a journal: one gibibyte.
 const DELIVERING_MAX_BYTES: u64 = 1 << 30;
 
 fn places(
@@ -621,7 +633,7 @@ fn places(
         sinks: sinks
             .map(|target| delivery::cursor_name(&target.name))
             .collect(),
-        // A filter is the user's code, and belongs on no caller's path.
+        // A filter is the application's code, and must not run on the thread of a worker.
         appends_inline: options.filter.is_none()
             && options.append.unwrap_or_default() == Append::Inline,
         is_store,
@@ -629,7 +641,7 @@ fn places(
     Ok(Some((journal_options, places.targets)))
 }
 
-/// The program's file name, as most programs are named after what they do.
+/// Returns the program's file name.
 fn default_application_name() -> String {
     std::env::current_exe()
         .ok()

@@ -1,6 +1,5 @@
-//! What can be configured, from code and from the environment: code wins over environment, the
-//! environment wins over defaults, and what is not understood is an error that says what is allowed.
-//! Knows nothing of how the options are used.
+//! The options, from code and from the environment. A value that is not understood is an error that says what is
+//! allowed. Does not know how the options are used.
 
 use super::{BuildError, url};
 use crate::{record::Filter, sink::Sink};
@@ -13,23 +12,22 @@ use std::{
     time::Duration,
 };
 
-/// Events that may wait in memory for the journal before `publish` refuses more.
+/// How many events may wait in memory for the journal before `publish` refuses more.
 pub const DEFAULT_QUEUE_SIZE: usize = 10_000;
-/// The bytes of events that may wait in memory before `publish` refuses more: 64 MiB.
+/// How many bytes of events may wait in memory before `publish` refuses more: 64 MiB.
 pub const DEFAULT_MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
-/// Events that the journal writes in one transaction at most.
+/// How many events the journal's thread writes at once, and a sink gets at once, at most.
 pub const DEFAULT_BATCH_SIZE: usize = 512;
-/// How long an event that nobody waits for may wait for others, to be written with them.
+/// How long an event that nobody waits for may wait for others to be written, or delivered, with.
 pub const DEFAULT_LINGER: Duration = Duration::from_millis(5);
-/// How long a workflow task or an activity result waits at most for its events to be durable.
+/// How long a workflow task or an activity result waits for its events to be durable, at most.
 pub const DEFAULT_COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What an option may hold: bounds beyond which it would mean nothing, or more than a clock or a
-/// machine can hold.
+/// The bounds of an option.
 struct Allowed<T> {
     least: T,
     most: T,
-    /// The same, for errors.
+    /// The bounds in words, for errors.
     words: &'static str,
 }
 
@@ -82,7 +80,7 @@ const QUEUE_SIZE: Allowed<usize> = Allowed {
     most: 10_000_000,
     words: "a whole number from 1 to 10000000",
 };
-// Enough for the largest event, when it is encoded, too.
+// The lower bound leaves room for one large event and its encoding.
 const MAX_QUEUED_BYTES: Allowed<usize> = Allowed {
     least: 1024 * 1024,
     most: 1 << 40,
@@ -98,7 +96,7 @@ const LINGER: Allowed<Duration> = Allowed {
     most: Duration::from_secs(60),
     words: "a duration from `0s` to `1m`, such as `5ms`",
 };
-// Without any time to wait, each commit would count as late.
+// With no time to wait, every commit would be late.
 const COMMIT_TIMEOUT: Allowed<Duration> = Allowed {
     least: Duration::from_millis(1),
     most: Duration::from_secs(60 * 60),
@@ -193,15 +191,20 @@ impl TryFrom<String> for LifecycleSelection {
     }
 }
 
-/// How far a commit must have gone to count as durable.
+/// What durable events survive. An event is durable once it is in the journal's log; a commit and an awaited receipt
+/// wait for that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Durability {
-    /// A killed process loses nothing (SQLite `synchronous=NORMAL`).
+    /// Durable events survive a killed process, as long as the kernel lives on that has the written pages: not a
+    /// killed gVisor sandbox or micro-VM, not a dead FUSE daemon, not a removed container layer.
+    ///
+    /// A caller that waits may write to the log itself; see [`Append`].
     #[default]
     Process,
-    /// A power cut loses nothing either (SQLite `synchronous=FULL`); slower.
+    /// Durable events survive a power cut, too. The journal's thread syncs the log before it answers, and the store's
+    /// file is written with SQLite's `synchronous=FULL`. Slower.
     Power,
 }
 
@@ -217,18 +220,18 @@ impl FromStr for Durability {
     }
 }
 
-/// Who appends to the log of a journal in a file.
+/// Who writes to the log of a journal in a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Append {
-    /// Whoever has something to append, with one short write, where that is cheap and safe: with
-    /// [`Durability::Process`], without a filter, on a disk of this machine that answers quickly. Otherwise
-    /// the journal's thread. The kernel alone bounds how long such a write can take.
+    /// Whoever commits or awaits a receipt, with one short write, where that is cheap and safe: with
+    /// [`Durability::Process`], without a filter, on a local Linux file system that answers quickly. Otherwise the
+    /// journal's thread. Only the kernel bounds how long such a write takes; a worker stalls for as long.
     #[default]
     Inline,
-    /// Always the journal's thread. Costs a switch between threads for each commit, and `commit_timeout`
-    /// bounds the wait in every case.
+    /// Always the journal's thread, so that `commit_timeout` bounds every wait. Each commit then costs a switch
+    /// between threads.
     Thread,
 }
 
@@ -268,76 +271,85 @@ impl FromStr for Append {
 /// | `error_messages` | `EVENTSTORE_ERROR_MESSAGES` | `true` |
 /// | `repair_on_replay` | `EVENTSTORE_REPAIR_ON_REPLAY` | `false` |
 ///
-/// Durations are written as `500ms`, `2s`, `30days`. Each option has bounds; what is beyond them is
+/// Durations are written as `500ms`, `2s`, `30days`. Each option has bounds; a value beyond them is
 /// [`BuildError::InvalidOption`].
 #[derive(Clone, Default, Deserialize, bon::Builder)]
 #[builder(state_mod(vis = "pub"), finish_fn(name = options), on(String, into))]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct EventStoreOptions {
-    /// Where events are stored: `sqlite:PATH` for a file that is kept, `memory:` for this process
-    /// only, for tests. A path is taken as it is: no `:memory:`, no `file:` URI.
+    /// Where events are stored: `sqlite:PATH` for a file that is kept, `memory:` for this process only (for tests), or
+    /// the URLs of sinks, separated by commas. A path is taken as it is: `:memory:` and `file:` URIs are errors.
     pub url: Option<String>,
-    /// The file of the durable local log. With `sqlite:` as the store, log and store are one file,
-    /// so this must be the same path or absent; alone, it is the store. A path, and no URL.
+    /// The file of the durable journal, from which sinks are fed. A `sqlite:` store is its own journal: then leave this
+    /// out, or give the same path. Without any URL this file is the store. A path, not a URL.
     #[builder(into)]
     pub journal: Option<PathBuf>,
     /// The `application_name` of every event that has none of its own.
     pub application_name: Option<String>,
-    /// How many events may wait for the journal. Beyond it, `publish` refuses (counted and said);
-    /// lifecycle events may go to twice as many. From 1 to 10 million.
+    /// How many events may wait in memory for the journal. Beyond that, `publish` refuses events, and `activity_start`
+    /// is refused, which is counted and logged. Events of workflow tasks may fill the queue to twice this size; their
+    /// lifecycle events, and ends of activities, always get in. From 1 to 10 million.
     pub queue_size: Option<usize>,
-    /// How many bytes of events may wait in memory, in the queue and for their workflow tasks. Beyond it
-    /// `publish` refuses (counted and said), and workflow code is told nothing of it; lifecycle events always
-    /// get in. While the journal cannot be written, as much again as half of it. From 1 MiB.
+    /// How many bytes of events may wait in memory, in the queue and for their workflow tasks. Beyond that, `publish`
+    /// refuses events, which is counted and logged, but not told to workflow code; lifecycle events always get in.
+    /// While the log cannot be written, memory keeps up to half as much again. From 1 MiB.
     pub max_queued_bytes: Option<usize>,
-    /// How many events the journal writes in one transaction at most. From 1 to 100,000.
+    /// How many events the journal's thread writes to the log at once, and how many a sink gets at once, at most.
+    /// Events that were queued as one unit, such as those of one workflow task, are not split. From 1 to 100,000.
     pub batch_size: Option<usize>,
-    /// How long an event that nobody waits for may wait for others, to be written in one transaction
-    /// with them. A commit, an awaited receipt and a flush write at once. Up to a minute; zero to wait
-    /// for none.
+    /// How long an event that nobody waits for may wait for others, to be written or delivered with them. A crash
+    /// before it is written loses it.
+    ///
+    /// The time counts from when the journal's thread sees the event. After an idle time that is at once; while the
+    /// thread is about to feed the store, it is when it has done so, about 50 ms later at most. A commit, an awaited
+    /// receipt, a read and a flush write everything that is queued at once. Up to a minute; zero to wait for nothing.
     #[serde(deserialize_with = "deserialize_duration")]
     pub linger: Option<Duration>,
-    /// How long a workflow task or an activity result waits for its events to be durable before it
-    /// goes on without; the events stay queued. From a millisecond to an hour.
+    /// How long a workflow task or an activity result waits for its events to be durable. After that it goes on
+    /// without, and the events stay queued. It does not bound a write that the waiting thread makes itself; see
+    /// [`Append`]. From a millisecond to an hour.
     #[serde(deserialize_with = "deserialize_duration")]
     pub commit_timeout: Option<Duration>,
-    /// What a commit must survive.
+    /// What durable events survive.
     pub durability: Option<Durability>,
-    /// Who appends to the journal's log.
+    /// Who writes to the journal's log.
     pub append: Option<Append>,
-    /// How long stored events are kept. From a second to 36,500 days; left out, a store keeps them.
+    /// How long stored events are kept. From a second to 36,500 days. Left out, a store keeps them for ever, and a
+    /// journal that only feeds sinks for 7 days.
     #[serde(deserialize_with = "deserialize_duration")]
     pub retention: Option<Duration>,
-    /// The size of the journal file from which on old events are removed, user events first. From
-    /// 131,072 bytes.
+    /// The size cap of the store's file. Above it the oldest events are removed, user events first. From 131,072 bytes.
+    /// Left out, a store has none, and a journal that only feeds sinks has 1 GiB.
+    ///
+    /// The log beside the file has a bound of its own: as large as this, but from 16 MiB to 256 MiB.
     pub max_journal_bytes: Option<u64>,
-    /// The size of one encoded event from which on it is refused. A lifecycle event is never refused: of
-    /// a larger one the largest fields are shortened or left out, and what says what happened is stored
-    /// in any case. Up to 8,388,608.
+    /// The size of one encoded event above which it is refused. A lifecycle event is never refused: if it is larger,
+    /// its largest fields are shortened or left out, but never those that say what happened. Up to 8,388,608.
     pub max_event_bytes: Option<usize>,
     /// Which lifecycle events the interceptors emit.
     pub lifecycle: Option<LifecycleSelection>,
     /// Whether failed ends carry the error's message, which can hold private data.
     pub error_messages: Option<bool>,
-    /// Whether a replay stores what is not stored: `workflow_start` and the events that workflow code
-    /// published, with the ids that they had, so that a lost journal heals as far as history reaches.
-    /// Costs the journal one look for each event of each replay.
+    /// Whether a replay stores what the store lacks: `workflow_start` and the events that workflow code published,
+    /// with the ids that they had. A lost journal heals that way as far as history reaches. Costs one lookup in the
+    /// journal for each event of each replay.
     pub repair_on_replay: Option<bool>,
-    /// A hook that may change or drop each event before it is stored.
+    /// A hook that may change or drop each event before it is stored. With a filter, the journal's thread does all
+    /// writing; see [`Filter`].
     #[builder(into)]
     #[serde(skip)]
     pub filter: Option<Filter>,
-    /// Sinks of your own, beside those that `url` names.
+    /// Your own sinks, beside those that `url` names.
     #[builder(default)]
     #[serde(skip)]
     pub sinks: Vec<Arc<dyn Sink>>,
 }
 
-/// As it may be logged: a URL holds passwords.
+/// Without secrets: a URL may hold a password.
 impl fmt::Debug for EventStoreOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // By name, so that a new option is not forgotten.
+        // Destructured, so that a new option is not forgotten.
         let Self {
             url,
             journal,
@@ -382,11 +394,11 @@ impl fmt::Debug for EventStoreOptions {
 }
 
 impl EventStoreOptions {
-    /// The options in the environment.
+    /// Reads the options from the environment.
     ///
     /// # Errors
-    /// [`BuildError::InvalidOption`] for a value that is not understood, and for a variable that
-    /// starts with `EVENTSTORE_` and is none of the names above.
+    /// [`BuildError::InvalidOption`] for a value that is not understood, and for an unknown variable whose name
+    /// starts with `EVENTSTORE_`.
     pub fn from_env() -> Result<Self, BuildError> {
         Self::from_variables(std::env::vars_os().filter_map(|(name, value)| {
             Some((
@@ -396,10 +408,10 @@ impl EventStoreOptions {
         }))
     }
 
-    /// As [`Self::from_env`], from any list of names and values; an empty value is an absent one.
+    /// Reads the options from any list of variables and values. A variable with an empty value counts as not set.
     ///
     /// # Errors
-    /// As [`Self::from_env`].
+    /// As for [`Self::from_env`].
     pub fn from_variables(
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, BuildError> {
@@ -469,7 +481,7 @@ impl EventStoreOptions {
                     options.repair_on_replay =
                         Some(parse(&value, "`true` or `false`").map_err(|a| invalid(&a))?);
                 }
-                // Read by the sinks themselves, so that a secret stays where it is used.
+                // The sinks read these themselves, so that no other part gets a secret.
                 name if SINK_NAMES.contains(&name) => {}
                 _ => {
                     return Err(BuildError::InvalidOption {
@@ -486,7 +498,7 @@ impl EventStoreOptions {
         Ok(options)
     }
 
-    /// Whether each option holds what it may, wherever it came from.
+    /// Checks the bounds of each option, wherever its value came from.
     pub(super) fn check(&self) -> Result<(), BuildError> {
         fn shown(duration: Duration) -> String {
             humantime::format_duration(duration).to_string()
@@ -517,11 +529,11 @@ impl EventStoreOptions {
         }
     }
 
-    /// These options, with those of `other` where these have none.
+    /// Returns these options, completed with those of `other` where these have none.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
-            // One answer to "where": a URL given in code is not joined with a journal from outside.
+            // These two belong together: a URL given in code is not combined with a journal from outside.
             journal: if self.url.is_some() {
                 self.journal
             } else {
@@ -571,7 +583,7 @@ const NAMES: [&str; 16] = [
     "EVENTSTORE_REPAIR_ON_REPLAY",
 ];
 
-/// What the sinks read: how they prove who they are.
+/// The variables that the sinks read: their credentials.
 const SINK_NAMES: [&str; 6] = [
     "EVENTSTORE_AUTH_TOKEN",
     "EVENTSTORE_AUTH_TOKEN_URL",

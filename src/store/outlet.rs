@@ -1,17 +1,18 @@
-//! Where code publishes from. Whoever runs that code (a worker, an interceptor) puts an [`Outlet`] on the
-//! context stack; [`EventStore::publish`] looks for its own. Knows nothing of what the places are.
+//! The place that code publishes from. Whoever runs the code (a worker, an interceptor) puts an [`Outlet`] on the
+//! context stack, and [`EventStore::publish`] looks there for the one of its store. Does not know what the places
+//! are.
 
 use super::{EventStore, Receipt};
 use crate::{context::Context, event::Event};
 use std::sync::Arc;
 
-/// A place in a program that says itself what becomes of an event that is published there.
+/// A place in a program that decides what becomes of the events that are published there.
 pub(crate) trait Place: Send + Sync {
-    /// Publishes `event` to `store`. Unless `is_own`, that is another store than the one whose plugin
-    /// runs the code: nobody tells it what becomes of a workflow task.
+    /// Publishes `event` to `store`. If `is_own` is false, the code runs under the plugin of another store, so
+    /// that `store` does not learn what becomes of a workflow task.
     fn publish(&self, store: &EventStore, is_own: bool, event: Event, context: Context) -> Receipt;
 
-    /// Which worker runs here, where that is all that is known.
+    /// Returns which worker runs here, for a place that only knows that.
     #[cfg(feature = "plugin")]
     fn worker(&self) -> Option<usize> {
         None
@@ -27,7 +28,7 @@ pub(crate) struct Outlet {
 }
 
 impl Outlet {
-    /// The outlet of `store` at `place`, on top of `around`, the stack of whoever calls that code.
+    /// Creates the outlet of `store` at `place`. `around` is the context stack of the caller of that code.
     pub(crate) fn new(store: &EventStore, place: Arc<dyn Place>, around: &Context) -> Arc<Self> {
         let outer = around
             .extension::<Self>()
@@ -39,7 +40,7 @@ impl Outlet {
         })
     }
 
-    /// The innermost outlet of `store`, if its plugin runs this code.
+    /// Returns the innermost outlet of `store`, if its plugin runs this code.
     pub(crate) fn of(&self, store: &EventStore) -> Option<&Self> {
         std::iter::successors(Some(self), |outlet| outlet.outer.as_deref())
             .find(|outlet| outlet.store.is_same_as(store))

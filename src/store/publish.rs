@@ -1,4 +1,4 @@
-//! What whoever publishes an event gets back.
+//! The receipt that publishing returns.
 
 use super::PublishError;
 use crate::{event::EventId, journal};
@@ -8,18 +8,22 @@ use std::{
     task::{self, Poll},
 };
 
-/// What became of a published event.
+/// Resolves to the id of a published event once the event is durable.
 ///
-/// Publishing has happened when `publish` returns: dropping the receipt is fine and the usual thing.
-/// Whoever wants to know awaits it; it resolves when the event is durable. In workflow code it
-/// resolves at once, with the id that the event will have, so that nothing there can depend on the
+/// The event is queued when `publish` returns, whether the receipt is awaited or dropped. Dropping it is the usual
+/// thing. Awaiting it writes the event, with everything queued before it, to the journal's log at once: on the calling
+/// thread if that is cheap and safe (see [`Append`](crate::Append)), otherwise on the journal's thread. The store's
+/// file has the event a little later; [`flush`](crate::EventStore::flush) waits for that. Without a journal file, but
+/// with sinks, the receipt resolves when every sink has the event.
+///
+/// In workflow code it resolves at once, with the id that the event will have, so that nothing there can depend on the
 /// store. Cancel safe.
 pub struct Receipt(State);
 
 enum State {
     Ready(Option<Result<EventId, PublishError>>),
     Journal(journal::Receipt),
-    // Without a file as the journal, what is durable is what the sinks have.
+    // Without a journal file, only what the sinks have is durable.
     Sinks(Pin<Box<dyn Future<Output = Result<EventId, PublishError>> + Send>>),
 }
 

@@ -1,4 +1,4 @@
-//! Numbers about a store, for people and machines: plain counters that only grow, and gauges.
+//! The numbers of a store: counters that only grow, and gauges.
 
 use crate::delivery::SinkStats;
 use std::{
@@ -6,57 +6,61 @@ use std::{
     time::Duration,
 };
 
-/// A snapshot of what a store has done since it was built.
+/// A snapshot of a store's numbers. Counters count from when it was built.
+///
+/// The store's file is fed from the log within about 50 ms, so that `written`, `duplicates`, `held` and
+/// `journal_events` lag behind `accepted`. [`flush`](crate::EventStore::flush) brings them up to date.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Events handed to `publish`, and lifecycle events, that were accepted.
+    /// Events that were queued for the journal: published ones, and lifecycle events.
     pub accepted: u64,
-    /// Events that are in the store, each counted once.
+    /// Events that were written into the store, each counted once.
     pub written: u64,
-    /// Events that the store had already, and so were not written again.
+    /// Events that the store had already, and that were not written again.
     pub duplicates: u64,
-    /// Events refused because they break a rule; each was said in the log.
+    /// Events that were refused because they break a rule. Each is logged.
     pub invalid: u64,
-    /// Events that were stored without a field, or with a shortened one, because it breaks a rule: a field
-    /// of a frame, or anything of a lifecycle event, which is never refused.
+    /// Events that were stored without a field, or with a shortened one, because it breaks a rule: a field of a frame,
+    /// or any field of a lifecycle event, which is never refused.
     pub trimmed: u64,
     /// Events that the filter dropped.
     pub filtered: u64,
-    /// Events refused because the queue was full or the store shut down.
+    /// Events that were refused because the queue or the log was full, or the store was shut down or had stopped.
     pub refused: u64,
-    /// Events skipped: no store is configured, or nothing may be published there (queries, update
+    /// Events that were skipped: no store is configured, or nothing may be published there (queries, update
     /// validators).
     pub skipped: u64,
-    /// Events that workflow code published and that waited for their workflow task.
+    /// Events that workflow code published, and that waited for their workflow task to complete.
     pub staged: u64,
-    /// Events that were accepted and then lost: the size cap, or memory that overflowed while the
-    /// file could not be written.
+    /// Events and dead letters that were accepted and then lost: removed at the size cap, or dropped because memory was
+    /// full while the log could not be written.
     pub lost: u64,
-    /// Workflow ends that wait for the server's word.
+    /// Holds in the store now: what a workflow task published, and the end that it brought, until it is known whether
+    /// the server accepted the task.
     pub held: u64,
-    /// Ends that were discarded, since the server did not accept them.
+    /// Holds that were discarded because the server did not accept the task.
     pub discarded: u64,
     /// Commits that a workflow task or an activity result waited for.
     pub commits: u64,
-    /// The time that they waited in all.
+    /// The total time of those waits.
     pub commit_wait: Duration,
-    /// Commits that took longer than the commit timeout; the task went on without.
+    /// Commits that took longer than the commit timeout, so that the task went on without.
     pub commit_timeouts: u64,
-    /// Transactions of the journal.
+    /// Transactions of the store. Appends to the log are not among them.
     pub transactions: u64,
-    /// Events that wait for the journal now.
+    /// Events that wait to be appended to the log now.
     pub queued: u64,
-    /// About how many bytes of memory the events take that wait now, for the journal or for their workflow
-    /// task.
+    /// About how many bytes of memory the events take that wait now, for the journal or for their workflow task.
     pub queued_bytes: u64,
-    /// Events in the journal now.
+    /// Events in the store now.
     pub journal_events: u64,
-    /// The size of the journal's file now, in bytes.
+    /// The bytes of the store's file that are in use, measured once a second. Neither the WAL nor the log is included.
     pub journal_bytes: u64,
-    /// Whether the journal lives in memory because its file cannot be written.
+    /// Whether the log cannot be written, the store's file cannot be written or is damaged, or the file is not at its
+    /// path.
     pub degraded: bool,
-    /// Each sink.
+    /// The numbers of each sink.
     pub sinks: Vec<SinkStats>,
 }
 
@@ -68,21 +72,22 @@ pub enum Health {
     Healthy,
     /// No store is configured; events are skipped.
     Disabled,
-    /// The journal's file cannot be written; events are kept in memory, up to the queue's size.
+    /// One of the journal's files is not as it should be. If the store's file cannot be written or is damaged, new
+    /// events wait in the log, where they are durable. If the log cannot be written, they are kept in memory, up to the
+    /// queue's size. If the store's file is not at its path, events are gone with this process.
     Degraded {
         /// What went wrong, as far as it is known.
         reason: String,
     },
-    /// Sinks take no events now. They wait in the journal, and nothing is lost while it has room.
+    /// Sinks take no events now. The events wait in the journal, and none is lost while it has room.
     SinksFailing {
-        /// The name of each such sink, and why.
+        /// The name of each such sink, and why it takes none.
         sinks: Vec<(String, String)>,
     },
-    /// The journal's thread ended, though the store was not shut down: events are refused until the
-    /// program starts again. What was stored before is in the journal's file. Shows when the journal is
-    /// used next.
+    /// The journal's thread ended, though the store was not shut down. Events are refused until the program starts
+    /// again. What was appended before is in the journal's files.
     Stopped {
-        /// What is known of it.
+        /// Why it ended, as far as it is known.
         reason: String,
     },
     /// The store was shut down.

@@ -1,5 +1,5 @@
-//! Which stores a list of URLs names: where the journal is, and which sinks it feeds. Knows the
-//! schemes of the journal, and leaves all others to the sinks.
+//! Parses a list of URLs: where the journal is, and which sinks it feeds. Knows the journal's schemes, and leaves
+//! all others to the sinks.
 
 use super::BuildError;
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 };
 use std::path::{Path, PathBuf};
 
-/// What this build understands, for error messages.
+/// Returns the URLs that this build understands, for error messages.
 fn allowed() -> String {
     format!(
         "`sqlite:PATH` (a file that is kept), `memory:` (this process only), or {}; several with \
@@ -17,14 +17,14 @@ fn allowed() -> String {
     )
 }
 
-/// Which events a sink gets, in its URL.
+/// The parameter of a sink's URL that selects events.
 const ONLY: &str = "eventstore.only";
-/// What a sink is called, in its URL.
+/// The parameter of a sink's URL that names the sink.
 const NAME: &str = "eventstore.name";
-/// How long such a name may be.
+/// The longest such name.
 const MAX_NAME_LENGTH: usize = 100;
 
-/// Where the log is.
+/// Where the journal is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Log {
     /// A SQLite file, and whether it is the store itself.
@@ -40,7 +40,7 @@ pub(crate) struct Places {
     pub(crate) targets: Vec<Target>,
 }
 
-/// Whether a URL begins here, after a comma that may as well be one within a URL.
+/// Whether a URL begins here, after a comma that may also be a part of the URL before it.
 fn begins_url(text: &str) -> bool {
     let text = text.trim_start();
     let Some((scheme, rest)) = text.split_once(':') else {
@@ -53,7 +53,7 @@ fn begins_url(text: &str) -> bool {
     is_scheme && rest.starts_with("//") || matches!(scheme, "sqlite" | "memory" | "stdout")
 }
 
-/// The URLs of a list. Some URLs have commas of their own (`kafka://one:9092,two:9092/topic`).
+/// Splits a list into its URLs. Some URLs contain commas (`kafka://one:9092,two:9092/topic`).
 fn split(list: &str) -> Vec<&str> {
     let mut urls = Vec::new();
     let mut begin = 0;
@@ -73,14 +73,14 @@ fn split(list: &str) -> Vec<&str> {
         .collect()
 }
 
-/// A list of URLs as it may be shown.
+/// Returns a list of URLs without secrets, as it may be shown.
 pub(super) fn shown(list: &str) -> String {
     let urls: Vec<String> = split(list).into_iter().map(redacted).collect();
     urls.join(",")
 }
 
-/// The places that the `url` and `journal` options name, and the sinks that code brings along; none
-/// when there is nothing.
+/// Returns the places that the options `url` and `journal` name, together with the sinks given in code; none if
+/// there are none.
 pub(crate) fn places(
     list: Option<&str>,
     journal: Option<&Path>,
@@ -134,8 +134,8 @@ fn invalid(url: &str, reason: &str) -> BuildError {
     }
 }
 
-/// Why SQLite would take a path for something else than the name of a file, if it would. Nothing of that
-/// kind is durable, or locked by its path, as a store is.
+/// Returns why SQLite would not take a path for the name of a file, if so. What it would open instead is not
+/// durable, or not locked by its path.
 fn no_file(path: &str) -> Option<&'static str> {
     if path.is_empty() {
         Some("it names no file")
@@ -148,7 +148,7 @@ fn no_file(path: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether the journal's path is one; if not, what is allowed.
+/// Checks that the journal's option is the path of a file. The error says what is allowed.
 pub(super) fn check_journal(path: &Path) -> Result<(), String> {
     let text = path.to_string_lossy();
     let is_url = ["memory:", "sqlite:"].iter().any(|it| text.starts_with(it));
@@ -162,7 +162,7 @@ pub(super) fn check_journal(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// The log that a URL names; none for the URL of a sink.
+/// Returns the journal that a URL names; none for the URL of a sink.
 fn log_of(url: &str) -> Result<Option<Log>, BuildError> {
     let Some((scheme, rest)) = url.split_once(':') else {
         return Err(invalid(url, "it has no scheme"));
@@ -196,7 +196,7 @@ fn log_of(url: &str) -> Result<Option<Log>, BuildError> {
     }
 }
 
-/// The sink that a URL names, with what stands in it about its name and the selection.
+/// Returns the sink that a URL names, with the name and the selection in the URL.
 fn target(url: &str) -> Result<Target, BuildError> {
     let Own { url, only, name } = take_own(url);
     let shortened = |text: &str| text.chars().take(80).collect::<String>();
@@ -250,7 +250,7 @@ fn take_own(url: &str) -> Own {
         return own;
     };
     let decoded = |value: &str| {
-        // A plus is one: this is no form.
+        // In a URL a `+` means itself; only in forms does it stand for a space.
         let value = value.replace('+', "%2B");
         let mut pairs = url::form_urlencoded::parse(value.as_bytes());
         pairs.next().map(|(value, _)| value.into_owned())

@@ -33,15 +33,15 @@ use temporalio_sdk::{
 /// * Events of workflow code go to the journal while the task runs. A task that fails and is
 ///   executed again publishes the same events with the same ids, which the store keeps once; but an
 ///   event that only the failed execution published stays.
-/// * A crash between the server's acceptance and the journal's next transaction can lose
-///   `workflow_end`; the plugin waits for the journal first.
+/// * `workflow_end` is queued for the journal's log, and a crash before it is written there can lose it; the
+///   plugin waits for the log before the server is told.
 /// * `workflow_end` is released when the server, asked in the background, says that the run is
-///   closed; with the plugin no question is needed.
+///   closed; the plugin rarely has to ask.
 /// * There is no `worker_start` and no `worker_end`, and worker fields are left out of metadata.
 /// * What `#[init]` publishes is skipped.
 ///
-/// Register those of one value on a worker: its local activities need to know of its runs. Do not register
-/// these on a `WorkflowReplayer`.
+/// Take both interceptors of a worker from one value: its local activities need to know of its runs. Do not
+/// register them on a `WorkflowReplayer`.
 ///
 /// ```no_run
 /// # use temporal_eventstore::{EventInterceptors, EventStore};

@@ -49,7 +49,7 @@ pub struct EventStorePlugin {
 }
 
 impl EventStore {
-    /// The plugin that makes workers publish to this store.
+    /// Returns the plugin that makes workers publish to this store.
     pub fn plugin(&self) -> EventStorePlugin {
         let registrations = Arc::<Registrations>::default();
         EventStorePlugin {
@@ -63,12 +63,12 @@ impl EventStore {
 }
 
 impl EventStorePlugin {
-    /// Tells the plugin the connection with which to ask how a run stands, where it cannot learn it
-    /// by itself: with `Client::new` instead of `Client::connect`, or on a worker's options alone.
-    /// A plugin that is told another connection is no longer a clone of what it was cloned from.
+    /// Sets the connection over which the plugin asks the server about runs. Needed where the plugin cannot learn
+    /// it by itself: with `Client::new` instead of `Client::connect`, or on a worker's options alone. From then on
+    /// this value is no longer a clone of the one it was cloned from.
     ///
-    /// The question is asked rarely: when the acknowledgement of a workflow's end is lost, after a
-    /// crash, and for each end when `max_cached_workflows` is 0.
+    /// The plugin asks rarely: when the acknowledgement of a workflow's end is lost, after a crash, and for each
+    /// end when `max_cached_workflows` is 0.
     #[must_use]
     pub fn connection(mut self, connection: &Connection) -> Self {
         self.registrations = Arc::new(Registrations::with_connection(connection.clone()));
@@ -76,31 +76,29 @@ impl EventStorePlugin {
         self
     }
 
-    /// Tells the plugin the namespace, where it is registered on a worker's options alone. Untold, or
-    /// told wrong, it learns the namespace from the worker's first task; until then nothing that an
-    /// earlier worker left is settled, and nothing is reconciled.
+    /// Sets the namespace, for a plugin that is registered on a worker's options alone. Without it, or with a wrong
+    /// one, the plugin learns the namespace from the worker's first task; until then nothing that an earlier worker
+    /// left is settled, and nothing is reconciled.
     #[must_use]
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = Some(namespace.into());
         self
     }
 
-    /// Tells the plugin, also while its workers run, the connection with which to ask from now on:
-    /// all clones of this value, wherever they are registered. Give it the client's own connection,
-    /// and the plugin shares its key and its headers: what [`Connection::set_api_key`] sets is what
-    /// the plugin asks with.
+    /// Sets the connection over which this plugin and all its clones ask the server from now on, also while workers
+    /// run. Given the client's own connection, the plugin shares its key and headers, so that it follows
+    /// [`Connection::set_api_key`].
     ///
-    /// Where clones are on clients of several servers nothing is changed, with a warning.
+    /// If clones are on clients of several servers, this changes nothing and logs a warning.
     pub fn set_connection(&self, connection: &Connection) {
         self.registrations.set_connection(connection);
     }
 
-    /// Tells the plugin, also while its workers run, the API key with which to ask from now on,
-    /// where it connects by itself, as it does after `Client::connect`: all clones of this value,
-    /// wherever they are registered. A connection that was [given](Self::set_connection) keeps its
-    /// own key.
+    /// Sets the API key with which this plugin and all its clones ask the server from now on, also while workers run.
+    /// It applies to the connection that the plugin makes itself after `Client::connect`. A connection that was
+    /// [given](Self::set_connection) keeps its own key.
     ///
-    /// Where clones are on clients of several servers nothing is changed, with a warning.
+    /// If clones are on clients of several servers, this changes nothing and logs a warning.
     pub fn set_api_key(&self, api_key: impl AsRef<str>) {
         self.registrations.set_api_key(api_key.as_ref());
     }
@@ -115,7 +113,7 @@ impl EventStorePlugin {
 }
 
 impl Clone for EventStorePlugin {
-    /// A plugin that knows what this one was told, and of no client yet.
+    /// Returns a plugin that keeps what this one was told, but is registered nowhere yet.
     fn clone(&self) -> Self {
         Self {
             store: self.store.clone(),

@@ -1,5 +1,5 @@
-//! One file of the log: its name, its header, and what is in it. Knows frames and the file system; not when
-//! a file is begun or goes.
+//! One file of the log: its name, its header, its frames. Knows the file system, and not when a file is begun or
+//! removed. `docs/journal.md` has the format byte by byte.
 
 use super::{
     super::sqlite::{FileIdentity, identity, identity_of},
@@ -16,21 +16,22 @@ use std::{
 };
 use uuid::Uuid;
 
-/// What a file of the log begins with.
+/// The first bytes of a file of the log.
 const MAGIC: [u8; 8] = *b"TEVSLOG\0";
 /// The version of the format.
 const VERSION: u32 = 1;
-/// Magic, version, store, generation, salt, number of the first frame, checksum.
+/// The size of the header: magic, version, store id, generation, salt, number of the first frame, checksum.
 pub(super) const HEADER: usize = 8 + 4 + 16 + 8 + 4 + 8 + 4;
 
-/// What stands at the beginning of a file.
+/// The header at the beginning of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
-    /// The store that the log belongs to; nil beside one that cannot be read.
+    /// The store that the log belongs to; nil if the store could not be read when the file was created.
     pub(super) store_id: Uuid,
     pub(super) generation: u64,
+    // Where the checksums of the frames begin: a random number, so that no frame of another file fits.
     salt: u32,
-    /// The number of its first frame.
+    /// The lowest number that a frame in the file may have.
     pub(super) first: u64,
 }
 
@@ -68,15 +69,14 @@ impl Header {
     }
 }
 
-/// A file that is open. Frames are appended at its tracked end by one thread at a time; others read what is
-/// before it.
+/// An open file. One thread at a time appends frames at its end; others read what is before that.
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
     file: File,
     identity: Option<FileIdentity>,
     pub(super) header: Header,
-    // Behind its last whole frame.
+    // The end of its last whole frame. The file itself may be longer, after a write that failed.
     end: AtomicU64,
 }
 
@@ -86,7 +86,7 @@ fn name(journal: &Path, generation: u64) -> PathBuf {
     name.into()
 }
 
-/// The files of a journal's log, with their generations, in order.
+/// Returns the files of a journal's log with their generations, in order.
 pub(super) fn list(journal: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let directory = match journal.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -111,7 +111,7 @@ pub(super) fn list(journal: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
 }
 
 impl LogFile {
-    /// Creates a file; fails if there is one of that generation.
+    /// Creates a file. Fails if there is one of that generation.
     pub(super) fn create(
         journal: &Path,
         store_id: Uuid,
@@ -128,13 +128,13 @@ impl LogFile {
         let header = Header {
             store_id,
             generation,
-            // Whatever is hard to come by again.
+            // Any random number will do.
             salt: Uuid::new_v4().as_fields().0,
             first,
         };
         let written = file.write_all_at(&header.encode(), 0);
         if let Err(error) = written {
-            // A file without a header is nobody's.
+            // A file without a header is of no use.
             std::fs::remove_file(&path).ok();
             return Err(error);
         }
@@ -155,12 +155,12 @@ impl LogFile {
         self.header.salt
     }
 
-    /// Behind its last whole frame.
+    /// Returns the end of its last whole frame.
     pub(super) fn end(&self) -> u64 {
         self.end.load(Ordering::Acquire)
     }
 
-    /// Writes whole frames at the end. After an error the end is where it was.
+    /// Writes whole frames at the end. After an error the end stays where it was.
     pub(super) fn append(&self, frames: &[u8]) -> io::Result<()> {
         let end = self.end();
         self.file.write_all_at(frames, end)?;
@@ -168,22 +168,22 @@ impl LogFile {
         Ok(())
     }
 
-    /// For tests: writes something at the end, which stays where it is.
+    /// For tests: writes bytes at the end without moving it.
     pub(super) fn write_torn(&self, bytes: &[u8]) {
         self.file.write_all_at(bytes, self.end()).ok();
     }
 
-    /// Makes what was appended survive a power cut.
+    /// Syncs the file, so that what was appended survives a power cut.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 
-    /// Whether it is still where it was made.
+    /// Whether its path still names this file.
     pub(super) fn is_at_its_path(&self) -> bool {
         self.identity.is_some() && identity_of(&self.path) == self.identity
     }
 
-    /// Removes it, if it is still there.
+    /// Removes it, if its path still names it.
     pub(super) fn remove(&self) -> io::Result<()> {
         if self.is_at_its_path() {
             std::fs::remove_file(&self.path)
@@ -192,7 +192,8 @@ impl LogFile {
         }
     }
 
-    /// The frames from a place on, about so many bytes of them, and where they end.
+    /// Reads the whole frames in the `at_most` bytes after `from`, or one frame if it is larger. Returns them
+    /// and where they end.
     pub(super) fn read(
         &self,
         from: u64,
@@ -219,7 +220,7 @@ impl LogFile {
                         "a frame that was written cannot be read",
                     ));
                 }
-                // One that is larger than what is read at once.
+                // The first frame is larger than what was read.
                 at_once = at_once.saturating_mul(4);
                 continue;
             }
@@ -243,11 +244,12 @@ fn unreadable(frame: &Frame<'_>) -> io::Error {
 pub(super) struct Left {
     pub(super) header: Header,
     pub(super) frames: Vec<(u64, Vec<Change>)>,
-    /// Not all of it can be read, and that is no torn end.
+    /// A part of it that is not a torn end cannot be read.
     pub(super) is_damaged: bool,
 }
 
-/// Reads what an earlier process left; none if it has no header, as when it was torn right at its beginning.
+/// Reads a file that an earlier process left. None if it has no valid header, as when the process ended while
+/// it wrote that.
 pub(super) fn read_left(path: &Path) -> io::Result<Option<Left>> {
     let bytes = std::fs::read(path)?;
     let Some(header) = Header::decode(&bytes) else {

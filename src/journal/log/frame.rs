@@ -1,22 +1,22 @@
-//! Frames: how changes stand in a file of the log, and how what was torn is told from what is whole. Pure
+//! Frames: how changes are encoded in a file of the log, and how whole frames are told from torn ones. Pure
 //! functions over bytes; knows no file.
 
 use super::super::record::Change;
 
-/// What a frame has in front of its payload: the payload's length, a checksum, the frame's number.
+/// The size of what precedes a payload: the payload's length, a checksum, the frame's number.
 pub(super) const FRAME_HEADER: usize = 4 + 4 + 8;
-/// The longest payload; a larger commit is several frames.
+/// The longest payload. A larger commit is split into several frames.
 pub(super) const MAX_PAYLOAD: usize = 16 * 1024 * 1024;
 
-/// The checksum of everything in a frame but itself. It begins with the file's salt, so that a frame of
-/// another file, or one inside of a payload, is none of this file.
+/// Returns the checksum of everything in a frame but the checksum itself. It starts from the file's salt, so
+/// that a frame of another file is not taken for one of this file, not even inside a payload.
 fn checksum(salt: u32, length: [u8; 4], number: [u8; 8], payload: &[u8]) -> u32 {
     let checksum = crc32c::crc32c_append(salt, &length);
     let checksum = crc32c::crc32c_append(checksum, &number);
     crc32c::crc32c_append(checksum, payload)
 }
 
-/// Appends a frame with these changes to a buffer; nothing is left behind when they are too large for one.
+/// Appends a frame with these changes to a buffer. Leaves the buffer as it was if they are too large for one.
 pub(super) fn encode(
     buffer: &mut Vec<u8>,
     salt: u32,
@@ -27,7 +27,7 @@ pub(super) fn encode(
     buffer.resize(start + FRAME_HEADER, 0);
     match postcard::to_extend(changes, std::mem::take(buffer)) {
         Ok(extended) => *buffer = extended,
-        // Into memory, which fails for nothing.
+        // Encoding into memory does not fail.
         Err(_) => return Err(TooLarge),
     }
     let payload = buffer.len() - start - FRAME_HEADER;
@@ -53,7 +53,7 @@ pub(super) fn encode(
     Ok(())
 }
 
-/// Changes that are too large for one frame.
+/// The changes are too large for one frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooLarge;
 
@@ -62,12 +62,12 @@ pub(super) struct TooLarge;
 pub(super) struct Frame<'a> {
     pub(super) number: u64,
     payload: &'a [u8],
-    /// How many bytes it takes.
+    /// Its size in bytes, with what precedes the payload.
     pub(super) length: usize,
 }
 
 impl Frame<'_> {
-    /// The changes in it; none if it is not of this format, which its checksum makes unlikely.
+    /// Decodes its changes; none if this version does not know the format of the payload.
     pub(super) fn changes(&self) -> Option<Vec<Change>> {
         postcard::from_bytes(self.payload).ok()
     }
@@ -77,7 +77,7 @@ fn take<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
-/// The frame that begins with these bytes; none if it is not whole.
+/// Returns the frame at the beginning of these bytes; none if it is not whole.
 pub(super) fn decode(bytes: &[u8], salt: u32) -> Option<Frame<'_>> {
     let length = take::<4>(bytes, 0)?;
     let checksum_found = u32::from_le_bytes(take(bytes, 4)?);
@@ -94,15 +94,16 @@ pub(super) fn decode(bytes: &[u8], salt: u32) -> Option<Frame<'_>> {
     })
 }
 
-/// What a file that may have been torn, or damaged, holds behind its header.
+/// The whole frames of a file that may end in a torn one, or be damaged.
 #[derive(Debug, Default)]
 pub(super) struct Scan<'a> {
     pub(super) frames: Vec<Frame<'a>>,
-    /// There are whole frames behind one that is not: the file was not just torn.
+    /// Whole frames follow after something that is not one: the file is damaged, and not only torn at its end.
     pub(super) is_damaged: bool,
 }
 
-/// Reads all whole frames, each with a number above that of the one before it.
+/// Finds all whole frames. Each must have a higher number than the one before it; behind bytes that are no
+/// frame, the next one is looked for byte by byte.
 pub(super) fn scan(bytes: &[u8], salt: u32, first: u64) -> Scan<'_> {
     let mut scan = Scan::default();
     let mut at = 0;

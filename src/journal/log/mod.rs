@@ -1,15 +1,15 @@
-//! The log: where changes become durable, before they are in the store.
+//! The log: where changes become durable before they are in the store.
 //!
-//! What is on disk: files `PATH.log.<generation>`, each with a header and then frames. A frame is whole or it
-//! is not there: its number, its file's salt and its checksum tell it from the rest of an older or a torn one.
-//! Numbers grow by one from frame to frame, over all files.
+//! On disk it is a row of files `PATH.log.<generation>`, each with a header and then frames. The number, the
+//! file's salt and the checksum tell a whole frame from a torn one and from the rest of an older one. Numbers
+//! grow by one from frame to frame, across files.
 //!
-//! What may be assumed: one thread at a time appends ([`Appender`] is owned by whoever does), and moves the
-//! end only behind a whole frame; one thread reads ([`Reader`]), and only up to that end. A file is written
-//! once, from its beginning to its end, and removed when the store has all of it.
+//! One thread at a time appends, the one that owns the [`Appender`], and it moves the end of a file only past
+//! a whole frame. One thread reads ([`Reader`]), only up to that end. A file is written once, from its
+//! beginning to its end, and is removed once the store has all of it.
 //!
-//! What a crash leaves: files that end with a torn frame, and at their beginning frames that the store has
-//! already; the store's position tells which.
+//! A crash leaves files that may end in a torn frame, and that may begin with frames that the store has. The
+//! store's position tells which ones.
 
 mod file;
 mod frame;
@@ -33,40 +33,40 @@ use std::{
 };
 use uuid::Uuid;
 
-/// A file takes no more frames when it has so many bytes.
+/// A file of this size takes no more frames.
 const FILE_BYTES: u64 = 8 * 1024 * 1024;
-/// The next one is made ready when it has so many.
+/// At this size of the current file the next one is created.
 const MAKE_NEXT_AT: u64 = FILE_BYTES / 2;
-/// How many bytes of frames are read at once.
+/// How many bytes of frames are read at once, and so fed in one transaction; more if one frame is larger.
 const READ_BYTES: usize = 1024 * 1024;
 /// An append that takes longer is slow.
 const SLOW: Duration = Duration::from_millis(5);
-/// So many slow ones among the last sixteen, and callers append nothing themselves any more: scheduling alone
-/// can take this long, so that one proves nothing.
+/// With this many slow appends among the last sixteen, callers no longer append themselves. One slow append
+/// proves nothing: scheduling alone can take this long.
 const SLOW_APPENDS: u32 = 3;
-/// Quick ones for so long, and they do again.
+/// Callers append themselves again when there were fewer for this long.
 const QUICK_FOR: Duration = Duration::from_secs(1);
-/// How long to wait before a write that failed is tried again.
+/// The pause before a failed write is retried.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// How many bytes the log may have that its store does not have: so many, and no more than a journal may be
-/// large, but enough for a while in any case.
+/// The bound of the bytes in the log that the store does not have yet: 256 MiB, or the size cap of the journal
+/// if that is less, but at least 16 MiB.
 pub(super) fn max_bytes(of_journal: Option<u64>) -> u64 {
     const MOST: u64 = 256 * 1024 * 1024;
     const LEAST: u64 = 16 * 1024 * 1024;
     of_journal.unwrap_or(MOST).clamp(LEAST, MOST)
 }
 
-/// What the two sides of the log share.
+/// What the appending and the reading side of the log share.
 #[derive(Debug, Default)]
 pub(super) struct Log {
-    // In order; the last one is appended to.
+    // In order; frames are appended to the last one.
     files: Mutex<VecDeque<Arc<LogFile>>>,
-    // The next one, made ahead.
+    // The next one, created ahead.
     next: Mutex<Option<Arc<LogFile>>>,
-    // The last frame that was appended.
+    // The number of the last frame that was appended.
     appended: AtomicU64,
-    // The last frame that the store has.
+    // The number of the last frame that the store has.
     fed: AtomicU64,
     // Bytes that the store does not have yet.
     unfed_bytes: AtomicU64,
@@ -78,18 +78,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Log {
-    /// The number of the last frame that was appended.
+    /// Returns the number of the last frame that was appended.
     pub(super) fn appended(&self) -> u64 {
         self.appended.load(Ordering::Acquire)
     }
 
-    /// How many bytes of the log the store does not have yet.
+    /// Returns how many bytes of the log the store does not have yet.
     pub(super) fn unfed_bytes(&self) -> u64 {
         self.unfed_bytes.load(Ordering::Relaxed)
     }
 }
 
-/// The side that appends. Owned by whoever appends at the moment.
+/// The appending side. Owned by whoever appends at the moment.
 #[derive(Debug)]
 pub(super) struct Appender {
     log: Arc<Log>,
@@ -101,11 +101,12 @@ pub(super) struct Appender {
     next_number: u64,
     next_generation: u64,
     buffer: Vec<u8>,
-    // What could not be written, in order: nothing is appended before it.
+    // Changes that could not be written, in order: nothing newer is appended before them.
     backlog: Backlog,
     failing: Option<Failing>,
-    // One bit for each of the last appends: whether it was slow.
+    // One bit for each of the last sixteen appends: whether it was slow.
     speeds: u16,
+    // While it is set, callers do not append themselves.
     slow_until: Option<Instant>,
 }
 
@@ -116,8 +117,8 @@ struct Failing {
 }
 
 impl Appender {
-    /// Whether whoever has something to append may do so itself: nothing stands in the way, and the disk
-    /// is quick.
+    /// Whether a caller may append: no write failed, nothing waits in the backlog, the disk is quick, and the
+    /// file has room.
     pub(super) fn is_plain(&self) -> bool {
         self.failing.is_none()
             && self.backlog.is_empty()
@@ -133,7 +134,7 @@ impl Appender {
         self.log.fed.load(Ordering::Acquire) < self.log.appended()
     }
 
-    /// Why nothing can be written.
+    /// Returns why nothing can be written; empty if it can.
     pub(super) fn reason(&self) -> String {
         let failing = self.failing.as_ref();
         failing
@@ -141,7 +142,7 @@ impl Appender {
             .unwrap_or_default()
     }
 
-    /// Tries again what failed, and makes the next file ready. For a thread that may wait for the disk.
+    /// Retries a write that failed, and creates the next file. May wait for the disk.
     pub(super) fn look_after(&mut self, counters: &Counters, is_last: bool) {
         if is_last && let Some(failing) = &mut self.failing {
             failing.retry_at = Instant::now();
@@ -152,12 +153,13 @@ impl Appender {
         }
     }
 
-    /// How many events wait for a log that can be written.
+    /// Returns how many events are in the backlog.
     pub(super) fn backlog_events(&self) -> u64 {
         self.backlog.events() as u64
     }
 
-    /// Appends changes, all of them or none; those that cannot be written now are kept in memory.
+    /// Appends changes, all of them or none. If they cannot be written now, they go to the backlog and this is
+    /// an error.
     pub(super) fn append(
         &mut self,
         changes: Vec<Change>,
@@ -202,7 +204,8 @@ impl Appender {
             );
         }
         counters.degrade_log(Some(reason.clone()));
-        // Out of room: there may be some in this file later. Otherwise nobody knows what is in it now.
+        // When the disk is full, this file can be continued at the same end later. After any other error
+        // nobody knows what is in it, so that a new one is begun.
         if error.kind() != io::ErrorKind::StorageFull {
             self.current = None;
         }
@@ -212,7 +215,7 @@ impl Appender {
         });
     }
 
-    /// Writes what could not be written before, if it is time to try.
+    /// Writes the backlog, if it is time to try.
     fn write_backlog(&mut self, counters: &Counters) {
         match &self.failing {
             Some(failing) if Instant::now() < failing.retry_at => return,
@@ -225,7 +228,7 @@ impl Appender {
             Ok(()) => {
                 self.failing = None;
                 counters.degrade_log(None);
-                // As loud as what it ends.
+                // At the level of the trouble that it ends.
                 tracing::warn!(
                     path = %self.journal.display(),
                     events,
@@ -233,7 +236,7 @@ impl Appender {
                 );
             }
             Err(error) => {
-                // It was there before, so that there is room.
+                // The backlog held them before, so that nothing has to make room.
                 self.backlog.keep(changes);
                 self.fail(&error, counters);
             }
@@ -256,8 +259,8 @@ impl Appender {
         }
         file.append(&self.buffer)?;
         if self.syncs {
-            // A sync that failed is never repeated on its file: what is in the file's pages then is written
-            // anew, into another one.
+            // A sync that failed is never repeated on its file, whose pages may be gone by then: the changes
+            // are written again, into a new file.
             file.sync()?;
         }
         self.note_speed(began.elapsed());
@@ -266,7 +269,7 @@ impl Appender {
         self.log.unfed_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.log.appended.store(number - 1, Ordering::Release);
         crash_point("after-append");
-        // One commit was large; the next ones are not.
+        // After one large commit the buffer would stay large for ever.
         if self.buffer.capacity() > 4 * READ_BYTES {
             self.buffer = Vec::new();
         }
@@ -291,7 +294,7 @@ impl Appender {
         }
     }
 
-    /// The file to append to; a new one when the last one is full.
+    /// Returns the file to append to: the next one if the last is full.
     fn file(&mut self) -> io::Result<Arc<LogFile>> {
         if let Some(file) = &self.current
             && file.end() < FILE_BYTES
@@ -299,7 +302,7 @@ impl Appender {
             return Ok(file.clone());
         }
         let ahead = lock(&self.log.next).take();
-        // One that was made for other frames is of no use.
+        // Frames with numbers below its first would not be read.
         let file = match ahead.filter(|file| file.header.first <= self.next_number) {
             Some(file) => file,
             None => self.create()?,
@@ -328,8 +331,8 @@ impl Appender {
         }
     }
 
-    /// Makes the next file ready while there is time; and goes on in a new one where the last is not at its
-    /// path any more. Call it now and then, from a thread that may wait for the disk.
+    /// Creates the next file ahead of time, and goes on in a new one if the current one is not at its path any
+    /// more. Called regularly, by a thread that may wait for the disk.
     fn look_ahead(&mut self) {
         let Some(current) = &self.current else {
             return;
@@ -338,7 +341,7 @@ impl Appender {
         if !is_gone && (current.end() < MAKE_NEXT_AT || lock(&self.log.next).is_some()) {
             return;
         }
-        // What fails is tried again, and said when it is needed.
+        // If this fails, it is tried again; the append that needs the file reports it.
         if let Ok(file) = self.create() {
             if is_gone {
                 lock(&self.log.files).push_back(file.clone());
@@ -350,7 +353,7 @@ impl Appender {
     }
 }
 
-/// Changes as frames: as few as can be.
+/// Encodes changes as frames. If they are too large for one, they are halved until each part fits.
 fn encode_all(
     buffer: &mut Vec<u8>,
     file: &LogFile,
@@ -377,7 +380,7 @@ fn encode_all(
     encode_all(buffer, file, number, second)
 }
 
-/// A change with many events as two that come to the same.
+/// Splits a change with several events into two to the same effect; none if it cannot be split.
 fn halves(change: &Change) -> Option<[Change; 2]> {
     let events = change.events();
     if events.len() < 2 {
@@ -391,7 +394,7 @@ fn halves(change: &Change) -> Option<[Change; 2]> {
             Change::Hold(key.clone(), evidence.clone(), first),
             Change::Hold(key.clone(), evidence.clone(), second),
         ]),
-        // Replaced once, it is not held any more.
+        // After the first half nothing would be held any more, and the second would have no effect.
         Change::Replace(..) | Change::Release(_) | Change::Discard(_) => None,
     }
 }
@@ -410,32 +413,32 @@ fn sync_directory(_of: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Frames that were read, for the store.
+/// Changes that were read from frames, for the store.
 #[derive(Debug)]
 pub(super) struct Frames {
     pub(super) changes: Vec<Change>,
     pub(super) progress: Progress,
 }
 
-/// Up to where frames were read.
+/// How far frames were read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Progress {
-    /// The number of the last one.
+    /// The number of the last frame.
     pub(super) last: u64,
     bytes: u64,
-    // Where the next ones begin.
+    // Where the next frame begins in the file.
     end: u64,
 }
 
-/// The side that feeds the store. Owned by the journal's thread.
+/// The reading side, which feeds the store. Owned by the journal's thread.
 #[derive(Debug)]
 pub(super) struct Reader {
     log: Arc<Log>,
-    // How far the first of the files is fed.
+    // How far the first of the files is fed, in bytes.
     at: u64,
-    // The last frame that the store has.
+    // The number of the last frame that the store has.
     fed: u64,
-    // Files stay: the store has what is in them only as long as this process lives.
+    // Files are not removed: memory stands in for a damaged store, and ends with this process.
     keeps_files: bool,
 }
 
@@ -445,12 +448,12 @@ impl Reader {
         self.fed < self.log.appended()
     }
 
-    /// From now on files stay where they are, for the next start.
+    /// From now on files are not removed: the next start reads them again.
     pub(super) fn keep_files(&mut self) {
         self.keeps_files = true;
     }
 
-    /// The next frames; none when the store has all. Removes files of which it has all.
+    /// Returns the next frames; none if the store has everything. Removes the files that the store has all of.
     pub(super) fn next(&mut self) -> io::Result<Option<Frames>> {
         loop {
             let file = {
@@ -458,7 +461,7 @@ impl Reader {
                 let Some(file) = files.front().cloned() else {
                     return Ok(None);
                 };
-                // What is not the last is not appended to any more.
+                // Only the last file is appended to.
                 if self.at >= file.end() && files.len() > 1 {
                     files.pop_front();
                     self.at = HEADER as u64;
@@ -487,7 +490,7 @@ impl Reader {
         }
     }
 
-    /// The store has these.
+    /// Notes that the store has these frames.
     pub(super) fn done_with(&mut self, progress: &Progress) {
         self.fed = self.fed.max(progress.last);
         self.at = progress.end;
@@ -497,12 +500,12 @@ impl Reader {
             .fetch_sub(progress.bytes, Ordering::Relaxed);
     }
 
-    /// Whether files stay for the next start.
+    /// Whether files are kept for the next start.
     pub(super) fn keeps_files(&self) -> bool {
         self.keeps_files
     }
 
-    /// Removes all files; only when the store has everything, and nothing is appended any more.
+    /// Removes all files. Call it only when the store has everything and nothing is appended any more.
     pub(super) fn remove_all(&mut self) {
         let files = std::mem::take(&mut *lock(&self.log.files));
         let next = lock(&self.log.next).take();
@@ -516,14 +519,14 @@ impl Reader {
             return;
         }
         crash_point("before-removal");
-        // It is found again at the next start, and then the store has it already.
+        // If it stays, the next start finds that the store has its frames, and removes it.
         if let Err(error) = file.remove() {
             tracing::debug!(path = %file.path().display(), %error, "a file of the log stays");
         }
     }
 }
 
-/// Opens a log behind what an earlier process left, see [`recover`].
+/// Opens a log that goes on after what an earlier process left; see [`recover`].
 pub(super) fn open(
     journal: &Path,
     syncs: bool,
@@ -561,7 +564,7 @@ pub(super) fn open(
     Ok((appender, reader, log))
 }
 
-/// File systems that other machines or programs stand behind: an append may take as long as they like.
+/// File systems that are served by another machine or another program, so that an append has no bound.
 #[cfg(target_os = "linux")]
 const REMOTE: [u64; 14] = [
     0x6969,      // NFS
@@ -580,7 +583,7 @@ const REMOTE: [u64; 14] = [
     0x786F_4256, // VirtualBox
 ];
 
-/// Whether a journal is on a disk of this machine, as far as is known.
+/// Whether a journal is on a local disk, as far as its file system tells.
 #[cfg(target_os = "linux")]
 pub(super) fn is_local(journal: &Path) -> bool {
     let directory = match journal.parent() {
@@ -594,7 +597,7 @@ pub(super) fn is_local(journal: &Path) -> bool {
     })
 }
 
-/// Whether a journal is on a disk of this machine, as far as is known.
+/// Elsewhere it is not known whether a journal is on a local disk: callers never append themselves.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn is_local(_journal: &Path) -> bool {
     false

@@ -1,5 +1,5 @@
-//! What an earlier process left in its log, fed into the store when that is opened. Knows what was left; how
-//! the store takes it is the caller's.
+//! Recovery: when a store is opened, what an earlier process left in its log is fed to it. Knows the files; the
+//! caller knows the store.
 
 use super::file::{list, read_left};
 use crate::journal::record::Change;
@@ -10,28 +10,28 @@ use uuid::Uuid;
 /// How many changes are fed at once.
 const AT_ONCE: usize = 4096;
 
-/// Where the store stands.
+/// How far the store has come.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::journal) struct Place {
-    /// Which store it is; nil when it cannot be read.
+    /// Which store it is; nil if it cannot be read.
     pub(in crate::journal) store_id: Uuid,
-    /// The last frame that it has.
+    /// The number of the last frame that it has.
     pub(in crate::journal) position: u64,
-    /// It was made just now: it takes whatever log is beside it for its own.
+    /// It was created just now, and adopts the log that is beside it.
     pub(in crate::journal) is_new: bool,
 }
 
-/// Where the log goes on.
+/// Where the log continues.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::journal) struct Recovered {
-    /// The store's id; that of the log, where the store is new.
+    /// The store's id; the log's, if the store is new and there was a log.
     pub(in crate::journal) store_id: Uuid,
     pub(in crate::journal) last_number: u64,
     pub(in crate::journal) last_generation: u64,
 }
 
-/// Feeds what is left, in order. `feed` takes changes and the number of their last frame, and says whether
-/// they will be there after a crash; only then their file goes.
+/// Feeds what was left, in order. `feed` takes the store's id, changes, and the number of their last frame, and
+/// returns whether the changes will survive a crash: only then their file is removed.
 pub(in crate::journal) fn recover(
     journal: &Path,
     place: Place,
@@ -47,7 +47,7 @@ pub(in crate::journal) fn recover(
     for (generation, path) in list(journal)? {
         recovered.last_generation = generation;
         let Some(left) = read_left(&path)? else {
-            // Torn right at its beginning: nothing was ever in it that somebody was told of.
+            // Its header was not written to the end, so that nobody was told that something is in it.
             std::fs::remove_file(&path)?;
             continue;
         };
@@ -111,7 +111,7 @@ pub(in crate::journal) fn recover(
     Ok(recovered)
 }
 
-/// Gives a file a name under which nobody takes it for a file of the log.
+/// Renames a file, so that it is no longer taken for a file of the log.
 fn set_aside(path: &Path, why: &str) -> io::Result<std::path::PathBuf> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{why}"));

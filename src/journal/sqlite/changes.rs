@@ -1,4 +1,4 @@
-//! Each change to the log as SQL, within a transaction that its caller owns.
+//! The changes and notes as SQL, within a transaction that the caller owns.
 
 use super::{
     super::record::{Applied, RunKey},
@@ -52,7 +52,7 @@ pub(super) fn insert(
     Ok(())
 }
 
-/// The position of the event that was just inserted.
+/// Returns the position of the event that was inserted last.
 fn newest(transaction: &Transaction<'_>) -> u64 {
     u64::try_from(transaction.last_insert_rowid()).unwrap_or_default()
 }
@@ -165,7 +165,7 @@ pub(super) fn remove_dead_letter(
     Ok(())
 }
 
-/// Notes something that the file is to remember.
+/// Sets the value of a key in `meta`.
 pub(super) fn remember(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
@@ -176,7 +176,7 @@ pub(super) fn remember(connection: &Connection, key: &str, value: &str) -> rusql
     Ok(())
 }
 
-/// Puts a row at `position`, so that what is inserted next comes behind it.
+/// Inserts a placeholder at `position`, so that SQLite gives higher positions to what is inserted next.
 pub(super) fn reserve(transaction: &Transaction<'_>, position: u64) -> Result<(), Trouble> {
     transaction.execute(
         "INSERT INTO events (seq, event_id, event_type, event_name, created_at, stored_at, event) \
@@ -186,7 +186,7 @@ pub(super) fn reserve(transaction: &Transaction<'_>, position: u64) -> Result<()
     Ok(())
 }
 
-/// Takes the row of [`reserve`] away.
+/// Removes the placeholder of [`reserve`].
 pub(super) fn unreserve(transaction: &Transaction<'_>, position: u64) -> Result<(), Trouble> {
     transaction.execute(
         "DELETE FROM events WHERE seq = ?1 AND event_id = ''",
@@ -195,7 +195,7 @@ pub(super) fn unreserve(transaction: &Transaction<'_>, position: u64) -> Result<
     Ok(())
 }
 
-/// The condition that picks what is held under one key.
+/// The SQL condition for what is held under one key.
 const UNDER_KEY: &str = "namespace = ?1 AND held_workflow = ?2 AND held_run = ?3 AND hold_id = ?4";
 
 pub(super) fn release(

@@ -1,4 +1,4 @@
-//! The log in a SQLite file. Knows SQL and the file; decides nothing about what is written when.
+//! The store in a SQLite file. Knows SQL and the file; does not decide what is written when.
 
 mod changes;
 mod place;
@@ -35,31 +35,30 @@ use std::{
 };
 use uuid::Uuid;
 
-/// "TEVS" as the file's SQLite `application_id`, so that no other database is taken for a journal.
+/// The file's SQLite `application_id` ("TEVS"), by which a journal is told from other databases.
 const APPLICATION_ID: i32 = 0x5445_5653;
-/// The names in `meta` under which a file remembers which store it is, and the last frame of the log that is
-/// in it.
+/// The keys in `meta` for the id of the store, and for the number of the last frame of the log that is in it.
 const STORE_ID: &str = "store_id";
 const LOG_POSITION: &str = "log_position";
 /// The newest schema that this code knows.
 const SCHEMA_VERSION: u32 = 2;
-/// How long SQLite itself waits for a lock; longer waits are the writer's business.
+/// How long SQLite waits for a lock. The journal's thread tries again after that.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(100);
-/// Pages in the WAL after which SQLite writes them back. Four times its default: pages that change
-/// with each transaction are then written back less often.
+/// After this many pages in the WAL, SQLite writes them back into the file. Four times its default, so that
+/// pages that every transaction changes are written back less often.
 const CHECKPOINT_PAGES: u32 = 4000;
-/// How many compiled statements are kept: more than there are.
+/// How many compiled statements are cached: more than there are.
 const STATEMENTS: usize = 64;
-/// What the names of those cursors begin with that are positions in the log. Others are none of its
-/// business: how far somebody came in something else.
+/// The prefix of the names of sinks' cursors, which are positions in the store. Other cursors, such as the
+/// reconciler's, count something else.
 const OF_SINKS: &str = "sink ";
 
 /// Why the file cannot be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// Somebody else has it locked for a moment.
+    /// Another program has it locked for a moment.
     Busy,
-    /// No room, no access, or a failing disk: may pass.
+    /// No room, no access, or a failing disk. May pass.
     Passing(String),
     /// The file is damaged.
     Damaged(String),
@@ -77,13 +76,13 @@ impl From<rusqlite::Error> for Trouble {
     }
 }
 
-/// A file that is found damaged when it is opened, or one that is not to be used.
+/// Why a file was not opened: it is damaged (it stays locked), or it must not be used.
 pub(super) enum OpenFailure {
     Damaged(String, Lock),
     Refused(JournalError),
 }
 
-/// The open log.
+/// The open store.
 pub(super) struct SqliteLog {
     connection: Connection,
     lock: Lock,
@@ -91,21 +90,21 @@ pub(super) struct SqliteLog {
     retention: Retention,
     sinks: Vec<String>,
     is_store: bool,
-    // What each sink has in hand: after the first position, up to the second.
+    // The events that each sink has in hand: after the first position, up to the second.
     handed_out: HashMap<String, (u64, u64)>,
     is_new: bool,
-    // The highest position that any event had, as far as is known: what sinks know as delivered stays
-    // behind what comes.
+    // The highest position that any event is known to have had. New events get higher ones, so that sinks
+    // do not take them for delivered.
     highest: u64,
-    // Set while no event is at such a position, or behind it.
+    // Set while the table's highest position is lower than `highest`, which SQLite does not know.
     begin_after: Option<u64>,
     identity: Option<FileIdentity>,
-    // The files that SQLite keeps beside it: they may stay where they are when it goes.
+    // The files that SQLite keeps beside it. They may stay behind when the file itself is moved.
     beside: Cell<[Option<FileIdentity>; 2]>,
-    // Up to when what was stored has been removed, as the file remembers it.
+    // Up to when stored events were removed, as the file remembers it.
     removed_until: Cell<RemovedUntil>,
-    // The wall clock when the log was opened, and how long ago that is by a clock that never jumps:
-    // together the time by which events age.
+    // The wall clock when the file was opened, and a clock that never jumps: together the time by which
+    // events age.
     opened: (SystemTime, Instant),
 }
 
@@ -116,7 +115,7 @@ impl SqliteLog {
             Ok((connection, is_new)) => {
                 let mut log = Self {
                     is_new,
-                    // What cannot be read now is said when it is next written.
+                    // If it cannot be read, the next write will fail and report why.
                     removed_until: Cell::new(room::removed_until(&connection).unwrap_or_default()),
                     connection,
                     lock: held,
@@ -151,30 +150,29 @@ impl SqliteLog {
         }
     }
 
-    /// Which store this is: its log names it.
+    /// Returns the store's id, which the files of its log have, too.
     pub(super) fn store_id(&self) -> Result<Uuid, Trouble> {
         let id: Option<String> = meta(&self.connection, STORE_ID)?;
         Ok(id.and_then(|id| id.parse().ok()).unwrap_or_default())
     }
 
-    /// The last frame of the log that is in here.
+    /// Returns the number of the last frame of the log that is in the store.
     pub(super) fn log_position(&self) -> Result<u64, Trouble> {
         let position: Option<String> = meta(&self.connection, LOG_POSITION)?;
         Ok(position.and_then(|it| it.parse().ok()).unwrap_or_default())
     }
 
-    /// Whether the file was made when it was opened.
+    /// Whether the file was created when it was opened.
     pub(super) fn is_new(&self) -> bool {
         self.is_new
     }
 
-    /// Takes the log of this store for its own.
+    /// Takes over the id of the log that was found beside a new file.
     pub(super) fn adopt(&self, store_id: Uuid) -> Result<(), Trouble> {
         Ok(remember(&self.connection, STORE_ID, &store_id.to_string())?)
     }
 
-    /// Applies changes and notes in one transaction, with the frame of the log that is reached with them: all
-    /// of it, or nothing.
+    /// Applies changes and notes in one transaction, together with the number of their last frame.
     pub(super) fn apply(
         &mut self,
         changes: &[Change],
@@ -184,7 +182,7 @@ impl SqliteLog {
         if let Some(applied) = self.try_to_apply(changes, notes, position)? {
             return Ok(applied);
         }
-        // Somebody emptied the table while it was open, and SQLite counts from the beginning again.
+        // Another program emptied the table meanwhile, and SQLite counts from the beginning again.
         let highest = self.highest;
         self.go_on_after(highest);
         tracing::warn!(
@@ -195,7 +193,7 @@ impl SqliteLog {
         Ok(applied.unwrap_or_default())
     }
 
-    /// Applies changes, unless an event would get a position that is not behind all others.
+    /// Applies changes; none, and no change, if an event got a position that is not higher than all before.
     fn try_to_apply(
         &mut self,
         changes: &[Change],
@@ -246,7 +244,7 @@ impl SqliteLog {
             unreserve(&transaction, position)?;
         }
         if applied.inserted > 0 && applied.newest <= self.highest && self.begin_after.is_none() {
-            // Undone when it is dropped.
+            // Dropping the transaction undoes it.
             return Ok(None);
         }
         crash_point("inside-group-commit");
@@ -266,23 +264,22 @@ impl SqliteLog {
         Ok(Some(applied))
     }
 
-    /// Up to when what was stored has been removed.
+    /// Returns up to when stored events have been removed.
     pub(super) fn removed_until(&self) -> RemovedUntil {
         self.removed_until.get()
     }
 
-    /// Gives new events positions behind this one, if none has.
+    /// Makes sure that new events get higher positions than this one.
     pub(super) fn go_on_after(&mut self, position: u64) {
         let newest = self.newest();
         self.highest = self.highest.max(position).max(newest);
         self.begin_after = Some(self.highest).filter(|highest| newest < *highest);
     }
 
-    /// Gives new events positions behind what sinks have, and behind what they refused: they would never
-    /// get what comes at a position where they have been. Only another program can have removed the
-    /// events there.
+    /// Makes sure that new events get higher positions than sinks' cursors and dead letters have: a sink never
+    /// gets an event at a position that it has passed. They differ only if another program removed events.
     fn go_on_after_cursors(&mut self, path: &Path) {
-        // Where they cannot be read, reading and writing say so.
+        // If they cannot be read, the next read or write will report why.
         let known = self.furthest_cursor().unwrap_or_default();
         self.go_on_after(known);
         if self.begin_after.is_some() {
@@ -295,7 +292,7 @@ impl SqliteLog {
         }
     }
 
-    /// The highest position at which a sink has been.
+    /// Returns the highest position that a sink's cursor or dead letter has.
     fn furthest_cursor(&self) -> Result<u64, Trouble> {
         let furthest: i64 = self.connection.query_row(
             "SELECT MAX((SELECT COALESCE(MAX(seq), 0) FROM cursors WHERE substr(name, 1, ?2) = ?1), \
@@ -306,15 +303,15 @@ impl SqliteLog {
         Ok(u64::try_from(furthest).unwrap_or_default())
     }
 
-    /// The time by which events age: a clock that is set forward while the store is open removes
-    /// nothing.
+    /// Returns the time by which events age. Setting the clock forward while the store is open does not change
+    /// it, and so removes nothing.
     fn now(&self) -> SystemTime {
         let (wall, monotonic) = self.opened;
         wall + monotonic.elapsed()
     }
 
-    /// Notes that a sink has the events after one position up to another in hand, besides those just
-    /// before, until its cursor says that it is done with them.
+    /// Notes that a sink has the events after one position up to another in hand, until its cursor passes
+    /// them. If they follow those that it has, it has both.
     pub(super) fn hand_out(&mut self, reader: &str, after: u64, last: u64) {
         let range = self
             .handed_out
@@ -326,7 +323,7 @@ impl SqliteLog {
         };
     }
 
-    /// The position of the newest event; 0 when there is none.
+    /// Returns the position of the newest event; 0 if there is none.
     pub(super) fn newest(&self) -> u64 {
         self.connection
             .prepare_cached("SELECT MAX(seq) FROM events")
@@ -336,7 +333,8 @@ impl SqliteLog {
             .unwrap_or_default()
     }
 
-    /// What sinks refused for good, in order; at most `limit`, and all that there are of the last event.
+    /// Returns dead letters in the order of their positions: at most `limit`, and then the rest of those that
+    /// share the last position.
     pub(super) fn dead_letters(
         &self,
         sink: Option<&str>,
@@ -344,7 +342,7 @@ impl SqliteLog {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, Trouble> {
         let of_sink = match sink {
-            // With `?1` only to have as many parameters.
+            // Mentions `?1` so that both forms have the same parameters.
             None => "?1 IS NULL",
             Some(_) => "sink = ?1",
         };
@@ -372,7 +370,7 @@ impl SqliteLog {
         Ok(letters)
     }
 
-    /// The bytes of the file that hold data.
+    /// Returns how many bytes of the file are in use.
     pub(super) fn live_bytes(&self) -> Result<u64, Trouble> {
         let pages: u64 = self
             .connection
@@ -386,7 +384,7 @@ impl SqliteLog {
         Ok(pages.saturating_sub(free) * size)
     }
 
-    /// How many events there are, and under how many keys something is held.
+    /// Returns the number of events, and the number of keys under which something is held.
     pub(super) fn counts(&self) -> Result<(u64, u64), Trouble> {
         Ok(self.connection.query_row(
             "SELECT (SELECT COUNT(*) FROM events), \
@@ -498,7 +496,7 @@ impl SqliteLog {
         Ok(stored)
     }
 
-    /// Whether the file can be written: it takes a page or two, and gives them back.
+    /// Tries to write to the file, and undoes what it wrote.
     pub(super) fn try_to_write(&mut self) -> Result<(), Trouble> {
         let transaction = self
             .connection
@@ -508,7 +506,7 @@ impl SqliteLog {
         Ok(transaction.commit()?)
     }
 
-    /// Writes the WAL back into the file, as far as no reader stands in the way.
+    /// Writes the WAL back into the file, as far as readers allow.
     pub(super) fn checkpoint(&self) {
         let result: rusqlite::Result<i64> =
             self.connection
@@ -518,7 +516,7 @@ impl SqliteLog {
         }
     }
 
-    /// For tests: at most this many pages, as on a full disk.
+    /// For tests: limits the file to this many pages, as on a full disk.
     #[cfg(test)]
     pub(super) fn limit_pages(&self, pages: u32) {
         self.connection
@@ -537,7 +535,7 @@ fn unusable(path: &Path, error: &impl ToString) -> JournalError {
     }
 }
 
-/// The columns of an event, but its position.
+/// The columns of an event, without its position.
 const COLUMNS: &str = "event_id, event_type, event_name, workflow_type, workflow_id, \
      workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, stored_at, \
      event";
@@ -553,12 +551,12 @@ impl From<rusqlite::Error> for ConnectFailure {
     }
 }
 
-/// The path is a name, and no URI.
+/// SQLite's flags: the path is a file name, not a URI.
 fn flags() -> OpenFlags {
     OpenFlags::default() & !OpenFlags::SQLITE_OPEN_URI
 }
 
-/// The open file, and whether it was made just now.
+/// Opens the file, and returns whether it was created just now.
 fn connect(path: &Path, synchronous: Synchronous) -> Result<(Connection, bool), ConnectFailure> {
     set_up(
         Connection::open_with_flags(path, flags())?,
@@ -567,14 +565,14 @@ fn connect(path: &Path, synchronous: Synchronous) -> Result<(Connection, bool), 
     )
 }
 
-/// Makes a connection ready, and the file a journal if it is a new one.
+/// Sets up a connection, and makes the file a journal if it is new.
 fn set_up(
     connection: Connection,
     path: &Path,
     synchronous: Synchronous,
 ) -> Result<(Connection, bool), ConnectFailure> {
     connection.busy_timeout(Duration::from_secs(5))?;
-    // Otherwise SQLite compiles some statements again each time that a value is bound.
+    // Otherwise SQLite recompiles some statements each time a value is bound.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     let application_id: i32 =
@@ -587,11 +585,11 @@ fn set_up(
         }));
     }
     if tables == 0 {
-        // Only possible before the first table is made.
+        // Only possible before the first table is created.
         connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL")?;
     }
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
-    // SQLite keeps the mode that it had, without an error, where files cannot be shared in memory.
+    // Without shared memory SQLite keeps the mode that it had, and reports no error.
     if !mode.eq_ignore_ascii_case("wal") {
         return Err(ConnectFailure::Refused(JournalError::Open {
             path: path.to_owned(),
@@ -636,7 +634,7 @@ fn set_up(
             supported: SCHEMA_VERSION,
         }));
     }
-    // All of it or nothing, also when the power goes.
+    // In one transaction, so that a power cut leaves no half of a schema.
     connection.execute_batch(concat!(
         "BEGIN IMMEDIATE;\n",
         include_str!("../schema.sql"),
@@ -649,7 +647,7 @@ fn set_up(
     Ok((connection, tables == 0))
 }
 
-/// What a file remembers under a name.
+/// Returns the value of a key in `meta`.
 fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
     connection
         .prepare_cached("SELECT value FROM meta WHERE key = ?1")?

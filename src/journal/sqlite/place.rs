@@ -1,5 +1,5 @@
-//! The place of the file: who holds it, and whether it is still there. Knows the file system, and no
-//! SQL.
+//! The file in the file system: its lock, and its identity, by which a file that was moved or replaced is told
+//! from the one that was opened. Knows no SQL.
 
 use super::super::JournalError;
 use std::{
@@ -8,13 +8,14 @@ use std::{
     sync::Arc,
 };
 
-/// Holds the file for this store; given back when dropped, and by the system when the process dies.
+/// The lock that keeps other stores from the file. Released when it is dropped, and by the system when the
+/// process ends.
 #[derive(Debug)]
 pub(in crate::journal) struct Lock {
     pub(super) file: File,
 }
 
-/// What stays the same while a file is the same file, whatever its name.
+/// Identifies a file whatever its name is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::journal) struct FileIdentity {
     device: u64,
@@ -68,7 +69,7 @@ pub(super) fn private_file(path: &Path) -> std::io::Result<File> {
     options.open(path)
 }
 
-/// Takes the file for this store.
+/// Locks the file for this store, and creates it if it is not there.
 pub(super) fn lock(path: &Path) -> Result<Lock, JournalError> {
     let open_error = |error: std::io::Error| {
         let parent = path
@@ -103,7 +104,7 @@ pub(super) fn lock(path: &Path) -> Result<Lock, JournalError> {
         }
         Err(TryLockError::Error(error)) => return Err(open_error(error)),
     }
-    // Created here for its permissions; SQLite gives its side files those of the main file.
+    // Created here with private permissions; SQLite gives its side files the same.
     private_file(path).map_err(open_error)?;
     Ok(Lock { file })
 }

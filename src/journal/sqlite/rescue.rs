@@ -1,5 +1,5 @@
-//! A file that was deleted, renamed or replaced while it is open: whether it was, and how everything in
-//! it gets to where it should be.
+//! Rescue of a file that was deleted, renamed or replaced while it was open: notices that, and copies
+//! everything in it to the path.
 
 use super::{
     COLUMNS, ConnectFailure, LOG_POSITION, OpenFailure, STORE_ID, SqliteLog, connect,
@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use std::path::Path;
 
 impl SqliteLog {
-    /// Whether `path` still names this log's file.
+    /// Whether `path` still names this store's file.
     pub(in crate::journal) fn is_at(&self, path: &Path) -> bool {
         let is_at = self.identity == identity_of(path);
         if is_at {
@@ -23,14 +23,14 @@ impl SqliteLog {
         is_at
     }
 
-    /// Copies everything into the file that is at `path` now, or into a new one, and goes on there.
-    /// The log's own file was deleted or replaced, and is only reachable through this connection.
+    /// Copies everything into the file that is at `path` now, or into a new one, and goes on there. The store's
+    /// own file was deleted or replaced, and only this connection reaches it.
     pub(in crate::journal) fn move_to(
         &mut self,
         path: &Path,
         synchronous: Synchronous,
     ) -> Result<(), OpenFailure> {
-        // The lock goes with its file.
+        // If the lock's file was deleted, too, another store could take the path: lock it anew.
         let is_ours = self
             .lock
             .file
@@ -48,8 +48,8 @@ impl SqliteLog {
                 &"its name is no UTF-8",
             )));
         };
-        // This log's own side files would be taken for those of the new file. Their contents stay
-        // reachable through the open connection; side files that somebody brought along stay.
+        // SQLite would take this store's own side files for those of the new file. The open connection still
+        // reaches what is in them. Side files that came with the new file stay.
         for (suffix, ours) in BESIDE.into_iter().zip(self.beside.get()) {
             let side = beside(path, suffix);
             if ours.is_some() && identity_of(&side) == ours {
@@ -82,9 +82,9 @@ impl SqliteLog {
     }
 }
 
-/// Copies everything into the attached file. This log's positions stay, so that cursors mean the same
-/// to whoever has them in hand; what the other file held comes behind, and is delivered like all that
-/// does: cursors of the other file are about its own positions. All that is new comes behind `highest`.
+/// Copies everything into the attached file. This store's events keep their positions, so that its cursors stay
+/// valid. What the other file held gets positions after them, and after `highest`, and is delivered from there;
+/// the other file's cursors are dropped, since they refer to its old positions.
 fn copy_to_attached(connection: &mut Connection, highest: u64) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     transaction.execute_batch(&format!(

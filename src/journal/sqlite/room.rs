@@ -1,24 +1,24 @@
-//! Making room: what goes when it is old enough, and what goes first when there is no room.
+//! Making room: removes events that are older than the retention, and the oldest ones over the size cap.
 
 use super::{SqliteLog, Trouble, remember, seconds};
 use crate::journal::{Retention, removed::RemovedUntil};
 use rusqlite::{Connection, Params, params};
 use std::time::{Duration, Instant};
 
-/// How long room is made at a stretch: others wait to write.
+/// How long one round of removal may take: feeding waits meanwhile.
 const MAKE_ROOM_FOR: Duration = Duration::from_millis(100);
-/// How many aged events go at once.
+/// How many events that are older than the retention are removed in one transaction.
 const AGED_AT_ONCE: u32 = 1024;
-/// How many old events go at once when there is no room.
+/// How many events are removed in one transaction when the file is over its size cap.
 const REMOVE_AT_ONCE: u32 = 256;
-/// How many pages are given back to the file system at once: 4 MiB.
+/// How many pages are returned to the file system in one round: 4 MiB.
 const GIVE_BACK_AT_ONCE: u32 = 1024;
 
-/// The names in `meta` under which a file remembers up to when events were removed.
+/// The keys in `meta` for the times up to which events were removed.
 const USER_UNTIL: &str = "removed_user_until";
 const LIFECYCLE_UNTIL: &str = "removed_lifecycle_until";
 
-/// Up to when a file's events were removed.
+/// Returns up to when events were removed from a file.
 pub(super) fn removed_until(connection: &Connection) -> rusqlite::Result<RemovedUntil> {
     let mut statement =
         connection.prepare("SELECT key, value FROM meta WHERE key LIKE 'removed_%'")?;
@@ -36,23 +36,24 @@ pub(super) fn removed_until(connection: &Connection) -> rusqlite::Result<Removed
     Ok(until)
 }
 
-/// What making room removed.
+/// What one round removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::journal) struct Removed {
-    /// Events that are elsewhere, or as old as they may get.
+    /// Events that every sink has, or that are older than the retention: no loss.
     pub(in crate::journal) kept: u64,
-    /// Events that are gone.
+    /// Events that are lost.
     pub(in crate::journal) lost: u64,
-    /// Dead letters that are gone.
+    /// Dead letters that are lost.
     pub(in crate::journal) dead_letters: u64,
-    /// There was more to remove than time.
+    /// There is more to remove than one round allows.
     pub(in crate::journal) is_unfinished: bool,
 }
 
 impl SqliteLog {
-    /// Makes room: what is older than the retention and has been delivered; and over the size cap the
-    /// oldest, first what was delivered, then dead letters, then what applications published, then what
-    /// the interceptors did. Says what it removed also when it fails.
+    /// Removes events that are older than the retention and that every sink has. Over the size cap, removes the
+    /// oldest: first events that every sink has (unless the journal is itself a store), then dead letters, then
+    /// user events, then lifecycle events.
+    /// Returns what was removed even if it fails.
     pub(in crate::journal) fn make_room(&mut self) -> (Removed, Result<(), Trouble>) {
         let mut removed = Removed::default();
         let until = Instant::now() + MAKE_ROOM_FOR;
@@ -66,7 +67,7 @@ impl SqliteLog {
         if let Some(max_bytes) = self.max_bytes
             && self.live_bytes()? > max_bytes
         {
-            // A tenth below the cap, so that not every write has to make room.
+            // Down to a tenth below the cap, so that not every write has to make room.
             let goal = max_bytes - max_bytes / 10;
             while self.live_bytes()? > goal && self.remove_some(delivered, removed)? {
                 if Instant::now() > until {
@@ -90,7 +91,7 @@ impl SqliteLog {
         let Some(oldest) = self.now().checked_sub(age) else {
             return Ok(());
         };
-        // Positions follow time, so that looking at the first rows is enough.
+        // Events are in the order of time, so that it is enough to look at the first rows.
         loop {
             let aged = self.remove(
                 "SELECT seq FROM (SELECT seq, stored_at FROM events \
@@ -110,7 +111,7 @@ impl SqliteLog {
         }
     }
 
-    /// Removes some for lack of room; false when nothing is left that may go.
+    /// Removes some events or dead letters for lack of room. Returns false if nothing is left that may be removed.
     fn remove_some(&self, delivered: i64, removed: &mut Removed) -> Result<bool, Trouble> {
         if !self.is_store {
             let count = self.remove_first(&format!("seq <= {delivered}"))?;
@@ -119,7 +120,7 @@ impl SqliteLog {
                 return Ok(true);
             }
         }
-        // They are copies, which outlive their events: what is still to be delivered goes later.
+        // Dead letters are copies; they go before events that are still to be delivered.
         let dead_letters = self
             .connection
             .prepare_cached(
@@ -131,7 +132,7 @@ impl SqliteLog {
             removed.dead_letters += dead_letters;
             return Ok(true);
         }
-        // What a sink has in hand it may yet take: it would be counted as lost, and then arrive.
+        // A sink may yet take what it has in hand: it would be counted as lost, and then arrive.
         let not_in_hand: String = self
             .handed_out
             .values()
@@ -148,7 +149,7 @@ impl SqliteLog {
         Ok(false)
     }
 
-    /// Removes the first events for which a condition holds, and never the newest.
+    /// Removes the first events for which a condition holds, but never the newest event.
     fn remove_first(&self, condition: &str) -> Result<u64, Trouble> {
         self.remove(
             &format!(
@@ -159,8 +160,8 @@ impl SqliteLog {
         )
     }
 
-    /// Removes the events at the positions that a query gives, and remembers in the same transaction up
-    /// to when events were removed.
+    /// Removes the events at the positions that a query returns, and notes in the same transaction up to when
+    /// events were removed.
     fn remove(&self, positions: &str, parameters: impl Params) -> Result<u64, Trouble> {
         let transaction = self.connection.unchecked_transaction()?;
         let mut until = self.removed_until.get();
@@ -186,8 +187,8 @@ impl SqliteLog {
         Ok(count)
     }
 
-    /// Gives free pages back to the file system, a few at a time, when they are a good part of the file:
-    /// those of an outage. What comes and goes all the time uses its pages again.
+    /// Returns free pages to the file system, a few at a time, if they are a quarter of the file or more, as
+    /// after an outage. In normal operation new events use free pages again.
     fn give_back(&self) -> Result<(), Trouble> {
         let [pages, free] = ["page_count", "freelist_count"].map(|name| {
             self.connection
@@ -206,14 +207,14 @@ impl SqliteLog {
         Ok(())
     }
 
-    /// Up to where every sink has what is in the log; everything, where there is no sink.
+    /// Returns the position up to which every sink has all events; the highest possible one without sinks.
     fn delivered(&self) -> Result<i64, Trouble> {
         let mut delivered = i64::MAX;
         for sink in &self.sinks {
             let position = self.cursor(sink)?.unwrap_or_default();
             delivered = delivered.min(i64::try_from(position).unwrap_or(i64::MAX));
         }
-        // A log that only feeds sinks; without any it is the store, where nothing is delivered.
+        // Without sinks nothing waits to be delivered.
         Ok(delivered)
     }
 }

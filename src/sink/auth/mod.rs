@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use secrecy::{ExposeSecret as _, SecretString};
 use std::fmt;
 
-/// A header that proves who sends. Its value is not shown by `Debug`.
+/// A header with credentials. `Debug` does not show its value.
 #[derive(Clone)]
 pub struct AuthHeader {
     name: String,
@@ -26,7 +26,7 @@ pub struct AuthHeader {
 }
 
 impl AuthHeader {
-    /// A header of that name and value.
+    /// Creates a header with this name and value.
     pub fn new(name: impl Into<String>, value: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -58,7 +58,7 @@ impl fmt::Debug for AuthHeader {
     }
 }
 
-/// Whoever gives the headers that a request is sent with.
+/// Provides the headers with credentials for requests.
 ///
 /// ```
 /// use async_trait::async_trait;
@@ -76,16 +76,15 @@ impl fmt::Debug for AuthHeader {
 /// ```
 #[async_trait]
 pub trait AuthProvider: Send + Sync + fmt::Debug + 'static {
-    /// The headers of the next request. Called for each request, so an answer that takes long to
-    /// come by is kept.
+    /// Returns the headers of the next request. Called for each request: cache what takes long to get.
     ///
     /// # Errors
-    /// [`SinkError`] when there are none to be had now: the batch is delivered again later. Its text
-    /// is logged, so it holds no secret.
+    /// [`SinkError`] if it cannot get any now: the batch is delivered again later. The text is logged and must not
+    /// contain a secret.
     async fn headers(&self) -> Result<Vec<AuthHeader>, SinkError>;
 
-    /// A receiver answered 401 to `refused`, which [`headers`](Self::headers) gave: they are asked
-    /// for once more, and had better be new ones. Several requests may report the same headers.
+    /// Called when a receiver answered 401 to `refused`, which [`headers`](Self::headers) had returned. The next call of
+    /// `headers`, which follows at once, should return new ones. Several requests may report the same headers.
     async fn renew(&self, refused: &[AuthHeader]) {
         let _ = refused;
     }

@@ -49,8 +49,9 @@ use tracing::{debug, info, warn};
 /// Adds to a store what its workers could not report: `workflow_end` of runs that were terminated,
 /// timed out, or failed without the worker's code; `workflow_start` of runs that no worker saw begin;
 /// `activity_end` of attempts whose worker died, also of standalone activities. Reads the server's
-/// histories of closed runs, asks about open ones, and derives the same event ids as the interceptors, so that both can run at once and nothing is there
-/// twice. What it adds has `detected_by: "reconciler"` in its metadata.
+/// histories of closed runs, asks about open ones, and derives the same event ids as the interceptors,
+/// so that both can run at once and nothing is there twice. What it adds has `detected_by: "reconciler"`
+/// in its metadata.
 ///
 /// Run it once ([`run_once`](Self::run_once)), over a time range ([`backfill`](Self::backfill)), in
 /// the background of a program ([`run`](Self::run)) or of a worker
@@ -100,7 +101,7 @@ struct Shared {
 }
 
 impl Reconciler {
-    /// A reconciler that adds to `events` what the server behind `client`, in its namespace, knows.
+    /// Creates a reconciler that adds to `events` what the server of `client` knows about the client's namespace.
     pub fn new(events: &EventStore, client: &Client, options: ReconcilerOptions) -> Self {
         let server = Arc::new(Server::connected(client.connection().clone()));
         Self::with_server(events.clone(), server, client.namespace(), options)
@@ -170,8 +171,8 @@ impl Reconciler {
         Ok(found)
     }
 
-    /// Runs [`run_once`](Self::run_once) every so often until `stop` resolves. Errors are logged and
-    /// the next time is waited for. Cancel safe.
+    /// Runs [`run_once`](Self::run_once) at intervals until `stop` resolves. An error is logged, and the next pass
+    /// follows at its time. Cancel safe.
     pub async fn run(&self, every: Duration, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         loop {
@@ -333,9 +334,10 @@ impl Reconciler {
         seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether both are stored, as far as can be told without its history. Ids have in them when the run was
-    /// started, which of a run that a reset made visibility has otherwise: then its history is read, once
-    /// more than it need be. What is found under an id is what the id says, whoever guessed it.
+    /// Whether both are stored, as far as can be told without the run's history. Ids are derived from the time at
+    /// which the run was started. For a run that a reset made, visibility shows another time, so that this is false
+    /// and the history is read once without need. An event that is found under a derived id is the right one in any
+    /// case.
     async fn has_start_and_end(&self, run: &ClosedRun) -> Result<bool, ReconcileError> {
         let id = |kind: LifecycleEvent| {
             EventId::derive(&EventKey {

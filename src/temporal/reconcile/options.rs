@@ -25,16 +25,17 @@ pub struct ReconcilerOptions {
     /// `WorkflowType = 'Order'`.
     pub filter: Option<String>,
     /// Only standalone activities that this visibility query finds, such as `ActivityType = 'Charge'`.
-    /// Where [`filter`](Self::filter) is set and this is not, standalone activities are left alone: what
-    /// filters runs says nothing of them.
+    /// If [`filter`](Self::filter) is set and this is not, standalone activities are left alone, since a filter of
+    /// runs does not apply to them.
     pub standalone_filter: Option<String>,
     /// Whether lost activity attempts are looked for too; on by default. This costs the history of every
     /// closed run; without it, only histories of runs are read whose start or end is missing.
     #[builder(default = true)]
     pub activities: bool,
-    /// How many open runs, and how many open standalone activities, are asked about in each pass, for attempts that ended and whose worker did not
-    /// report it; 100 by default, 0 to leave what is open alone. Each pass goes on where the last one ended.
-    /// One request for each, and a part of the history of those in which an attempt was followed by another.
+    /// About how many open runs, and as many open standalone activities, each pass asks, to find attempts that ended
+    /// without a report from their worker. 100 by default; 0 leaves open ones alone. Each pass continues where the
+    /// last one ended. Costs one request each, and a part of the history of runs in which an attempt was followed by
+    /// another.
     #[builder(default = 100)]
     pub open_runs: u32,
     /// How long after a run closed it is looked at; 10 seconds by default. Until then its worker may
@@ -44,13 +45,13 @@ pub struct ReconcilerOptions {
     /// How far back the first look goes, when there is no checkpoint yet; one day by default.
     #[builder(default = Duration::from_secs(24 * 60 * 60))]
     pub lookback: Duration,
-    /// Visibility shows a closed run a moment late: so much before the checkpoint is looked at again each
-    /// time; two minutes by default.
+    /// How far before the checkpoint each pass looks again, since visibility shows a closed run a moment late; two
+    /// minutes by default.
     #[builder(default = Duration::from_secs(2 * 60))]
     pub overlap: Duration,
-    /// How late visibility may show a run, and it is found all the same; four hours by default. Four times
-    /// within that time, what closed so long before the checkpoint is listed again, and what was not
-    /// listed before is looked at. Zero to leave it; never more than `lookback`.
+    /// How late visibility may show a run that is still found; four hours by default. Four times within that time,
+    /// the runs that closed within it before the checkpoint are listed again, and those that were not listed before
+    /// are looked at. Zero switches this off; never more than `lookback`.
     #[builder(default = Duration::from_secs(4 * 60 * 60))]
     pub late: Duration,
     /// How much time is looked at between two checkpoints; one hour by default.

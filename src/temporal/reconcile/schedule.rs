@@ -39,9 +39,9 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Creates the schedule `schedule_id`, or sets its interval where it is there: starts the workflow
-    /// `ReconcileEvents` on `task_queue` every so often, never two at once. A worker on that queue must
-    /// have it [registered](Self::register). Not cancel safe: the schedule may or may not be there.
+    /// Creates the schedule `schedule_id`, or sets the interval of an existing one. It starts the workflow
+    /// `ReconcileEvents` on `task_queue` at that interval, never two at once. A worker on that queue must have it
+    /// [registered](Self::register). Not cancel safe: afterwards the schedule may or may not exist.
     ///
     /// # Errors
     /// [`ReconcileError::Schedule`] with the server's words.
