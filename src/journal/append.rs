@@ -55,8 +55,11 @@ impl Appender {
     fn append(&mut self, changes: Vec<Change>, counters: &Counters) -> Result<(), JournalError> {
         match self {
             Self::Memory(memory) => {
-                let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
-                memory.write(changes, counters);
+                let made_room = memory
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .write(changes, counters);
+                made_room.say(counters);
                 Ok(())
             }
             #[cfg(feature = "sqlite")]

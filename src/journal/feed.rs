@@ -176,9 +176,9 @@ mod tests {
             let mut fed = MemoryLog::new(1_000, Vec::new());
             let mut held = HeldKeys::default();
             for batch in batches {
-                plain.write(batch.clone(), &counters);
+                plain.write(batch.clone(), &counters).say(&counters);
                 let (condensed, delta) = held.condense(batch);
-                fed.write(condensed, &counters);
+                fed.write(condensed, &counters).say(&counters);
                 held.apply(&delta);
             }
             let ids = |log: &mut MemoryLog| -> Vec<_> {

@@ -142,7 +142,9 @@ impl FileStore {
         let log = match &mut self.state {
             FileState::Open(log) => log,
             FileState::Damaged { memory, .. } => {
-                memory.write(std::mem::take(changes), counters);
+                memory
+                    .write(std::mem::take(changes), counters)
+                    .say(counters);
                 memory.note(std::mem::take(notes), counters);
                 return Fed::InMemory;
             }

@@ -58,19 +58,16 @@ impl MemoryLog {
         self
     }
 
-    /// Applies changes and counts their effect. Logs how many events had to make room.
-    pub(super) fn write(&mut self, changes: Vec<Change>, counters: &Counters) {
+    /// Applies changes and counts their effect. Returns how many events had to make room, for whoever calls to
+    /// say when no lock is held.
+    #[must_use]
+    pub(super) fn write(&mut self, changes: Vec<Change>, counters: &Counters) -> MadeRoom {
         let applied = self.apply(changes);
         counters.count(applied);
-        if applied.removed > 0 {
-            counters.lose(
-                applied.removed,
-                "memory has no more room for events: the oldest were removed",
-            );
-        }
         counters.remove_until(self.removed_until);
         counters.depth.store(self.depth(), Relaxed);
         counters.reach(self.newest());
+        MadeRoom(applied.removed)
     }
 
     fn apply(&mut self, changes: Vec<Change>) -> Applied {
@@ -216,6 +213,21 @@ impl MemoryLog {
 
     pub(super) fn newest(&self) -> u64 {
         self.next_position - 1
+    }
+}
+
+/// How many events had to make room for others.
+pub(super) struct MadeRoom(u64);
+
+impl MadeRoom {
+    /// Counts and logs them.
+    pub(super) fn say(self, counters: &Counters) {
+        if self.0 > 0 {
+            counters.lose(
+                self.0,
+                "memory has no more room for events: the oldest were removed",
+            );
+        }
     }
 }
 

@@ -324,7 +324,11 @@ impl Journal {
             self.inner.shared.counters.refuse(1);
             return Err(Rejected::Full);
         }
-        self.queue(Work::Append(draft), self.inner.shared.queue_size)
+        let limit = match draft.is_lifecycle() {
+            true => usize::MAX,
+            false => self.inner.shared.queue_size,
+        };
+        self.queue(Work::Append(draft), limit)
     }
 
     /// Queues events to be appended and events to be held, as one unit. Polling the receipt appends it together

@@ -62,6 +62,9 @@ impl Drop for Reserved {
     }
 }
 
+/// How deep a value is looked into.
+const LEVELS: usize = 128;
+
 /// Returns about how many bytes an event takes in memory.
 fn bytes_of(event: &Event) -> usize {
     /// The event itself, its context and its place in the queue.
@@ -74,16 +77,28 @@ fn bytes_of(event: &Event) -> usize {
 
 /// Returns about how many bytes a field of a map takes.
 fn field(name: &str, value: &Value) -> usize {
-    name.len() + size_of::<String>() + size_of::<Value>() + held(value)
+    name.len() + size_of::<String>() + size_of::<Value>() + held(value, LEVELS)
 }
 
-fn held(value: &Value) -> usize {
+/// Returns about how many bytes a value holds elsewhere, so many levels deep.
+fn held(value: &Value, levels: usize) -> usize {
+    // What nests deeper is refused when the event is validated, and must not end the stack before that.
+    let Some(below) = levels.checked_sub(1) else {
+        return 0;
+    };
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
         Value::String(text) => text.len(),
-        // Recurses as deep as the value nests, which is only checked later, by `Event::validate`.
-        Value::Array(values) => values.iter().map(|it| size_of::<Value>() + held(it)).sum(),
-        Value::Object(fields) => fields.iter().map(|(name, value)| field(name, value)).sum(),
+        Value::Array(values) => values
+            .iter()
+            .map(|value| size_of::<Value>() + held(value, below))
+            .sum(),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| {
+                name.len() + size_of::<String>() + size_of::<Value>() + held(value, below)
+            })
+            .sum(),
     }
 }
 
@@ -134,6 +149,22 @@ mod tests {
         assert!(end.reserve());
         assert!(rules.budget.used() > 10);
         assert!(!draft(&rules, 1).reserve());
+    }
+
+    #[test]
+    fn what_nests_without_end_is_not_followed_to_its_end() {
+        let mut deep = Value::Null;
+        for _ in 0..10_000 {
+            deep = Value::Array(vec![deep]);
+        }
+        let mut event = Event::new("x");
+        event.data.insert("deep".to_owned(), deep);
+        assert!(bytes_of(&event) < 20_000);
+        // It is dropped level by level, too.
+        let mut deep = event.data.remove("deep");
+        while let Some(Value::Array(mut values)) = deep {
+            deep = values.pop();
+        }
     }
 
     #[test]
