@@ -287,9 +287,9 @@ pub struct EventStoreOptions {
     pub journal: Option<PathBuf>,
     /// The `application_name` of every event that has none of its own.
     pub application_name: Option<String>,
-    /// How many events may wait in memory for the journal. Beyond that, `publish` refuses events, and `activity_start`
-    /// is refused, which is counted and logged. Events of workflow tasks may fill the queue to twice this size; their
-    /// lifecycle events, and ends of activities, always get in. From 1 to 10 million.
+    /// How many events may wait in memory for the journal. Beyond that, `publish` refuses events, which is counted and
+    /// logged. Events of workflow tasks may fill the queue to twice this size; lifecycle events always get in. From 1
+    /// to 10 million.
     pub queue_size: Option<usize>,
     /// How many bytes of events may wait in memory, in the queue and for their workflow tasks. Beyond that, `publish`
     /// refuses events, which is counted and logged, but not told to workflow code; lifecycle events always get in.
