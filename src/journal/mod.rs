@@ -175,13 +175,11 @@ impl Shared {
         let is_full = self.is_log_full(&work);
         let slot = Arc::new(Slot::new(work));
         let events = slot.events;
-        // A forked child has no thread, and shares its parent's files.
-        let is_forked = self.process != std::process::id();
         let rejected = {
             let mut state = self.state();
             match &state.stopped {
                 Some(reason) => Rejected::Stopped(reason.clone()),
-                None if state.is_closed || is_forked => Rejected::Closed,
+                None if state.is_closed => Rejected::Closed,
                 // A unit larger than the queue still goes through an empty one.
                 None if is_full
                     || (events > 0
@@ -225,6 +223,9 @@ impl Shared {
     /// Appends what is queued on the calling thread in the plain case; otherwise wakes the journal's thread
     /// to do it.
     fn append_now(&self) {
+        if self.process != std::process::id() {
+            return self.refuse_in_fork();
+        }
         let (mut appender, queue) = {
             let mut state = self.state();
             if state.queue.is_empty() {
@@ -260,6 +261,30 @@ impl Shared {
         match appended {
             Ok(appended) => appended.answer(),
             Err(_) => tracing::error!("the journal panicked, and events are lost; this is a bug"),
+        }
+    }
+
+    /// A forked child has its parent's files, and no thread: nothing is appended there.
+    fn refuse_in_fork(&self) {
+        let reason =
+            "this process was forked from the one that opened it; open a store after the fork";
+        self.stop(reason);
+    }
+
+    /// Nothing is appended any more, for this reason. Tells whoever waits.
+    fn stop(&self, reason: &str) {
+        let (queue, others) = {
+            let mut state = self.state();
+            state.stopped = Some(reason.to_owned());
+            state.events = 0;
+            let others = (std::mem::take(&mut state.questions), state.closing.take());
+            (std::mem::take(&mut state.queue), others)
+        };
+        // Those who ask are told by the end of their channels.
+        drop(others);
+        for slot in queue {
+            self.counters.unqueue(slot.events);
+            slot.answer(Err(JournalError::Stopped(reason.to_owned())));
         }
     }
 
@@ -548,7 +573,8 @@ impl Drop for Inner {
     fn drop(&mut self) {
         {
             let mut state = self.shared.state();
-            if state.is_closed || state.stopped.is_some() {
+            let is_forked = self.shared.process != std::process::id();
+            if state.is_closed || state.stopped.is_some() || is_forked {
                 return;
             }
             state.is_closed = true;

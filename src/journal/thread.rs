@@ -434,22 +434,7 @@ impl Thread {
             reason,
             "the journal's thread has ended: nothing is stored any more"
         );
-        let (queue, questions, closing) = {
-            let mut state = self.shared.state();
-            state.stopped = Some(reason.to_owned());
-            state.events = 0;
-            (
-                std::mem::take(&mut state.queue),
-                std::mem::take(&mut state.questions),
-                state.closing.take(),
-            )
-        };
-        // Whoever asked learns it from the end of their channel.
-        drop((questions, closing));
-        for slot in queue {
-            self.shared.counters.unqueue(slot.events);
-            slot.answer(Err(JournalError::Stopped(reason.to_owned())));
-        }
+        self.shared.stop(reason);
     }
 
     fn work(&mut self) {
