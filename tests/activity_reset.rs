@@ -176,6 +176,7 @@ async fn the_attempts_of_a_reset_activity_are_told_apart() {
             .unwrap();
     })
     .await;
+    events.flush(TIMEOUT).await.unwrap();
     // The server counts from 1 in the middle of the fifth call, whose result it does not take.
     let expected = [1, 2, 1, 2, 3, 2, 3];
     for name in ["activity_start", "called", "activity_end"] {
@@ -241,6 +242,7 @@ async fn what_a_reset_attempt_came_to_is_not_the_outcome_of_the_one_that_was_lef
             .unwrap();
     })
     .await;
+    events.flush(TIMEOUT).await.unwrap();
     assert_eq!(attempts(&ground, "activity_end"), [1, 1]);
     let options = ReconcilerOptions::builder().grace(Duration::ZERO).build();
     let reconciler = Reconciler::new(&events, &client, options);
