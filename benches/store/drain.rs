@@ -3,7 +3,7 @@
 use crate::{
     Scale,
     events::{self, BYTES, Count, Events, PATIENCE},
-    process::{Usage, memory_mib},
+    process::{Usage, forget_most_memory, memory_mib},
 };
 use async_trait::async_trait;
 use std::{sync::Arc, time::Instant};
@@ -43,6 +43,8 @@ pub async fn backlog(scale: &Scale) -> anyhow::Result<()> {
     drop(store);
 
     let sink = Arc::new(Nothing::default());
+    forget_most_memory()?;
+    let memory = memory_mib()?.0;
     let before = Usage::of_this_process()?;
     let began = Instant::now();
     let store = EventStore::builder()
@@ -64,8 +66,8 @@ pub async fn backlog(scale: &Scale) -> anyhow::Result<()> {
         spent.cpu_ms * 1000.0 / many as f64
     );
     println!(
-        "| memory of this process now, MiB | {:.0} |",
-        memory_mib()?.0
+        "| memory beforehand and at most, MiB | {memory:.0}, {:.0} |",
+        memory_mib()?.1
     );
     Ok(())
 }

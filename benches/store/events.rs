@@ -68,6 +68,16 @@ pub fn url(file: &Path) -> String {
     format!("sqlite:{}", file.display())
 }
 
+/// How large a store's file is, with what is still in its WAL.
+pub fn file_bytes(file: &Path) -> anyhow::Result<f64> {
+    let connection = rusqlite::Connection::open(file)?;
+    let number = |pragma: &str| connection.query_row(pragma, [], |row| row.get::<_, f64>(0));
+    Ok(
+        number("SELECT CAST(page_count AS REAL) FROM pragma_page_count")?
+            * number("SELECT CAST(page_size AS REAL) FROM pragma_page_size")?,
+    )
+}
+
 /// Publishes so many events as fast as the log takes them, and no faster than the store keeps up with;
 /// everything is in the log then.
 pub async fn ingest(

@@ -59,11 +59,10 @@ pub async fn sqlite(scale: &Scale, large: bool) -> anyhow::Result<Growth> {
         }
         let cpu_us = Spread::of(cpu);
         let first = points.first().map_or(cpu_us, |point| point.cpu_us);
-        let stats = store.stats();
         println!(
             "| {rows} | {cpu_us:.2} | {:.2} | {:.0} |",
             cpu_us.median / first.median,
-            stats.journal_bytes as f64 / stats.journal_events as f64,
+            events::file_bytes(&file)? / there as f64,
         );
         points.push(Point { rows, cpu_us });
     }

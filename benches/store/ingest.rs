@@ -22,7 +22,8 @@ pub async fn ingest(scale: &Scale) -> anyhow::Result<()> {
     let mut file_bytes = Vec::new();
     for _ in 0..ROUNDS {
         let directory = tempfile::tempdir()?;
-        let store = events::open(&events::url(&directory.path().join("events.db"))).await?;
+        let file = directory.path().join("events.db");
+        let store = events::open(&events::url(&file)).await?;
         let mut events = Events::of(BYTES).await?;
         // So few that the store need not have them meanwhile.
         let burst = scale.of(50_000, 5000);
@@ -41,8 +42,7 @@ pub async fn ingest(scale: &Scale) -> anyhow::Result<()> {
         cpu.push(spent.cpu_ms * 1000.0 / many as f64);
         let of_thread = spent.cpu_ms_by_thread.get(THREAD).copied();
         cpu_of_thread.push(of_thread.unwrap_or_default() * 1000.0 / many as f64);
-        let stats = store.stats();
-        file_bytes.push(stats.journal_bytes as f64 / stats.journal_events as f64);
+        file_bytes.push(events::file_bytes(&file)? / (burst + many) as f64);
         store.shutdown(PATIENCE).await?;
     }
     println!("| events of {BYTES} bytes | median (quartiles) |");

@@ -54,7 +54,7 @@ struct Arguments {
     #[arg(long, hide = true, value_enum)]
     child: Option<Child>,
     /// The file that it works on.
-    #[arg(long, hide = true, default_value = "")]
+    #[arg(long, hide = true, default_value = ".")]
     path: PathBuf,
     /// How many events it publishes.
     #[arg(long, hide = true, default_value_t = 0)]

@@ -145,6 +145,11 @@ pub fn memory_mib() -> io::Result<(f64, f64)> {
     Ok((mib("VmRSS:"), mib("VmHWM:")))
 }
 
+/// Begins anew to look for the most memory that this process has in use.
+pub fn forget_most_memory() -> io::Result<()> {
+    fs::write("/proc/self/clear_refs", "5")
+}
+
 /// A process and those that it started.
 pub fn family(pid: u32) -> Vec<u32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
