@@ -44,7 +44,7 @@ struct Arguments {
     /// How much of it, against the full size.
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
-    /// Growth up to 10 million rows: 10 GB on disk, and an hour.
+    /// Growth up to 10 million rows: 25 GB in the directory for temporary files, and an hour.
     #[arg(long)]
     large: bool,
     /// Draw growth into this file.
