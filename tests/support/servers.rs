@@ -65,7 +65,12 @@ pub struct Server {
 impl Server {
     /// PostgreSQL, with password authentication.
     pub fn postgres() -> Self {
-        Self::new(Kind::Postgres, None).unwrap()
+        Self::try_postgres().unwrap()
+    }
+
+    /// The same, for programs that do without where it is missing.
+    pub fn try_postgres() -> anyhow::Result<Self> {
+        Self::new(Kind::Postgres, None)
     }
 
     /// NATS with JetStream.
@@ -130,6 +135,11 @@ impl Server {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Its process id, to read its CPU time.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("the server runs").id()
     }
 
     /// Ends the server in good order, as for an upgrade.
