@@ -156,6 +156,26 @@ async fn after_stage() {
 }
 
 #[tokio::test]
+async fn before_the_append() {
+    crash_at("before-append", "").await;
+}
+
+#[tokio::test]
+async fn inside_a_frame() {
+    crash_at("inside-append", "").await;
+}
+
+#[tokio::test]
+async fn after_the_append() {
+    crash_at("after-append", "").await;
+}
+
+#[tokio::test]
+async fn fed_and_about_to_remove_the_log_of_the_process_before() {
+    crash_at("after-append", "before-removal").await;
+}
+
+#[tokio::test]
 async fn before_the_group_commit() {
     crash_at("before-group-commit", "").await;
 }
@@ -200,7 +220,7 @@ async fn an_activity_after_its_end_is_committed() {
 async fn terminated_while_they_end(failpoints: &str) -> Differences {
     let ground = Ground::new().await;
     let client = ground.client().await;
-    let slow = format!("before-group-commit=sleep(600);{failpoints}");
+    let slow = format!("before-append=sleep(600);{failpoints}");
     let program = worker(&ground, &slow);
     for number in 0..5 {
         let id = start_some(&client, "Wait", number).await;
@@ -242,7 +262,7 @@ async fn a_build_without_the_confirm_step_is_caught() {
 async fn killed_after_the_end(failpoints: &str) -> Differences {
     let ground = Ground::new().await;
     let client = ground.client().await;
-    let slow = format!("before-group-commit=sleep(300);{failpoints}");
+    let slow = format!("before-append=sleep(300);{failpoints}");
     let mut count = 0;
     for round in 0..3 {
         let program = worker(&ground, &slow);

@@ -97,6 +97,7 @@ async fn leave_ends_held(ground: &Ground, namespaces: &[&str]) {
         })
         .await;
     }
+    events.flush(TIMEOUT).await.unwrap();
     assert_eq!(events.stats().held, namespaces.len() as u64);
     events.shutdown(TIMEOUT).await.unwrap();
 }
@@ -235,6 +236,7 @@ async fn one_client_options_value_for_two_servers_is_said_and_asks_neither() {
     .await;
     assert!(log.says("clients of several servers"), "{log}");
     assert!(!log.says("does not know the run"), "{log}");
+    events.flush(TIMEOUT).await.unwrap();
     assert_eq!(events.stats().held, 2);
     events.shutdown(TIMEOUT).await.unwrap();
 }
@@ -545,6 +547,7 @@ async fn registered_twice_around_another_stores_plugin_it_works_once() {
     })
     .await;
     assert!(log.says("registered twice"), "{log}");
+    events.flush(TIMEOUT).await.unwrap();
     let stats = events.stats();
     assert_eq!((stats.written, stats.duplicates), (6, 0));
     events.shutdown(TIMEOUT).await.unwrap();

@@ -125,6 +125,11 @@ impl FileStore {
         }
     }
 
+    /// Whether it takes nothing now.
+    pub(super) fn is_broken(&self) -> bool {
+        matches!(self.state, FileState::Broken { .. } | FileState::Closed)
+    }
+
     /// Whether the file is damaged, so that memory stands in for it.
     pub(super) fn is_damaged(&self) -> bool {
         matches!(self.state, FileState::Damaged { .. })

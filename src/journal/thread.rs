@@ -34,10 +34,10 @@ const FEED_LINGER: Duration = Duration::from_millis(50);
 /// The pause before a file that another program has locked is tried again.
 #[cfg(feature = "sqlite")]
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
-/// How long closing waits for a file that another program has locked. What the store lacks then stays in the
-/// log.
+/// How long opening and closing wait for a file that another program has locked. What the store lacks then stays
+/// in the log.
 #[cfg(feature = "sqlite")]
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens the journal and starts its thread. Returns the shared state, and a channel that is disconnected when
 /// the thread has ended.
@@ -264,43 +264,35 @@ impl FilePlace {
         let syncs = options.synchronous == super::Synchronous::Full;
         let backlog = Backlog::new(options.queue_size, options.max_queued_bytes / 2);
         let is_local = !syncs && log::is_local(&path);
-        let mut store = FileStore::open(path.clone(), options, counters)?;
+        let store = FileStore::open(path.clone(), options, counters)?;
         let place = store.place()?;
-        let mut keys = HeldKeys::new(hold_ids(&store));
-        let recovered = log::recover(&path, place, |store_id, changes, position| {
-            if store_id != place.store_id && !place.store_id.is_nil() {
-                // Called for each batch; repeating it does no harm.
-                store.adopt(store_id).ok();
-            }
-            let (mut changes, delta) = keys.condense(changes);
-            loop {
-                let fed = store.apply(&mut changes, &mut Vec::new(), Some(position), counters);
-                match fed {
-                    Fed::Stored => {
-                        keys.apply(&delta);
-                        return true;
-                    }
-                    Fed::Busy => std::thread::sleep(BUSY_PAUSE),
-                    Fed::InMemory | Fed::Broken => return false,
-                }
-            }
-        })
-        .map_err(unusable)?;
-        let (appender, mut reader, log) = log::open(&path, syncs, backlog, &recovered)?;
+        let recovered = log::recover(&path, place).map_err(unusable)?;
+        if recovered.store_id != place.store_id {
+            store.adopt(recovered.store_id)?;
+        }
+        let held = HeldKeys::new(hold_ids(&store));
+        let is_behind = recovered.last_number > recovered.position;
+        let (appender, mut reader, log) = log::open(&path, syncs, backlog, recovered)?;
         if store.is_damaged() {
             reader.keep_files();
         }
-        let place = Self {
+        let mut place = Self {
             store,
             reader,
-            held: keys,
+            held,
             is_local,
             log,
         };
+        if is_behind {
+            place.recover(counters);
+        }
         Ok((place, appender))
     }
 
     fn feed(&mut self, notes: &mut Vec<Note>, counters: &Counters) -> FedUp {
+        if self.store.is_broken() {
+            return FedUp::Broken;
+        }
         loop {
             let frames = match self.reader.next() {
                 Ok(frames) => frames,
@@ -328,6 +320,16 @@ impl FilePlace {
         }
     }
 
+    /// Feeds what an earlier process left, so that it is there when the store is open. What cannot be fed now is
+    /// fed later.
+    fn recover(&mut self, counters: &Counters) {
+        let began = Instant::now();
+        while self.feed(&mut Vec::new(), counters) == FedUp::Busy && began.elapsed() < LOCK_TIMEOUT
+        {
+            std::thread::sleep(BUSY_PAUSE);
+        }
+    }
+
     /// Feeds what is left, retrying a locked file for a while, and closes the file.
     fn close(
         &mut self,
@@ -339,7 +341,7 @@ impl FilePlace {
         self.store.settle_down(counters);
         let fed_up = loop {
             let fed_up = self.feed(&mut notes, counters);
-            if fed_up != FedUp::Busy || began.elapsed() > CLOSE_TIMEOUT {
+            if fed_up != FedUp::Busy || began.elapsed() > LOCK_TIMEOUT {
                 break fed_up;
             }
             std::thread::sleep(BUSY_PAUSE);

@@ -78,6 +78,17 @@ pub(super) struct LogFile {
     pub(super) header: Header,
     // The end of its last whole frame. The file itself may be longer, after a write that failed.
     end: AtomicU64,
+    #[cfg(test)]
+    faults: std::sync::Mutex<std::collections::VecDeque<Fault>>,
+}
+
+/// For tests: what the disk does with what is written or synced next.
+#[cfg(test)]
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// So many bytes are there, and then this.
+    Write(usize, io::ErrorKind),
+    Sync,
 }
 
 fn name(journal: &Path, generation: u64) -> PathBuf {
@@ -144,6 +155,8 @@ impl LogFile {
             file,
             header,
             end: AtomicU64::new(HEADER as u64),
+            #[cfg(test)]
+            faults: std::sync::Mutex::default(),
         })
     }
 
@@ -160,12 +173,35 @@ impl LogFile {
         self.end.load(Ordering::Acquire)
     }
 
-    /// Writes whole frames at the end. After an error the end stays where it was.
-    pub(super) fn append(&self, frames: &[u8]) -> io::Result<()> {
-        let end = self.end();
-        self.file.write_all_at(frames, end)?;
-        self.end.store(end + frames.len() as u64, Ordering::Release);
-        Ok(())
+    /// Writes whole frames behind the end, which stays where it is: they are not there before
+    /// [`advance`](Self::advance).
+    pub(super) fn write(&self, frames: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        self.fail_to_write(frames)?;
+        self.file.write_all_at(frames, self.end())
+    }
+
+    #[cfg(test)]
+    fn fail_to_write(&self, frames: &[u8]) -> io::Result<()> {
+        let mut faults = self.faults.lock().unwrap();
+        let Some(Fault::Write(bytes, kind)) = faults.front() else {
+            return Ok(());
+        };
+        let (bytes, kind) = (*bytes, *kind);
+        faults.pop_front();
+        self.write_torn(&frames[..bytes.min(frames.len())]);
+        Err(kind.into())
+    }
+
+    #[cfg(test)]
+    pub(super) fn will(&self, fault: Fault) {
+        self.faults.lock().unwrap().push_back(fault);
+    }
+
+    /// Moves the end behind frames that were written.
+    pub(super) fn advance(&self, frames: &[u8]) {
+        let end = self.end() + frames.len() as u64;
+        self.end.store(end, Ordering::Release);
     }
 
     /// For tests: writes bytes at the end without moving it.
@@ -175,6 +211,10 @@ impl LogFile {
 
     /// Syncs the file, so that what was appended survives a power cut.
     pub(super) fn sync(&self) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(Fault::Sync) = self.faults.lock().unwrap().pop_front() {
+            return Err(io::Error::other("the disk fails"));
+        }
         self.file.sync_data()
     }
 

@@ -14,6 +14,8 @@
 mod file;
 mod frame;
 mod recover;
+#[cfg(test)]
+mod tests;
 
 pub(super) use recover::{Place, Recovered, recover};
 
@@ -37,6 +39,8 @@ use uuid::Uuid;
 const FILE_BYTES: u64 = 8 * 1024 * 1024;
 /// At this size of the current file the next one is created.
 const MAKE_NEXT_AT: u64 = FILE_BYTES / 2;
+/// How many changes of a file that an earlier process left are fed at once.
+const CHANGES_AT_ONCE: usize = 4096;
 /// How many bytes of frames are read at once, and so fed in one transaction; more if one frame is larger.
 const READ_BYTES: usize = 1024 * 1024;
 /// An append that takes longer is slow.
@@ -246,9 +250,11 @@ impl Appender {
     fn write(&mut self, changes: &[Change]) -> io::Result<()> {
         let file = self.file()?;
         self.buffer.clear();
-        let first = self.next_number;
-        let mut number = first;
+        let mut number = self.next_number;
         encode_all(&mut self.buffer, &file, &mut number, changes)?;
+        // Whatever becomes of it, these numbers are used: what failed may be there all the same, and is then not
+        // taken for what is written instead.
+        self.next_number = number;
         crash_point("before-append");
         let began = Instant::now();
         if is_left_out("inside-append") {
@@ -257,14 +263,17 @@ impl Appender {
             file.write_torn(self.buffer.get(..half).unwrap_or_default());
             std::process::abort();
         }
-        file.append(&self.buffer)?;
-        if self.syncs {
-            // A sync that failed is never repeated on its file, whose pages may be gone by then: the changes
-            // are written again, into a new file.
-            file.sync()?;
+        file.write(&self.buffer)?;
+        if self.syncs
+            && let Err(error) = file.sync()
+        {
+            // It is never repeated on its file, whose pages may be gone by then: the changes are written again,
+            // into a new file.
+            self.current = None;
+            return Err(error);
         }
+        file.advance(&self.buffer);
         self.note_speed(began.elapsed());
-        self.next_number = number;
         let bytes = self.buffer.len() as u64;
         self.log.unfed_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.log.appended.store(number - 1, Ordering::Release);
@@ -280,7 +289,8 @@ impl Appender {
         let is_slow = took > SLOW;
         self.speeds = self.speeds << 1 | u16::from(is_slow);
         let now = Instant::now();
-        if self.speeds.count_ones() >= SLOW_APPENDS || (is_slow && self.slow_until.is_some()) {
+        let is_known = self.slow_until.is_some();
+        if is_slow && (is_known || self.speeds.count_ones() >= SLOW_APPENDS) {
             if self.slow_until.is_none() {
                 tracing::debug!(
                     ?took,
@@ -394,8 +404,11 @@ fn halves(change: &Change) -> Option<[Change; 2]> {
             Change::Hold(key.clone(), evidence.clone(), first),
             Change::Hold(key.clone(), evidence.clone(), second),
         ]),
-        // After the first half nothing would be held any more, and the second would have no effect.
-        Change::Replace(..) | Change::Release(_) | Change::Discard(_) => None,
+        // Who replaces something has claimed it, so that it is held until then.
+        Change::Replace(key, _) => {
+            Some([Change::Replace(key.clone(), first), Change::Insert(second)])
+        }
+        Change::Release(_) | Change::Discard(_) => None,
     }
 }
 
@@ -426,15 +439,27 @@ pub(super) struct Progress {
     /// The number of the last frame.
     pub(super) last: u64,
     bytes: u64,
-    // Where the next frame begins in the file.
-    end: u64,
+    // Where the next frame begins in the file; none in a file that an earlier process left.
+    end: Option<u64>,
+}
+
+/// A file that an earlier process left, while it is fed.
+#[derive(Debug)]
+struct LeftFile {
+    frames: VecDeque<(u64, Vec<Change>)>,
+    is_damaged: bool,
+    // What was handed out last is not known to be in the store.
+    is_handed_out: bool,
 }
 
 /// The reading side, which feeds the store. Owned by the journal's thread.
 #[derive(Debug)]
 pub(super) struct Reader {
     log: Arc<Log>,
-    // How far the first of the files is fed, in bytes.
+    // What an earlier process left comes first.
+    left: VecDeque<PathBuf>,
+    left_file: Option<LeftFile>,
+    // How far the first of this process's own files is fed, in bytes.
     at: u64,
     // The number of the last frame that the store has.
     fed: u64,
@@ -455,7 +480,11 @@ impl Reader {
 
     /// Returns the next frames; none if the store has everything. Removes the files that the store has all of.
     pub(super) fn next(&mut self) -> io::Result<Option<Frames>> {
+        if let Some(frames) = self.next_left()? {
+            return Ok(Some(frames));
+        }
         loop {
+            let appended = self.log.appended();
             let file = {
                 let mut files = lock(&self.log.files);
                 let Some(file) = files.front().cloned() else {
@@ -472,6 +501,8 @@ impl Reader {
                 file
             };
             if self.at >= file.end() {
+                // Numbers have gaps.
+                self.reach(appended);
                 return Ok(None);
             }
             let (frames, end) = file.read(self.at, READ_BYTES)?;
@@ -484,17 +515,73 @@ impl Reader {
                 progress: Progress {
                     last: last.unwrap_or(self.fed),
                     bytes: end - self.at,
-                    end,
+                    end: Some(end),
                 },
             }));
         }
     }
 
+    /// Returns the next frames that an earlier process left.
+    fn next_left(&mut self) -> io::Result<Option<Frames>> {
+        while let Some(path) = self.left.front() {
+            let file = match &mut self.left_file {
+                Some(file) if !file.is_handed_out => file,
+                // The store did not take what was handed out, which is read again.
+                unread => unread.insert({
+                    let left = recover::read(path, self.fed)?;
+                    LeftFile {
+                        frames: left.frames.into(),
+                        is_damaged: left.is_damaged,
+                        is_handed_out: false,
+                    }
+                }),
+            };
+            let mut changes = Vec::new();
+            let mut last = self.fed;
+            while changes.len() < CHANGES_AT_ONCE
+                && let Some((number, of_frame)) = file.frames.pop_front()
+            {
+                last = number;
+                changes.extend(of_frame);
+            }
+            if last > self.fed {
+                file.is_handed_out = true;
+                return Ok(Some(Frames {
+                    changes,
+                    progress: Progress {
+                        last,
+                        bytes: 0,
+                        end: None,
+                    },
+                }));
+            }
+            let is_damaged = file.is_damaged;
+            if !self.keeps_files {
+                crash_point("before-removal");
+                recover::let_go(path, is_damaged)?;
+            }
+            self.left.pop_front();
+            self.left_file = None;
+        }
+        Ok(None)
+    }
+
+    fn reach(&mut self, number: u64) {
+        self.fed = self.fed.max(number);
+        self.log.fed.store(self.fed, Ordering::Release);
+    }
+
     /// Notes that the store has these frames.
     pub(super) fn done_with(&mut self, progress: &Progress) {
-        self.fed = self.fed.max(progress.last);
-        self.at = progress.end;
-        self.log.fed.store(self.fed, Ordering::Release);
+        match progress.end {
+            Some(end) => self.at = end,
+            None => {
+                if let Some(file) = &mut self.left_file {
+                    file.is_handed_out = false;
+                }
+            }
+        }
+        self.reach(progress.last);
         self.log
             .unfed_bytes
             .fetch_sub(progress.bytes, Ordering::Relaxed);
@@ -531,11 +618,11 @@ pub(super) fn open(
     journal: &Path,
     syncs: bool,
     backlog: Backlog,
-    left: &Recovered,
+    left: Recovered,
 ) -> Result<(Appender, Reader, Arc<Log>), JournalError> {
     let log = Arc::new(Log::default());
     log.appended.store(left.last_number, Ordering::Release);
-    log.fed.store(left.last_number, Ordering::Release);
+    log.fed.store(left.position, Ordering::Release);
     let mut appender = Appender {
         log: log.clone(),
         journal: journal.to_owned(),
@@ -557,8 +644,10 @@ pub(super) fn open(
     })?;
     let reader = Reader {
         log: log.clone(),
+        left: left.files,
+        left_file: None,
         at: HEADER as u64,
-        fed: left.last_number,
+        fed: left.position,
         keeps_files: false,
     };
     Ok((appender, reader, log))
