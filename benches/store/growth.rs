@@ -23,14 +23,18 @@ pub struct Point {
     pub cpu_us: Spread,
 }
 
-/// Up to how many rows, and how many events are then measured at once.
-pub fn sizes(scale: &Scale, large: bool) -> Vec<(usize, usize)> {
+/// How many events are measured at once: at every size the same, and more than fill SQLite's WAL once, since
+/// emptying it is part of what an event costs.
+pub const WINDOW: usize = 5000;
+
+/// Up to how many rows the store is filled before each measurement.
+pub fn sizes(scale: &Scale, large: bool) -> Vec<usize> {
     let mut sizes = vec![10_000, 100_000, 1_000_000];
     if large {
         sizes.push(10_000_000);
     }
     let sizes = sizes.into_iter().map(|rows| scale.of(rows, 1000));
-    sizes.map(|rows| (rows, (rows / 50).max(2000))).collect()
+    sizes.collect()
 }
 
 /// The CPU time of the journal's thread, which encodes, appends and feeds; and the size of the file.
@@ -43,19 +47,19 @@ pub async fn sqlite(scale: &Scale, large: bool) -> anyhow::Result<Growth> {
     println!("| rows | CPU of an event, µs | against the first | bytes of the file |");
     println!("|---|---|---|---|");
     let mut there = 0;
-    for (rows, window) in sizes(scale, large) {
+    for rows in sizes(scale, large) {
         events::ingest(&store, &mut events, rows.saturating_sub(there)).await?;
         store.flush(PATIENCE).await?;
         there = there.max(rows);
         let mut cpu = Vec::new();
         for _ in 0..WINDOWS {
             let before = Usage::of_this_process()?;
-            events::ingest(&store, &mut events, window).await?;
+            events::ingest(&store, &mut events, WINDOW).await?;
             store.flush(PATIENCE).await?;
             let spent = Usage::of_this_process()?.since(&before);
             let of_thread = spent.cpu_ms_by_thread.get(THREAD).copied();
-            cpu.push(of_thread.unwrap_or_default() * 1000.0 / window as f64);
-            there += window;
+            cpu.push(of_thread.unwrap_or_default() * 1000.0 / WINDOW as f64);
+            there += WINDOW;
         }
         let cpu_us = Spread::of(cpu);
         let first = points.first().map_or(cpu_us, |point| point.cpu_us);

@@ -4,7 +4,7 @@ use crate::{
     Scale,
     events::{BYTES, Events},
     figures::Spread,
-    growth::{Growth, Point, WINDOWS, sizes},
+    growth::{Growth, Point, WINDOW, WINDOWS, sizes},
     process::{Usage, family},
     servers::{DATABASE, PASSWORD, PASSWORD_IN_URL, Server, USER},
 };
@@ -39,7 +39,7 @@ pub async fn growth(scale: &Scale, large: bool) -> anyhow::Result<Option<Growth>
     );
     println!("|---|---|---|---|---|---|");
     let mut points: Vec<Point> = Vec::new();
-    for (rows, window) in sizes(scale, large) {
+    for rows in sizes(scale, large) {
         growing.grow(rows.saturating_sub(growing.delivered)).await?;
         let (mut cpu, mut own_cpu, mut wal) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..WINDOWS {
@@ -48,9 +48,9 @@ pub async fn growth(scale: &Scale, large: bool) -> anyhow::Result<Option<Growth>
                 Usage::of_this_process()?,
                 usage(&server)?,
             );
-            growing.grow(window).await?;
+            growing.grow(WINDOW).await?;
             let own = Usage::of_this_process()?.since(&before.1);
-            let events = window as f64;
+            let events = WINDOW as f64;
             cpu.push((spent_ms(&usage(&server)?, &before.2)) * 1000.0 / events);
             own_cpu.push(own.cpu_ms * 1000.0 / events);
             wal.push((position(&client).await? - before.0) / events);
