@@ -170,9 +170,37 @@ async fn after_the_append() {
     crash_at("after-append", "").await;
 }
 
+/// The store has all of the log that a killed process left, and the next one dies before it removes it.
 #[tokio::test]
 async fn fed_and_about_to_remove_the_log_of_the_process_before() {
-    crash_at("after-append", "before-removal").await;
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    for number in 0..4 {
+        start_some(&client, "Noop", number).await;
+    }
+    crashed(
+        worker(&ground, "after-append=3*off->return"),
+        "after-append",
+    )
+    .await;
+    for _ in 0..2 {
+        let mut command: Command = example("worker");
+        let status = command
+            .env("TEMPORAL_ADDRESS", ground.server.address())
+            .env("EVENTSTORE_URL", ground.store_url())
+            .env("FAILPOINTS", "before-removal=return")
+            .env("RUST_LOG", "off")
+            .status()
+            .unwrap();
+        assert_eq!(status.signal(), Some(SIGABRT), "{status}");
+    }
+    let program = worker(&ground, "");
+    all_closed(&ground, &client, 4).await;
+    settled(&ground).await;
+    assert!(program.terminate().success());
+    for found in differences(&ground, &client).await {
+        assert!(found.is_empty(), "{found}");
+    }
 }
 
 #[tokio::test]

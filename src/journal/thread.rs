@@ -639,3 +639,45 @@ fn wait_on<'a>(
         Err(poisoned) => poisoned.into_inner().0,
     }
 }
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use super::*;
+    use crate::journal::{Retention, Synchronous, record::Change};
+
+    /// A disk that stays full to the end: what only memory has is lost, counted, and an error.
+    #[test]
+    fn what_could_not_be_written_to_the_end_is_lost_and_said() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.db");
+        let counters = Counters::default();
+        let options = JournalOptions {
+            target: Target::Sqlite(path.clone()),
+            queue_size: 100,
+            max_queued_bytes: usize::MAX,
+            batch_size: 10,
+            linger: Duration::ZERO,
+            synchronous: Synchronous::Normal,
+            max_bytes: None,
+            retention: Retention::Keep,
+            sinks: Vec::new(),
+            appends_inline: true,
+            is_store: true,
+        };
+        let (mut place, mut appender) = FilePlace::open(path, options, &counters).unwrap();
+        appender.fails_from_now_on();
+        let mut event = crate::event::Event::new("x");
+        event.metadata.event_id = Some(crate::event::EventId::random());
+        event.metadata.created_at = Some(chrono::DateTime::UNIX_EPOCH);
+        let event = crate::event::StoredEvent::new(0, &event).unwrap();
+        let append = appender.append(vec![Change::Insert(vec![event])], &counters);
+        assert!(matches!(append, Err(JournalError::Degraded { .. })));
+        appender.look_after(&counters, true);
+        let closed = place.close(&appender, Vec::new(), &counters);
+        assert!(
+            matches!(closed, Err(JournalError::Lost { events: 1, .. })),
+            "{closed:?}"
+        );
+        assert_eq!(counters.status().lost, 1);
+    }
+}

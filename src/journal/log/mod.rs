@@ -304,6 +304,16 @@ impl Appender {
         }
     }
 
+    /// For tests: a disk that is full.
+    #[cfg(test)]
+    pub(super) fn fails_from_now_on(&self) {
+        if let Some(file) = &self.current {
+            for _ in 0..100 {
+                file.will(file::Fault::Write(0, io::ErrorKind::StorageFull));
+            }
+        }
+    }
+
     /// Returns the file to append to: the next one if the last is full.
     fn file(&mut self) -> io::Result<Arc<LogFile>> {
         if let Some(file) = &self.current

@@ -377,6 +377,47 @@ fn a_file_that_is_gone_is_fed_all_the_same_and_left_for_a_new_one() {
     assert_eq!(feed(&mut reader).0, [1, 2, 3]);
 }
 
+/// Memory has room for some of what cannot be written; what goes is counted, and what is left at the end.
+#[test]
+fn what_is_lost_while_nothing_can_be_written_is_counted() {
+    let scratch = Scratch::new();
+    let left = recover(&scratch.journal(), place(0)).unwrap();
+    let backlog = Backlog::new(10, usize::MAX);
+    let (mut appender, mut reader, _) = open(&scratch.journal(), false, backlog, left).unwrap();
+    let file = appender.current.clone().unwrap();
+    for number in 1..=15 {
+        file.will(Fault::Write(0, io::ErrorKind::StorageFull));
+        retry_now(&mut appender);
+        scratch.append(&mut appender, number).unwrap_err();
+    }
+    // What settles something held is kept in any case.
+    file.will(Fault::Write(0, io::ErrorKind::StorageFull));
+    retry_now(&mut appender);
+    let key = crate::journal::RunKey {
+        namespace: "default".to_owned(),
+        workflow_id: "w".to_owned(),
+        run_id: "r".to_owned(),
+        hold_id: Uuid::nil(),
+    };
+    let release = vec![Change::Release(key)];
+    appender
+        .append(release.clone(), &scratch.counters)
+        .unwrap_err();
+    let lost = scratch.counters.status().lost;
+    assert!(lost >= 5, "{lost}");
+    assert_eq!(appender.backlog_events() + lost, 15);
+    retry_now(&mut appender);
+    scratch.append(&mut appender, 16).unwrap();
+    let mut changes = Vec::new();
+    while let Some(frames) = reader.next().unwrap() {
+        changes.extend(frames.changes);
+        reader.done_with(&frames.progress);
+    }
+    assert!(changes.contains(&release[0]));
+    let events = changes.iter().flat_map(Change::events).map(number);
+    assert!(events.eq(lost + 1..=16), "the oldest went");
+}
+
 #[test]
 fn a_slow_disk_is_left_to_the_thread_until_it_is_quick_again() {
     let scratch = Scratch::new();
