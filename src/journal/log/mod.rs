@@ -41,6 +41,8 @@ const FILE_BYTES: u64 = 8 * 1024 * 1024;
 const MAKE_NEXT_AT: u64 = FILE_BYTES / 2;
 /// How many changes of a file that an earlier process left are fed at once.
 const CHANGES_AT_ONCE: usize = 4096;
+/// About how many bytes of a backlog are written at once.
+const BACKLOG_PIECE_BYTES: usize = 64 * 1024;
 /// How many bytes of frames are read at once, and so fed in one transaction; more if one frame is larger.
 const READ_BYTES: usize = 1024 * 1024;
 /// An append that takes longer is slow.
@@ -226,25 +228,43 @@ impl Appender {
             None if self.backlog.is_empty() => return,
             _ => {}
         }
-        let changes = self.backlog.take();
+        let mut changes = self.backlog.take();
         let events: usize = changes.iter().map(|change| change.events().len()).sum();
-        match self.write(&changes) {
-            Ok(()) => {
-                self.failing = None;
-                counters.degrade_log(None);
-                // At the level of the trouble that it ends.
-                tracing::warn!(
-                    path = %self.journal.display(),
-                    events,
-                    "the journal can write its file again; what memory held is in it"
-                );
-            }
-            Err(error) => {
-                // The backlog held them before, so that nothing has to make room.
-                self.backlog.keep(changes);
-                self.fail(&error, counters);
+        // Piece by piece: a disk may have room for some of it.
+        let mut is_new_file = false;
+        while !changes.is_empty() {
+            let mut bytes = 0;
+            let piece = changes.iter().position(|change| {
+                bytes += change.bytes();
+                bytes > BACKLOG_PIECE_BYTES
+            });
+            let piece = piece.map_or(changes.len(), |last| last + 1);
+            match self.write(changes.get(..piece).unwrap_or_default()) {
+                Ok(()) => {
+                    changes.drain(..piece);
+                    is_new_file = false;
+                }
+                // Another file may have room, where this one has a bound of its own.
+                Err(error) if !is_new_file && error.kind() != io::ErrorKind::StorageFull => {
+                    self.current = None;
+                    is_new_file = true;
+                }
+                Err(error) => {
+                    // The backlog held them before, so that nothing has to make room.
+                    self.backlog.keep(changes);
+                    self.fail(&error, counters);
+                    return;
+                }
             }
         }
+        self.failing = None;
+        counters.degrade_log(None);
+        // At the level of the trouble that it ends.
+        tracing::warn!(
+            path = %self.journal.display(),
+            events,
+            "the journal can write its file again; what memory held is in it"
+        );
     }
 
     fn write(&mut self, changes: &[Change]) -> io::Result<()> {
