@@ -1,5 +1,9 @@
 //! Appending: from the queue to where events are durable. Whoever owns the [`Appender`] does it, a caller or
 //! the journal's thread.
+#![cfg_attr(
+    not(feature = "sqlite"),
+    allow(unused_variables, reason = "memory needs no looking after")
+)]
 
 #[cfg(feature = "sqlite")]
 use super::log;

@@ -114,11 +114,13 @@ pub(crate) enum Rejected {
     Stopped(String),
 }
 
+type Ask = Box<dyn FnOnce(&mut dyn Store) + Send>;
+
 /// A question to the store, answered by the journal's thread.
 struct Question {
     // The answer takes into account everything that was queued before the question.
     is_about_all: bool,
-    ask: Box<dyn FnOnce(&mut dyn Store) + Send>,
+    ask: Ask,
 }
 
 /// State shared by the handles, the thread and receipts.

@@ -29,6 +29,10 @@ pub(crate) struct Appended {
 pub(super) type Answer = Result<Appended, JournalError>;
 
 /// Work that is to be appended.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it is moved once, into the one allocation that holds an event while it waits"
+)]
 #[derive(Debug)]
 pub(super) enum Work {
     Append(Draft),

@@ -61,6 +61,7 @@ impl Change {
     }
 
     /// Returns the events that it brings.
+    #[cfg(feature = "sqlite")]
     pub(super) fn events(&self) -> &[StoredEvent] {
         match self {
             Self::Insert(events) | Self::Hold(_, _, events) | Self::Replace(_, events) => events,

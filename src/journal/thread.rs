@@ -2,7 +2,7 @@
 //! maintains the files. Owns the store.
 
 use super::{
-    JournalError, JournalOptions, Question, Shared, State, Store, Target,
+    Ask, JournalError, JournalOptions, Question, Shared, State, Target,
     append::{self, Appender},
     memory::MemoryLog,
     queue::Slot,
@@ -11,6 +11,7 @@ use super::{
 };
 #[cfg(feature = "sqlite")]
 use super::{
+    Store as _,
     feed::HeldKeys,
     file::{Fed, FileStore},
     log,
@@ -29,7 +30,6 @@ use tokio::sync::oneshot;
 /// How often the thread wakes without work: to retry a broken file, remove old events, and prepare a log file.
 const TICK: Duration = Duration::from_secs(1);
 /// How long appended frames may wait before they are fed to the store.
-#[cfg(feature = "sqlite")]
 const FEED_LINGER: Duration = Duration::from_millis(50);
 /// The pause before a file that another program has locked is tried again.
 #[cfg(feature = "sqlite")]
@@ -165,7 +165,7 @@ impl Place {
         }
     }
 
-    fn ask(&mut self, question: Box<dyn FnOnce(&mut dyn Store) + Send>) {
+    fn ask(&mut self, question: Ask) {
         match self {
             Self::Memory(memory) => {
                 question(&mut *memory.lock().unwrap_or_else(PoisonError::into_inner));
@@ -175,11 +175,11 @@ impl Place {
         }
     }
 
+    /// Looks after the file, where there is one.
+    #[cfg(feature = "sqlite")]
     fn tick(&mut self, counters: &Counters) {
-        match self {
-            Self::Memory(_) => {}
-            #[cfg(feature = "sqlite")]
-            Self::File(place) => place.store.tick(counters),
+        if let Self::File(place) = self {
+            place.store.tick(counters);
         }
     }
 
@@ -467,6 +467,7 @@ impl Thread {
                 self.place.ask(question.ask);
             }
             self.put_back(unanswered, notes);
+            #[cfg(feature = "sqlite")]
             if found.ticks {
                 self.place.tick(counters);
             }

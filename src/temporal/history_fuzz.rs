@@ -280,7 +280,7 @@ fn fuzz_histories() {
             let Finished::Stored(record) = draft.finish() else {
                 panic!("a lifecycle event is refused");
             };
-            assert_eq!(id.map(Into::into), Some(record.event_id));
+            assert_eq!(id, Some(record.event_id));
             let event = Event::from_json(&record.json).unwrap();
             assert_eq!(event.validate(), Ok(()));
         }

@@ -389,7 +389,7 @@ mod tests {
         let [first, second] = &evidence[..] else {
             panic!("{evidence:?}");
         };
-        assert_eq!(first.later_outcomes, [later.clone()]);
+        assert_eq!(first.later_outcomes, std::slice::from_ref(&later));
         assert!(first.local_outcomes.is_empty());
         assert_eq!(second.local_outcomes, [later]);
         assert!(second.later_outcomes.is_empty());

@@ -16,6 +16,9 @@ use std::{
 };
 use uuid::Uuid;
 
+/// The changes of a frame, with its number.
+pub(super) type Numbered = (u64, Vec<Change>);
+
 /// The first bytes of a file of the log.
 const MAGIC: [u8; 8] = *b"TEVSLOG\0";
 /// The version of the format.
@@ -234,11 +237,7 @@ impl LogFile {
 
     /// Reads the whole frames in the `at_most` bytes after `from`, or one frame if it is larger. Returns them
     /// and where they end.
-    pub(super) fn read(
-        &self,
-        from: u64,
-        at_most: usize,
-    ) -> io::Result<(Vec<(u64, Vec<Change>)>, u64)> {
+    pub(super) fn read(&self, from: u64, at_most: usize) -> io::Result<(Vec<Numbered>, u64)> {
         let mut at_once = at_most;
         loop {
             let left = usize::try_from(self.end().saturating_sub(from)).unwrap_or(usize::MAX);
@@ -283,7 +282,7 @@ fn unreadable(frame: &Frame<'_>) -> io::Error {
 #[derive(Debug)]
 pub(super) struct Left {
     pub(super) header: Header,
-    pub(super) frames: Vec<(u64, Vec<Change>)>,
+    pub(super) frames: Vec<Numbered>,
     /// A part of it that is not a torn end cannot be read.
     pub(super) is_damaged: bool,
 }

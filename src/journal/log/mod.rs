@@ -21,7 +21,7 @@ pub(super) use recover::{Place, Recovered, recover};
 
 use super::{JournalError, memory::Backlog, record::Change, status::Counters};
 use crate::crash_point::{crash_point, is_left_out};
-use file::{HEADER, LogFile};
+use file::{HEADER, LogFile, Numbered};
 use frame::{MAX_PAYLOAD, encode};
 use std::{
     collections::VecDeque,
@@ -476,7 +476,7 @@ pub(super) struct Progress {
 /// A file that an earlier process left, while it is fed.
 #[derive(Debug)]
 struct LeftFile {
-    frames: VecDeque<(u64, Vec<Change>)>,
+    frames: VecDeque<Numbered>,
     is_damaged: bool,
     // What was handed out last is not known to be in the store.
     is_handed_out: bool,
