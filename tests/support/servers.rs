@@ -173,6 +173,12 @@ impl Server {
             signal("STOP", child).unwrap();
             self.paused.push(child);
         }
+        // Its threads stop one after the other.
+        let began = Instant::now();
+        while !self.paused.iter().all(|id| stands_still(*id)) {
+            assert!(began.elapsed() < PATIENCE, "the server does not stand still");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Lets it go on.
@@ -405,6 +411,19 @@ impl Drop for Server {
 fn signal(name: &str, id: u32) -> anyhow::Result<()> {
     output_of(Command::new("kill").args(["-s", name, &id.to_string()]))?;
     Ok(())
+}
+
+/// Whether a process, with all its threads, is stopped by a signal; or is gone.
+fn stands_still(id: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{id}/task")) else {
+        return true;
+    };
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The program's name, in parentheses, may hold spaces.
+        let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+        state.is_none_or(|state| state.starts_with(['T', 'Z', 'X']))
+    })
 }
 
 /// The processes that `id` started.
