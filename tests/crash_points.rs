@@ -22,14 +22,18 @@ use temporalio_common::data_converters::{PayloadConverter, RawValue};
 
 const SIGABRT: i32 = 6;
 
-fn worker(ground: &Ground, failpoints: &str) -> Program {
+fn command(ground: &Ground, failpoints: &str) -> Command {
     let mut command: Command = example("worker");
     command
         .env("TEMPORAL_ADDRESS", ground.server.address())
         .env("EVENTSTORE_URL", ground.store_url())
         .env("FAILPOINTS", failpoints)
         .env("RUST_LOG", "off");
-    start_worker(&mut command)
+    command
+}
+
+fn worker(ground: &Ground, failpoints: &str) -> Program {
+    start_worker(&mut command(ground, failpoints))
 }
 
 /// Waits until the process ended itself at its crash point.
@@ -133,7 +137,9 @@ async fn crash_at(first: &str, then: &str) {
         let program = worker(&ground, &format!("{first}={later}*off->return"));
         crashed(program, first).await;
         if !then.is_empty() {
-            crashed(worker(&ground, &format!("{then}=return")), then).await;
+            // It may end before it is ready.
+            let begun = command(&ground, &format!("{then}=return")).spawn();
+            crashed(Program(begun.unwrap()), then).await;
         }
     }
     let program = worker(&ground, "");
@@ -160,8 +166,9 @@ async fn before_the_append() {
     crash_at("before-append", "").await;
 }
 
+/// Half of it is on the disk.
 #[tokio::test]
-async fn inside_a_frame() {
+async fn inside_the_append() {
     crash_at("inside-append", "").await;
 }
 
@@ -170,32 +177,34 @@ async fn after_the_append() {
     crash_at("after-append", "").await;
 }
 
-/// The store has all of the log that a killed process left, and the next one dies before it removes it.
+/// What is left is fed at the next start, which dies of it, too.
 #[tokio::test]
-async fn fed_and_about_to_remove_the_log_of_the_process_before() {
+async fn inside_the_append_and_then_while_what_is_left_is_fed() {
+    crash_at("inside-append", "before-group-commit").await;
+}
+
+#[tokio::test]
+async fn after_the_append_and_then_when_what_is_left_was_fed() {
+    crash_at("after-append", "after-group-commit").await;
+}
+
+/// The store has it all, and its log is still there: when a worker ends, and when the next ones start.
+#[tokio::test]
+async fn before_a_file_of_the_log_is_removed() {
     let ground = Ground::new().await;
     let client = ground.client().await;
-    for number in 0..4 {
-        start_some(&client, "Noop", number).await;
+    for kind in ["Noop", "Order", "Local", "Chain"] {
+        start_some(&client, kind, 0).await;
     }
-    crashed(
-        worker(&ground, "after-append=3*off->return"),
-        "after-append",
-    )
-    .await;
+    let program = worker(&ground, "before-removal=return");
+    all_closed(&ground, &client, 4).await;
+    program.signal("TERM");
+    crashed(program, "before-removal").await;
     for _ in 0..2 {
-        let mut command: Command = example("worker");
-        let status = command
-            .env("TEMPORAL_ADDRESS", ground.server.address())
-            .env("EVENTSTORE_URL", ground.store_url())
-            .env("FAILPOINTS", "before-removal=return")
-            .env("RUST_LOG", "off")
-            .status()
-            .unwrap();
-        assert_eq!(status.signal(), Some(SIGABRT), "{status}");
+        let begun = command(&ground, "before-removal=return").spawn();
+        crashed(Program(begun.unwrap()), "before-removal").await;
     }
     let program = worker(&ground, "");
-    all_closed(&ground, &client, 4).await;
     settled(&ground).await;
     assert!(program.terminate().success());
     for found in differences(&ground, &client).await {

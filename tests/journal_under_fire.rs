@@ -320,7 +320,8 @@ async fn a_full_disk_stops_no_workflow_and_loses_nothing_once_there_is_room() {
     assert!(differences.is_empty(), "{differences}");
 }
 
-/// The store's file has no room to the end, and the log has: what the store lacks, the next start finds there.
+/// Where only the store has no room, for it is one file and the log goes on in others, the next start has
+/// everything.
 #[tokio::test]
 async fn a_store_that_stays_full_is_said_and_the_next_start_has_everything() {
     let ground = Ground::new().await;
@@ -330,24 +331,215 @@ async fn a_store_that_stays_full_is_said_and_the_next_start_has_everything() {
     run_noops(&client, 0, 120).await;
     closed(&ground, &client, 120).await;
     let (content, log) = ended(program);
+    assert!(!content, "its shutdown says that the store lacks events");
+    assert!(
+        log.contains("what it lacks is in the log beside it"),
+        "{log}"
+    );
+    assert!(!log.contains("lost="), "{log}");
+    assert!(
+        ground.events().len() < 120 * 4,
+        "the disk was not small enough"
+    );
+    assert!(start_worker(&mut worker(&ground)).terminate().success());
+    let runs = histories(&ground, &client).await;
+    let differences = compare(&runs, &ground.events());
+    assert!(differences.is_empty(), "{differences}");
+}
+
+/// A file system of a megabyte, and what fills it.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn new(ground: &Ground) -> Self {
+        let place = ground.directory.path().join("small");
+        fs::create_dir(&place).unwrap();
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+            .arg(&place)
+            .status();
+        assert!(
+            status.is_ok_and(|status| status.success()),
+            "a small file system cannot be mounted; run this test as root, with CAP_SYS_ADMIN"
+        );
+        Self(place)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("events.db")
+    }
+
+    fn worker(&self, ground: &Ground) -> Command {
+        let mut command = worker(ground);
+        command.env(
+            "EVENTSTORE_URL",
+            format!("sqlite:{}", self.file().display()),
+        );
+        command
+    }
+
+    fn fill(&self) {
+        let mut ballast = fs::File::create(self.0.join("ballast")).unwrap();
+        while std::io::Write::write_all(&mut ballast, &[0; 512]).is_ok() {}
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.0.join("ballast")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // It is in use for as long as a program of the test is.
+        Command::new("umount").arg("-l").arg(&self.0).status().ok();
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_stays_full_is_said_and_counted() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let disk = SmallDisk::new(&ground);
+    let mut command = disk.worker(&ground);
+    let program = start_worker(command.stderr(Stdio::piped()).env("NO_COLOR", "1"));
+    run_noops(&client, 0, 20).await;
+    disk.fill();
+    run_noops(&client, 20, 120).await;
+    closed(&ground, &client, 120).await;
+    let (content, log) = ended(program);
     assert!(
         !content,
         "the worker's shutdown says that events are missing"
     );
-    assert!(log.contains("in the log beside it"), "{log}");
-    assert!(!log.contains("lost="), "{log}");
+    assert!(log.contains("turns to memory"), "{log}");
+    // What the store lacks and the log has, it gets when there is room.
+    disk.make_room();
+    open(&disk.file()).await.shutdown(TIMEOUT).await.unwrap();
     let runs = histories(&ground, &client).await;
-    let differences = compare(&runs, &ground.events());
+    let stored = rows(&disk.file());
+    let differences = compare(&runs, &stored);
     assert!(differences.phantom.is_empty() && differences.wrong_outcome.is_empty());
+    assert!(differences.duplicate.is_empty(), "{differences}");
     assert!(!differences.missing.is_empty());
-    // A worker that has room settles what was held, too.
-    let program = start_worker(&mut worker(&ground));
-    let events = || ground.events().len();
-    // Each workflow has two events and its activity two; the first worker has its own two, this one its start.
-    until("everything is there", || events() == 120 * 4 + 3).await;
+    // Each workflow has two events and its activity two; the worker has its own two.
+    // An end that was held when the disk filled up is still there, for the next start.
+    let held: usize = rusqlite::Connection::open(disk.file())
+        .unwrap()
+        .query_row("SELECT COUNT(*) FROM held", [], |row| row.get(0))
+        .unwrap();
+    let lost = 120 * 4 + 2 - stored.len() - held;
+    assert!(
+        log.contains(&format!("lost={lost} ")),
+        "{lost} of them:\n{log}"
+    );
+}
+
+#[tokio::test]
+async fn a_disk_that_was_full_costs_nothing_also_when_the_worker_is_killed_afterwards() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let disk = SmallDisk::new(&ground);
+    let program = start_worker(&mut disk.worker(&ground));
+    run_noops(&client, 0, 10).await;
+    disk.fill();
+    run_noops(&client, 10, 30).await;
+    closed(&ground, &client, 30).await;
+    disk.make_room();
+    // The log is tried again every second.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    run_noops(&client, 30, 40).await;
+    drop(program);
+    whole_afterwards(&ground, &client, &mut disk.worker(&ground), &disk.file()).await;
+}
+
+/// A worker that was killed left this file: the next one makes it agree with the server.
+async fn whole_afterwards(ground: &Ground, client: &Client, worker: &mut Command, file: &Path) {
+    let program = start_worker(worker);
+    let count = || -> i64 {
+        let connection = rusqlite::Connection::open(file).unwrap();
+        connection.busy_timeout(TIMEOUT).unwrap();
+        connection
+            .query_row("SELECT COUNT(*) FROM held", [], |row| row.get(0))
+            .unwrap()
+    };
+    until("ends stay held", || count() == 0).await;
     assert!(program.terminate().success());
-    let differences = compare(&runs, &ground.events());
+    let runs = histories(ground, client).await;
+    let differences = compare(&runs, &rows(file));
     assert!(differences.is_empty(), "{differences}");
+}
+
+/// The files of the log that are there now.
+fn log_files(file: &Path) -> Vec<PathBuf> {
+    let prefix = format!("{}.log.", file.display());
+    let entries = fs::read_dir(file.parent().unwrap()).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| path.to_str().unwrap().starts_with(&prefix))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_log_that_somebody_interferes_with_costs_nothing_when_the_worker_is_killed_afterwards() {
+    type Interference = fn(&Path);
+    let kinds: [(&str, Interference); 4] = [
+        ("deleted", |path| fs::remove_file(path).unwrap()),
+        ("moved away", |path| {
+            fs::rename(path, path.with_extension("bak")).unwrap()
+        }),
+        ("replaced", |path| {
+            let other = path.with_extension("other");
+            fs::write(&other, [0x5a; 300]).unwrap();
+            fs::rename(&other, path).unwrap();
+        }),
+        ("emptied", |path| fs::write(path, b"").unwrap()),
+    ];
+    for (kind, interfere) in kinds {
+        let ground = Ground::new().await;
+        let client = ground.client().await;
+        let program = start_worker(&mut worker(&ground));
+        run_noops(&client, 0, 3).await;
+        let before = log_files(&ground.file());
+        assert_eq!(before.len(), 1, "{before:?}");
+        // The store has it all.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        interfere(&before[0]);
+        run_noops(&client, 3, 6).await;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let after = log_files(&ground.file());
+        assert!(
+            after.iter().any(|path| !before.contains(path)),
+            "{kind}: {after:?}"
+        );
+        run_noops(&client, 6, 9).await;
+        drop(program);
+        whole_afterwards(&ground, &client, &mut worker(&ground), &ground.file()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_was_gone_costs_nothing_when_the_worker_is_killed_afterwards() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let inner = ground.directory.path().join("inner");
+    fs::create_dir(&inner).unwrap();
+    let file = inner.join("events.db");
+    let mut command = worker(&ground);
+    command.env("EVENTSTORE_URL", format!("sqlite:{}", file.display()));
+    let program = start_worker(&mut command);
+    run_noops(&client, 0, 3).await;
+    fs::remove_dir_all(&inner).unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    run_noops(&client, 3, 6).await;
+    fs::create_dir(&inner).unwrap();
+    until("the file is there again", || {
+        file.exists() && !log_files(&file).is_empty()
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    run_noops(&client, 6, 9).await;
+    drop(program);
+    whole_afterwards(&ground, &client, &mut command, &file).await;
 }
 
 #[tokio::test]

@@ -104,11 +104,15 @@ impl FileStore {
     /// Returns which store this is and which frame of the log it has reached.
     pub(super) fn place(&self) -> Result<Place, JournalError> {
         match &self.state {
-            FileState::Open(log) => Ok(Place {
-                store_id: log.store_id().map_err(read_error)?,
-                position: log.log_position().map_err(read_error)?,
-                is_new: log.is_new(),
-            }),
+            FileState::Open(log) => {
+                let position = log.log_position().map_err(read_error)?;
+                Ok(Place {
+                    store_id: log.store_id().map_err(read_error)?,
+                    position,
+                    // Also where an earlier process made it, and came no further.
+                    is_new: position == 0,
+                })
+            }
             _ => Ok(Place {
                 store_id: Uuid::nil(),
                 position: 0,

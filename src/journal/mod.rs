@@ -21,6 +21,8 @@
 //! Knows nothing of Temporal, or of where events go next.
 
 mod append;
+#[cfg(test)]
+mod append_model;
 mod error;
 #[cfg(feature = "sqlite")]
 mod feed;

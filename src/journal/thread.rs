@@ -527,8 +527,8 @@ impl Thread {
                     || asks_about_all
                     || is_due(self.append_at)
                     || state.events >= self.batch_size);
-            if (appends || is_closing) && state.appender.is_none() {
-                // The caller that has it is about to give it back.
+            if (appends || asks_about_all || is_closing) && state.appender.is_none() {
+                // Whoever has it is about to give it back; what it appends was queued before.
                 state.wants_appender = true;
                 state = wait_on(&shared.wake, state, TICK);
                 continue;

@@ -176,7 +176,10 @@ impl Server {
         // Its threads stop one after the other.
         let began = Instant::now();
         while !self.paused.iter().all(|id| stands_still(*id)) {
-            assert!(began.elapsed() < PATIENCE, "the server does not stand still");
+            assert!(
+                began.elapsed() < PATIENCE,
+                "the server does not stand still"
+            );
             std::thread::sleep(Duration::from_millis(1));
         }
     }

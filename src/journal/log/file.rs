@@ -226,6 +226,13 @@ impl LogFile {
         self.identity.is_some() && identity_of(&self.path) == self.identity
     }
 
+    /// Whether it begins as it was made: somebody may have emptied it.
+    pub(super) fn has_its_header(&self) -> bool {
+        let mut bytes = [0; HEADER];
+        self.file.read_exact_at(&mut bytes, 0).is_ok()
+            && Header::decode(&bytes) == Some(self.header)
+    }
+
     /// Removes it, if its path still names it.
     pub(super) fn remove(&self) -> io::Result<()> {
         if self.is_at_its_path() {

@@ -377,7 +377,7 @@ impl Appender {
         let Some(current) = &self.current else {
             return;
         };
-        let is_gone = !current.is_at_its_path();
+        let is_gone = !current.is_at_its_path() || !current.has_its_header();
         if !is_gone && (current.end() < MAKE_NEXT_AT || lock(&self.log.next).is_some()) {
             return;
         }
@@ -535,7 +535,26 @@ impl Reader {
                 self.reach(appended);
                 return Ok(None);
             }
-            let (frames, end) = file.read(self.at, READ_BYTES)?;
+            let (frames, end) = match file.read(self.at, READ_BYTES) {
+                Ok(read) => read,
+                Err(error) if is_gone_for_good(&error) => {
+                    // What comes must get into the store all the same.
+                    let end = file.end();
+                    tracing::error!(
+                        path = %file.path().display(),
+                        bytes = end - self.at,
+                        %error,
+                        "a file of the journal's log was changed by another program: what was in it, and not \
+                         yet in the store, is lost"
+                    );
+                    self.log
+                        .unfed_bytes
+                        .fetch_sub(end - self.at, Ordering::Relaxed);
+                    self.at = end;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let last = frames.last().map(|(number, _)| *number);
             return Ok(Some(Frames {
                 changes: frames
@@ -641,6 +660,14 @@ impl Reader {
             tracing::debug!(path = %file.path().display(), %error, "a file of the log stays");
         }
     }
+}
+
+/// Whether what was written is not there, however often it is read.
+fn is_gone_for_good(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+    )
 }
 
 /// Opens a log that goes on after what an earlier process left; see [`recover`].

@@ -419,6 +419,23 @@ fn what_is_lost_while_nothing_can_be_written_is_counted() {
 }
 
 #[test]
+fn a_file_that_was_emptied_is_left_for_a_new_one_and_holds_nothing_up() {
+    let scratch = Scratch::new();
+    let (mut appender, mut reader, log) = scratch.open(place(0), false);
+    scratch.append(&mut appender, 1).unwrap();
+    assert_eq!(feed(&mut reader).0, [1]);
+    scratch.append(&mut appender, 2).unwrap();
+    fs::write(scratch.directory.path().join("events.db.log.1"), "").unwrap();
+    scratch.append(&mut appender, 3).unwrap();
+    appender.look_after(&scratch.counters, false);
+    scratch.append(&mut appender, 4).unwrap();
+    let (numbers, _) = feed(&mut reader);
+    assert_eq!(numbers.last(), Some(&4));
+    assert!(!reader.is_behind());
+    assert_eq!(log.unfed_bytes(), 0);
+}
+
+#[test]
 fn a_slow_disk_is_left_to_the_thread_until_it_is_quick_again() {
     let scratch = Scratch::new();
     let (mut appender, ..) = scratch.open(place(0), false);

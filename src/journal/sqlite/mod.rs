@@ -92,7 +92,6 @@ pub(super) struct SqliteLog {
     is_store: bool,
     // The events that each sink has in hand: after the first position, up to the second.
     handed_out: HashMap<String, (u64, u64)>,
-    is_new: bool,
     // The highest position that any event is known to have had. New events get higher ones, so that sinks
     // do not take them for delivered.
     highest: u64,
@@ -112,9 +111,8 @@ impl SqliteLog {
     pub(super) fn open(path: &Path, options: &JournalOptions) -> Result<Self, OpenFailure> {
         let held = lock(path).map_err(OpenFailure::Refused)?;
         match connect(path, options.synchronous) {
-            Ok((connection, is_new)) => {
+            Ok(connection) => {
                 let mut log = Self {
-                    is_new,
                     // If it cannot be read, the next write will fail and report why.
                     removed_until: Cell::new(room::removed_until(&connection).unwrap_or_default()),
                     connection,
@@ -160,11 +158,6 @@ impl SqliteLog {
     pub(super) fn log_position(&self) -> Result<u64, Trouble> {
         let position: Option<String> = meta(&self.connection, LOG_POSITION)?;
         Ok(position.and_then(|it| it.parse().ok()).unwrap_or_default())
-    }
-
-    /// Whether the file was created when it was opened.
-    pub(super) fn is_new(&self) -> bool {
-        self.is_new
     }
 
     /// Takes over the id of the log that was found beside a new file.
@@ -556,8 +549,7 @@ fn flags() -> OpenFlags {
     OpenFlags::default() & !OpenFlags::SQLITE_OPEN_URI
 }
 
-/// Opens the file, and returns whether it was created just now.
-fn connect(path: &Path, synchronous: Synchronous) -> Result<(Connection, bool), ConnectFailure> {
+fn connect(path: &Path, synchronous: Synchronous) -> Result<Connection, ConnectFailure> {
     set_up(
         Connection::open_with_flags(path, flags())?,
         path,
@@ -570,7 +562,7 @@ fn set_up(
     connection: Connection,
     path: &Path,
     synchronous: Synchronous,
-) -> Result<(Connection, bool), ConnectFailure> {
+) -> Result<Connection, ConnectFailure> {
     connection.busy_timeout(Duration::from_secs(5))?;
     // Otherwise SQLite recompiles some statements each time a value is bound.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
@@ -644,7 +636,7 @@ fn set_up(
         remember(&connection, STORE_ID, &Uuid::new_v4().to_string())?;
     }
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    Ok((connection, tables == 0))
+    Ok(connection)
 }
 
 /// Returns the value of a key in `meta`.

@@ -69,7 +69,7 @@ impl SqliteLog {
             .execute("DETACH DATABASE fresh", [])
             .map_err(refused)?;
         copied.map_err(refused)?;
-        (self.connection, _) = connect(path, synchronous).map_err(|failure| match failure {
+        self.connection = connect(path, synchronous).map_err(|failure| match failure {
             ConnectFailure::Refused(error) => OpenFailure::Refused(error),
             ConnectFailure::Sqlite(error) => refused(error),
         })?;
