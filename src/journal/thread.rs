@@ -297,8 +297,7 @@ impl FilePlace {
             let frames = match self.reader.next() {
                 Ok(frames) => frames,
                 Err(error) => {
-                    tracing::error!(%error, "the journal's log cannot be read");
-                    counters.degrade(Some(error.to_string()));
+                    tracing::error!(%error, "the journal's log cannot be read; it is tried again");
                     return FedUp::Broken;
                 }
             };

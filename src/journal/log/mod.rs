@@ -212,8 +212,8 @@ impl Appender {
         counters.degrade_log(Some(reason.clone()));
         // When the disk is full, this file can be continued at the same end later. After any other error
         // nobody knows what is in it, so that a new one is begun.
-        if error.kind() != io::ErrorKind::StorageFull {
-            self.current = None;
+        if !is_out_of_room(error) {
+            self.leave_file();
         }
         self.failing = Some(Failing {
             reason,
@@ -245,8 +245,8 @@ impl Appender {
                     is_new_file = false;
                 }
                 // Another file may have room, where this one has a bound of its own.
-                Err(error) if !is_new_file && error.kind() != io::ErrorKind::StorageFull => {
-                    self.current = None;
+                Err(error) if !is_new_file && !is_out_of_room(&error) => {
+                    self.leave_file();
                     is_new_file = true;
                 }
                 Err(error) => {
@@ -289,7 +289,7 @@ impl Appender {
         {
             // It is never repeated on its file, whose pages may be gone by then: the changes are written again,
             // into a new file.
-            self.current = None;
+            self.leave_file();
             return Err(error);
         }
         file.advance(&self.buffer);
@@ -334,6 +334,21 @@ impl Appender {
         }
     }
 
+    /// Nothing more is appended to the current file. Without a frame it goes: otherwise each try on a disk that
+    /// fails would leave one more.
+    fn leave_file(&mut self) {
+        let Some(file) = self.current.take() else {
+            return;
+        };
+        if file.end() > HEADER as u64 {
+            return;
+        }
+        lock(&self.log.files).retain(|known| !Arc::ptr_eq(known, &file));
+        if let Err(error) = file.remove() {
+            tracing::debug!(path = %file.path().display(), %error, "an empty file of the log stays");
+        }
+    }
+
     /// Returns the file to append to: the next one if the last is full.
     fn file(&mut self) -> io::Result<Arc<LogFile>> {
         if let Some(file) = &self.current
@@ -343,7 +358,10 @@ impl Appender {
         }
         let ahead = lock(&self.log.next).take();
         // Frames with numbers below its first would not be read.
-        let file = match ahead.filter(|file| file.header.first <= self.next_number) {
+        let is_whole = |file: &Arc<LogFile>| {
+            file.header.first <= self.next_number && file.is_at_its_path() && file.has_its_header()
+        };
+        let file = match ahead.filter(is_whole) {
             Some(file) => file,
             None => self.create()?,
         };
@@ -381,14 +399,17 @@ impl Appender {
         if !is_gone && (current.end() < MAKE_NEXT_AT || lock(&self.log.next).is_some()) {
             return;
         }
+        if is_gone {
+            let gone = self.current.take();
+            // The one that was created ahead comes first: files follow one another by their generations.
+            if self.file().is_err() {
+                self.current = gone;
+            }
+            return;
+        }
         // If this fails, it is tried again; the append that needs the file reports it.
         if let Ok(file) = self.create() {
-            if is_gone {
-                lock(&self.log.files).push_back(file.clone());
-                self.current = Some(file);
-            } else {
-                *lock(&self.log.next) = Some(file);
-            }
+            *lock(&self.log.next) = Some(file);
         }
     }
 }
@@ -660,6 +681,14 @@ impl Reader {
             tracing::debug!(path = %file.path().display(), %error, "a file of the log stays");
         }
     }
+}
+
+/// Whether a disk, or somebody's share of it, is full, so that the same may go well later.
+fn is_out_of_room(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// Whether what was written is not there, however often it is read.

@@ -436,6 +436,47 @@ fn a_file_that_was_emptied_is_left_for_a_new_one_and_holds_nothing_up() {
 }
 
 #[test]
+fn a_disk_that_fails_for_long_leaves_no_files_behind() {
+    let scratch = Scratch::new();
+    let (mut appender, mut reader, _) = scratch.open(place(0), true);
+    for _ in 0..20 {
+        appender.file().unwrap();
+        appender.leave_file();
+        assert!(scratch.names().is_empty(), "{:?}", scratch.names());
+    }
+    scratch.append(&mut appender, 1).unwrap();
+    assert_eq!(feed(&mut reader).0, [1]);
+    // One with a frame is not left to anybody but the store.
+    appender.leave_file();
+    assert_eq!(scratch.names().len(), 1);
+}
+
+/// A file that was created ahead comes before those that were created after it.
+#[test]
+fn files_follow_one_another_by_their_generations() {
+    let scratch = Scratch::new();
+    let (mut appender, ..) = scratch.open(place(0), false);
+    let large = vec![Change::Insert(vec![event(1, 5_000_000)])];
+    appender.append(large, &scratch.counters).unwrap();
+    appender.look_after(&scratch.counters, false);
+    fs::remove_file(scratch.directory.path().join("events.db.log.1")).unwrap();
+    appender.look_after(&scratch.counters, false);
+    scratch.append(&mut appender, 2).unwrap();
+    let generation = |appender: &Appender| appender.current.as_ref().unwrap().header.generation;
+    assert_eq!(generation(&appender), 2, "{:?}", scratch.names());
+    // And one that is gone is not used.
+    let large = vec![Change::Insert(vec![event(3, 5_000_000)])];
+    appender.append(large, &scratch.counters).unwrap();
+    appender.look_after(&scratch.counters, false);
+    fs::remove_file(scratch.directory.path().join("events.db.log.3")).unwrap();
+    fs::remove_file(scratch.directory.path().join("events.db.log.2")).unwrap();
+    appender.look_after(&scratch.counters, false);
+    scratch.append(&mut appender, 4).unwrap();
+    assert_eq!(generation(&appender), 4);
+    assert_eq!(scratch.names(), ["events.db.log.4"]);
+}
+
+#[test]
 fn a_slow_disk_is_left_to_the_thread_until_it_is_quick_again() {
     let scratch = Scratch::new();
     let (mut appender, ..) = scratch.open(place(0), false);
