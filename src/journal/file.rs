@@ -36,7 +36,6 @@ pub(super) struct FileStore {
     detached: Option<String>,
     // The highest position that any event had. New events always get higher ones, so that sinks miss none.
     newest: u64,
-    next_tick: Instant,
 }
 
 enum FileState {
@@ -95,7 +94,6 @@ impl FileStore {
             state,
             detached: None,
             newest: 0,
-            next_tick: Instant::now() + TICK,
         };
         store.measure(counters);
         Ok(store)
@@ -287,11 +285,9 @@ impl FileStore {
 
     /// Maintains the file once a second: removes old events, checks that it is still at its path, and
     /// retries writing one that failed.
-    pub(super) fn tick(&mut self, counters: &Counters) {
-        if Instant::now() < self.next_tick {
-            return;
-        }
-        self.next_tick = Instant::now() + TICK;
+    /// Returns when it is to be called again.
+    pub(super) fn tick(&mut self, counters: &Counters) -> Instant {
+        let mut next = Instant::now() + TICK;
         match &mut self.state {
             FileState::Broken { retry_at, .. } if Instant::now() >= *retry_at => {
                 *retry_at = Instant::now() + RETRY_PAUSE;
@@ -304,7 +300,7 @@ impl FileStore {
                 count_removed(removed, counters);
                 counters.remove_until(log.removed_until());
                 if removed.is_unfinished {
-                    self.next_tick = Instant::now() + TICK_WHEN_FULL;
+                    next = Instant::now() + TICK_WHEN_FULL;
                 }
                 if let Ok(bytes) = log.live_bytes() {
                     counters.bytes.store(bytes, Relaxed);
@@ -314,6 +310,7 @@ impl FileStore {
                 }
             }
         }
+        next
     }
 
     /// Copies everything into the file that is at the path now, or into a new one. The open file was deleted,

@@ -175,11 +175,12 @@ impl Place {
         }
     }
 
-    /// Looks after the file, where there is one.
+    /// Looks after the file, where there is one; returns when it wants to be looked after again.
     #[cfg(feature = "sqlite")]
-    fn tick(&mut self, counters: &Counters) {
-        if let Self::File(place) = self {
-            place.store.tick(counters);
+    fn tick(&mut self, counters: &Counters) -> Option<Instant> {
+        match self {
+            Self::Memory(_) => None,
+            Self::File(place) => Some(place.store.tick(counters)),
         }
     }
 
@@ -467,8 +468,10 @@ impl Thread {
             }
             self.put_back(unanswered, notes);
             #[cfg(feature = "sqlite")]
-            if found.ticks {
-                self.place.tick(counters);
+            if found.ticks
+                && let Some(next) = self.place.tick(counters)
+            {
+                self.tick_at = next;
             }
             if let Some(Closing(closing)) = found.closing {
                 let closed = self.close();
