@@ -12,7 +12,10 @@ pub(crate) enum Target {
 
 /// SQLite's `synchronous`, and whether the log is synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
+#[cfg_attr(
+    not(feature = "sqlite"),
+    allow(dead_code, reason = "memory has no file")
+)]
 pub(crate) enum Synchronous {
     /// `NORMAL`, and no sync of the log: survives a killed process.
     Normal,
@@ -28,7 +31,10 @@ pub(crate) enum Retention {
 }
 
 #[derive(Clone, Debug)]
-#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
+#[cfg_attr(
+    not(feature = "sqlite"),
+    allow(dead_code, reason = "memory has no file")
+)]
 pub(crate) struct JournalOptions {
     pub(crate) target: Target,
     pub(crate) queue_size: usize,
