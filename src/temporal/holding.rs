@@ -80,9 +80,6 @@ impl Holdings {
     ) {
         let with_local = !local_outcomes.is_empty();
         let is_new = self.task.started_event_id != started_event_id;
-        for holding in &mut self.chain {
-            holding.is_stale |= holding.held.evidence.goes_on_with(&local_outcomes);
-        }
         if is_new || with_local {
             self.part += 1;
             self.local_outcomes = local_outcomes;
@@ -141,7 +138,6 @@ impl Holdings {
                     evidence: Evidence {
                         executions: vec![self.task.clone()],
                         local_outcomes: self.local_outcomes.clone(),
-                        later_outcomes: Vec::new(),
                     },
                     end: None,
                 },
@@ -368,31 +364,6 @@ mod tests {
         holdings.begin(3, at(2), vec![]);
         let holds = holdings.hold(&store, || key(4), true, None, drafts(&store));
         assert_eq!(told(&holds), [(3, third, 1)]);
-    }
-
-    #[tokio::test]
-    async fn what_the_same_execution_was_told_later_proves_what_was_before() {
-        let store = store().await;
-        let mut holdings = Holdings::default();
-        holdings.begin(3, at(1), vec![]);
-        holdings.hold(&store, || key(1), true, None, drafts(&store));
-        let later = LocalOutcome {
-            seq: 1,
-            ended_between: at(1).zip(at(2)),
-        };
-        holdings.begin(3, at(1), vec![later.clone()]);
-        let holds = holdings.hold(&store, || key(2), false, None, drafts(&store));
-        let evidence: Vec<Evidence> = holds
-            .iter()
-            .map(|hold| hold.evidence.parse().unwrap())
-            .collect();
-        let [first, second] = &evidence[..] else {
-            panic!("{evidence:?}");
-        };
-        assert_eq!(first.later_outcomes, std::slice::from_ref(&later));
-        assert!(first.local_outcomes.is_empty());
-        assert_eq!(second.local_outcomes, [later]);
-        assert!(second.later_outcomes.is_empty());
     }
 
     #[tokio::test]

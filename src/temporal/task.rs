@@ -70,27 +70,6 @@ pub(super) struct Evidence {
     /// What the local activities came to of which workflow code was told just before. A heartbeat of the same
     /// execution may have been accepted without them.
     pub(super) local_outcomes: Vec<LocalOutcome>,
-    /// What it was told later of local activities, in the same execution: whatever has that, has this.
-    pub(super) later_outcomes: Vec<LocalOutcome>,
-}
-
-/// How many later outcomes are kept: the last ones.
-const LATER_OUTCOMES_KEPT: usize = 3;
-
-impl Evidence {
-    /// Workflow code was told more in the same execution.
-    pub(super) fn goes_on_with(&mut self, outcomes: &[LocalOutcome]) -> bool {
-        let known = outcomes.iter().filter(|it| it.ended_between.is_some());
-        let before = self.later_outcomes.len();
-        self.later_outcomes.extend(known.cloned());
-        let has_more = self.later_outcomes.len() > before;
-        let surplus = self
-            .later_outcomes
-            .len()
-            .saturating_sub(LATER_OUTCOMES_KEPT);
-        self.later_outcomes.drain(..surplus);
-        has_more
-    }
 }
 
 fn text(time: SystemTime) -> String {
@@ -101,7 +80,7 @@ fn parse_time(text: &str) -> Result<SystemTime, ()> {
     Ok(DateTime::parse_from_rfc3339(text).map_err(drop)?.into())
 }
 
-/// As the journal keeps it: `7@TIME,TIME;12@TIME+2,3=TIME/TIME!4=TIME/TIME`.
+/// As the journal keeps it: `7@TIME,TIME;12@TIME+2,3=TIME/TIME`.
 impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, task) in self.executions.iter().enumerate() {
@@ -112,13 +91,11 @@ impl fmt::Display for Evidence {
                 write!(f, "{parted}{}", text(*time))?;
             }
         }
-        for (sign, outcomes) in [('+', &self.local_outcomes), ('!', &self.later_outcomes)] {
-            for (index, outcome) in outcomes.iter().enumerate() {
-                let parted = if index == 0 { sign } else { ',' };
-                write!(f, "{parted}{}", outcome.seq)?;
-                if let Some((from, to)) = outcome.ended_between {
-                    write!(f, "={}/{}", text(from), text(to))?;
-                }
+        for (index, outcome) in self.local_outcomes.iter().enumerate() {
+            let parted = if index == 0 { '+' } else { ',' };
+            write!(f, "{parted}{}", outcome.seq)?;
+            if let Some((from, to)) = outcome.ended_between {
+                write!(f, "={}/{}", text(from), text(to))?;
             }
         }
         Ok(())
@@ -129,10 +106,6 @@ impl FromStr for Evidence {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (text, later) = match text.split_once('!') {
-            Some((text, later)) => (text, Some(later)),
-            None => (text, None),
-        };
         let (executions, outcomes) = match text.split_once('+') {
             Some((executions, outcomes)) => (executions, Some(outcomes)),
             None => (text, None),
@@ -165,19 +138,16 @@ impl FromStr for Evidence {
                 ended_between,
             })
         };
-        let all = |outcomes: Option<&str>| {
-            let outcomes = outcomes
-                .into_iter()
-                .flat_map(|outcomes| outcomes.split(','));
-            outcomes.map(outcome).collect::<Result<Vec<_>, ()>>()
-        };
         Ok(Self {
             executions: executions
                 .split(';')
                 .map(execution)
                 .collect::<Result<_, ()>>()?,
-            local_outcomes: all(outcomes)?,
-            later_outcomes: all(later)?,
+            local_outcomes: outcomes
+                .into_iter()
+                .flat_map(|outcomes| outcomes.split(','))
+                .map(outcome)
+                .collect::<Result<_, ()>>()?,
         })
     }
 }
@@ -205,13 +175,7 @@ mod tests {
         ] {
             let evidence = Evidence {
                 executions,
-                local_outcomes: local_outcomes.clone(),
-                later_outcomes: Vec::new(),
-            };
-            assert_eq!(evidence.to_string().parse(), Ok(evidence.clone()));
-            let evidence = Evidence {
-                later_outcomes: local_outcomes,
-                ..evidence
+                local_outcomes,
             };
             assert_eq!(evidence.to_string().parse(), Ok(evidence));
         }

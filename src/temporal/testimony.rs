@@ -34,7 +34,9 @@ impl Server {
     ) -> Result<Testimony, RequestError> {
         let mut last = None;
         for task in evidence.executions.iter().rev() {
-            let testimony = self.testimony_of(run, task, evidence).await?;
+            let testimony = self
+                .testimony_of(run, task, &evidence.local_outcomes)
+                .await?;
             let is_settled = matches!(
                 testimony,
                 Testimony::Gone
@@ -55,9 +57,9 @@ impl Server {
         &self,
         run: &RunKey,
         task: &TaskExecution,
-        evidence: &Evidence,
+        local_outcomes: &[LocalOutcome],
     ) -> Result<Testimony, RequestError> {
-        let seen = self.read_back(run, task, evidence).await?;
+        let seen = self.read_back(run, task, local_outcomes).await?;
         let Testimony::Of {
             fate: TaskFate::Absent | TaskFate::UnderWay,
             closed: None,
@@ -68,7 +70,7 @@ impl Server {
         // History does not show the later attempts of a task before they are accepted.
         let Some(begun) = self.task_under_way(run).await? else {
             // It may have been completed between the two questions.
-            return self.read_back(run, task, evidence).await;
+            return self.read_back(run, task, local_outcomes).await;
         };
         // Of a task that began with the end of a local activity, only that is known.
         if task.times.is_empty()
@@ -79,16 +81,16 @@ impl Server {
                 closed: None,
             });
         }
-        self.read_back(run, task, evidence).await
+        self.read_back(run, task, local_outcomes).await
     }
 
     async fn read_back(
         &self,
         run: &RunKey,
         task: &TaskExecution,
-        evidence: &Evidence,
+        local_outcomes: &[LocalOutcome],
     ) -> Result<Testimony, RequestError> {
-        let mut reading = Reading::of(task, evidence);
+        let mut reading = Reading::of(task, local_outcomes);
         let mut next_page_token = Vec::new();
         loop {
             let page_size = if next_page_token.is_empty() {
@@ -159,14 +161,12 @@ fn execution(run: &RunKey) -> WorkflowExecution {
 /// A history, read from its end, for what it says of an execution.
 struct Reading<'a> {
     task: &'a TaskExecution,
-    // The local activities whose markers must be there, among others.
-    evidence: &'a Evidence,
+    // The local activities whose markers must be there.
+    local_outcomes: &'a [LocalOutcome],
     // Those of them that were not seen since the task began which was read last.
     missing: Vec<u32>,
     // One of the markers behind that is of this execution of its activity, and no other.
     has_outcome: bool,
-    // The same of one that the execution was told of later.
-    has_later: bool,
     has_begun: bool,
     closed: Option<WorkflowState>,
     // The start of the task that the event completed which was read last but for markers.
@@ -179,13 +179,12 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn of(task: &'a TaskExecution, evidence: &'a Evidence) -> Self {
+    fn of(task: &'a TaskExecution, local_outcomes: &'a [LocalOutcome]) -> Self {
         Self {
             task,
-            evidence,
-            missing: seqs(&evidence.local_outcomes),
+            local_outcomes,
+            missing: seqs(local_outcomes),
             has_outcome: false,
-            has_later: false,
             has_begun: false,
             closed: None,
             completed: None,
@@ -210,8 +209,7 @@ impl<'a> Reading<'a> {
                 // The SDK's core goes on with what it has when a task that timed out is given out to it again, as
                 // another task, and tells nobody: what the activity came to is in no other execution.
                 let is_completed = self.completed == Some(event.event_id);
-                let has_own = self.has_outcome && self.missing.is_empty();
-                if is_completed && (has_own || self.has_later) {
+                if self.has_outcome && is_completed && self.missing.is_empty() {
                     return Some(TaskFate::Accepted);
                 }
                 let is_it = event.event_id == self.task.started_event_id
@@ -227,9 +225,8 @@ impl<'a> Reading<'a> {
                 self.is_completed = is_it;
                 if !is_it {
                     self.local_ends.clear();
-                    self.missing = seqs(&self.evidence.local_outcomes);
+                    self.missing = seqs(self.local_outcomes);
                     self.has_outcome = false;
-                    self.has_later = false;
                 }
             }
             _ => {}
@@ -256,10 +253,8 @@ impl<'a> Reading<'a> {
         };
         self.missing.retain(|seq| *seq != local.seq);
         let ended_at = time(local.complete_time);
-        let mut outcomes = self.evidence.local_outcomes.iter();
+        let mut outcomes = self.local_outcomes.iter();
         self.has_outcome |= outcomes.any(|it| it.is_marked_by(local.seq, ended_at));
-        let mut later = self.evidence.later_outcomes.iter();
-        self.has_later |= later.any(|it| it.is_marked_by(local.seq, ended_at));
         self.local_ends.extend(ended_at);
     }
 
@@ -387,19 +382,7 @@ mod tests {
             started_event_id: id,
             times: vec![at(seconds)],
         };
-        let evidence = Evidence {
-            local_outcomes: local_outcomes.to_vec(),
-            ..Evidence::default()
-        };
-        read_with_evidence(history, &task, &evidence)
-    }
-
-    fn read_with_evidence(
-        history: &[HistoryEvent],
-        task: &TaskExecution,
-        evidence: &Evidence,
-    ) -> (TaskFate, Option<WorkflowState>) {
-        let mut reading = Reading::of(task, evidence);
+        let mut reading = Reading::of(&task, local_outcomes);
         for event in history.iter().rev() {
             if let Some(fate) = reading.read(event) {
                 return (fate, reading.closed);
@@ -530,18 +513,6 @@ mod tests {
         };
         let ours = [outcome(1, 10, 12)];
         assert_eq!(read_for(&history(11), 6, 12, &ours).0, TaskFate::Accepted);
-        // What came before it in the same execution was accepted, too.
-        let task = TaskExecution {
-            started_event_id: 6,
-            times: vec![at(12)],
-        };
-        let before = |later: &[LocalOutcome]| Evidence {
-            later_outcomes: later.to_vec(),
-            ..Evidence::default()
-        };
-        let fate = |later| read_with_evidence(&history(11), &task, &before(later)).0;
-        assert_eq!(fate(&ours), TaskFate::Accepted);
-        assert_eq!(fate(&[outcome(1, 12, 13)]), TaskFate::Rejected);
         // It was executed again, from another time of the workflow on.
         assert_eq!(read_for(&history(20), 6, 12, &ours).0, TaskFate::Rejected);
         // Without a time nobody can tell.
