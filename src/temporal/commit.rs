@@ -153,10 +153,7 @@ impl Commit {
             activation.is_replaying,
             started_event_id,
             now,
-            resolved
-                .iter()
-                .map(|resolved| run.stage().local_outcome(resolved.seq))
-                .collect(),
+            resolved.iter().map(|resolved| resolved.seq).collect(),
         );
         for resolved in resolved {
             let stage = run.stage();

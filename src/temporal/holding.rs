@@ -10,7 +10,7 @@
 
 use super::{
     held::HeldTask,
-    task::{Evidence, LocalOutcome, TaskExecution},
+    task::{Evidence, TaskExecution},
 };
 use crate::{
     event::WorkflowState,
@@ -46,7 +46,7 @@ pub(super) struct Holdings {
     // Counted up whenever a task begins, or goes on behind a local activity.
     part: u64,
     // The local activities whose outcome began the present part.
-    local_outcomes: Vec<LocalOutcome>,
+    local_outcomes: Vec<u32>,
     // When the present task began, where the workflow's time says so.
     began: Option<SystemTime>,
     last_time: Option<SystemTime>,
@@ -76,7 +76,7 @@ impl Holdings {
         &mut self,
         started_event_id: i64,
         time: Option<SystemTime>,
-        local_outcomes: Vec<LocalOutcome>,
+        local_outcomes: Vec<u32>,
     ) {
         let with_local = !local_outcomes.is_empty();
         let is_new = self.task.started_event_id != started_event_id;
@@ -244,14 +244,6 @@ mod tests {
         Some(UNIX_EPOCH + Duration::from_secs(seconds))
     }
 
-    fn outcomes(seqs: &[u32]) -> Vec<LocalOutcome> {
-        let outcome = |seq: &u32| LocalOutcome {
-            seq: *seq,
-            ended_between: None,
-        };
-        seqs.iter().map(outcome).collect()
-    }
-
     async fn store() -> EventStore {
         EventStore::builder().url("memory:").build().await.unwrap()
     }
@@ -302,7 +294,7 @@ mod tests {
         holdings.begin(3, at(1), vec![]);
         holdings.hold(&store, || key(1), true, None, drafts(&store));
         assert!(holdings.take_before(7, true).is_empty());
-        holdings.begin(7, at(5), outcomes(&[1]));
+        holdings.begin(7, at(5), vec![1]);
         let holds = holdings.hold(&store, || key(2), false, None, drafts(&store));
         // Whatever is accepted of the second task holds for the first one's events.
         assert_eq!(
@@ -351,12 +343,12 @@ mod tests {
         holdings.begin(3, at(1), vec![]);
         let holds = holdings.hold(&store, || key(1), true, None, drafts(&store));
         assert_eq!(told(&holds), [(1, began, 1)]);
-        holdings.begin(3, at(2), outcomes(&[1]));
+        holdings.begin(3, at(2), vec![1]);
         let holds = holdings.hold(&store, || key(2), true, None, drafts(&store));
         let second = &*format!("{went_on}+1");
         assert_eq!(told(&holds), [(1, went_on, 0), (2, second, 1)]);
         // Cancelled, or of an early end: the workflow's time stays.
-        holdings.begin(3, at(2), outcomes(&[2, 3]));
+        holdings.begin(3, at(2), vec![2, 3]);
         let holds = holdings.hold(&store, || key(3), true, None, drafts(&store));
         let third = &*format!("{went_on}+2,3");
         assert_eq!(told(&holds), [(3, third, 1)]);
@@ -373,7 +365,7 @@ mod tests {
         let mut holdings = Holdings::default();
         holdings.begin(3, at(1), vec![]);
         holdings.hold(&store, || key(1), true, None, drafts(&store));
-        holdings.begin(3, at(1), outcomes(&[1]));
+        holdings.begin(3, at(1), vec![1]);
         assert!(
             holdings
                 .hold(&store, || key(2), false, completed, vec![])

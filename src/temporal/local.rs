@@ -6,7 +6,6 @@ use super::{
     attempt::ended_in,
     failure,
     stage::{RunStage, user_event_kind},
-    task::LocalOutcome,
 };
 use crate::{
     context::Context,
@@ -18,7 +17,7 @@ use crate::{
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::Instant,
 };
 use temporalio_common::protos::coresdk::activity_result::{
     ActivityResolution, activity_resolution::Status,
@@ -35,8 +34,6 @@ struct Scheduled {
     seq: u32,
     activity_type: String,
     activity_id: String,
-    // When, by the workflow's time and by a clock that does not jump.
-    scheduled_at: (Option<SystemTime>, Instant),
     attempts: Vec<Attempt>,
 }
 
@@ -47,8 +44,6 @@ struct Attempt {
     began: Instant,
     drafts: Vec<Draft>,
     end: Option<(ActivityStatus, Draft)>,
-    // How long its code took.
-    took: Option<Duration>,
 }
 
 /// Names one attempt of a local activity while it waits.
@@ -60,18 +55,11 @@ pub(super) struct AttemptName {
 
 impl LocalActivities {
     /// Workflow code asked for a local activity.
-    pub(super) fn schedule(
-        &mut self,
-        seq: u32,
-        activity_type: &str,
-        activity_id: &str,
-        now: Option<SystemTime>,
-    ) {
+    pub(super) fn schedule(&mut self, seq: u32, activity_type: &str, activity_id: &str) {
         self.0.push(Scheduled {
             seq,
             activity_type: activity_type.to_owned(),
             activity_id: activity_id.to_owned(),
-            scheduled_at: (now, Instant::now()),
             attempts: Vec::new(),
         });
     }
@@ -96,7 +84,6 @@ impl LocalActivities {
             began: Instant::now(),
             drafts: start.into_iter().collect(),
             end: None,
-            took: None,
         });
         Some(AttemptName {
             seq: scheduled.seq,
@@ -123,25 +110,8 @@ impl LocalActivities {
     /// The code of an attempt came to its end. Nothing happens if nobody waits for it any more.
     pub(super) fn end(&mut self, name: AttemptName, status: ActivityStatus, draft: Draft) {
         if let Some(attempt) = self.attempt(name) {
-            attempt.took.get_or_insert(attempt.began.elapsed());
             attempt.end.get_or_insert((status, draft));
         }
-    }
-
-    /// What history will have of an outcome. The SDK's core gives a marker the workflow's time when the
-    /// activity was scheduled and, added to it, how long its last attempt took: no less than its code, and no
-    /// more than until now.
-    pub(super) fn outcome(&self, seq: u32) -> LocalOutcome {
-        let scheduled = self.0.iter().find(|scheduled| scheduled.seq == seq);
-        let ended_between = scheduled.and_then(|scheduled| {
-            let (time, clock) = scheduled.scheduled_at;
-            let took = scheduled.attempts.last()?.took?;
-            Some((
-                time?.checked_add(took)?,
-                time?.checked_add(clock.elapsed())?,
-            ))
-        });
-        LocalOutcome { seq, ended_between }
     }
 
     /// The workflow is told the outcome, which is what the marker will say: what the attempts did becomes

@@ -5,7 +5,6 @@ use super::{
     holding::{Holding, Holdings, Silence},
     payload,
     stage::{self, Mode, ReadOnly, RunIdentity, RunStage},
-    task::LocalOutcome,
 };
 use crate::{
     context::{Context, WorkerFrame, WorkflowFrame},
@@ -123,13 +122,13 @@ impl Run {
     }
 
     /// An activation begins, of the task with this id, at this time of the workflow. It tells
-    /// what these local activities came to.
+    /// what the local activities with these numbers came to.
     pub(super) fn begin(
         &self,
         replaying: bool,
         started_event_id: i64,
         now: Option<SystemTime>,
-        local_outcomes: Vec<LocalOutcome>,
+        local_outcomes: Vec<u32>,
     ) {
         self.stage.set_replaying(replaying, now);
         {

@@ -2,10 +2,7 @@
 //! task completes. Counts on replay, so that ids come out the same, and keeps nothing then. Knows
 //! nothing of how a task completes.
 
-use super::{
-    local::{AttemptName, LocalActivities},
-    task::LocalOutcome,
-};
+use super::local::{AttemptName, LocalActivities};
 use crate::{
     context::Context,
     event::{ActivityStatus, Event, EventId, EventKey},
@@ -127,9 +124,7 @@ impl RunStage {
 
     /// Workflow code asked for a local activity.
     pub(super) fn schedule_local(&self, seq: u32, activity_type: &str, activity_id: &str) {
-        let mut state = self.state();
-        let now = state.now;
-        state.local.schedule(seq, activity_type, activity_id, now);
+        self.state().local.schedule(seq, activity_type, activity_id);
     }
 
     /// Whether a local activity is under way, so that the workflow task goes on.
@@ -154,11 +149,6 @@ impl RunStage {
     /// An attempt of a local activity ended.
     pub(super) fn end_local(&self, name: AttemptName, status: ActivityStatus, draft: Draft) {
         self.state().local.end(name, status, draft);
-    }
-
-    /// What history will have of the outcome of a local activity, of which the workflow is about to be told.
-    pub(super) fn local_outcome(&self, seq: u32) -> LocalOutcome {
-        self.state().local.outcome(seq)
     }
 
     /// The workflow is about to be told the outcome of a local activity.

@@ -40,47 +40,18 @@ impl TaskExecution {
     }
 }
 
-/// What a local activity came to, as far as history tells it from what another execution of it came to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct LocalOutcome {
-    /// Workflow code's number of the activity.
-    pub(super) seq: u32,
-    /// The time that its marker gives for its end lies between these, where that is known: the workflow's time
-    /// when it was scheduled, and how long its code took at least and at most. An execution of it elsewhere
-    /// begins with another time of the workflow.
-    pub(super) ended_between: Option<(SystemTime, SystemTime)>,
-}
-
-impl LocalOutcome {
-    /// Whether a marker with this number and time is of this execution.
-    pub(super) fn is_marked_by(&self, seq: u32, ended_at: Option<SystemTime>) -> bool {
-        let is_between = |(from, to): (SystemTime, SystemTime)| {
-            ended_at.is_some_and(|at| from <= at && at <= to)
-        };
-        self.seq == seq && self.ended_between.is_some_and(is_between)
-    }
-}
-
 /// By what history tells whether something was accepted: one of these executions was, and what these local
 /// activities came to is recorded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Evidence {
     /// The executions through which it went, without a word of the server in between.
     pub(super) executions: Vec<TaskExecution>,
-    /// What the local activities came to of which workflow code was told just before. A heartbeat of the same
-    /// execution may have been accepted without them.
-    pub(super) local_outcomes: Vec<LocalOutcome>,
+    /// Workflow code's numbers of the local activities whose outcome it was told just before. A heartbeat of
+    /// the same execution may have been accepted without them.
+    pub(super) local_outcomes: Vec<u32>,
 }
 
-fn text(time: SystemTime) -> String {
-    DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Nanos, true)
-}
-
-fn parse_time(text: &str) -> Result<SystemTime, ()> {
-    Ok(DateTime::parse_from_rfc3339(text).map_err(drop)?.into())
-}
-
-/// As the journal keeps it: `7@TIME,TIME;12@TIME+2,3=TIME/TIME`.
+/// As the journal keeps it: `7@TIME,TIME;12@TIME+2,3`.
 impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, task) in self.executions.iter().enumerate() {
@@ -88,15 +59,14 @@ impl fmt::Display for Evidence {
             write!(f, "{parted}{}", task.started_event_id)?;
             for (index, time) in task.times.iter().enumerate() {
                 let parted = if index == 0 { '@' } else { ',' };
-                write!(f, "{parted}{}", text(*time))?;
+                let time = DateTime::<Utc>::from(*time);
+                let time = time.to_rfc3339_opts(SecondsFormat::Nanos, true);
+                write!(f, "{parted}{time}")?;
             }
         }
-        for (index, outcome) in self.local_outcomes.iter().enumerate() {
+        for (index, seq) in self.local_outcomes.iter().enumerate() {
             let parted = if index == 0 { '+' } else { ',' };
-            write!(f, "{parted}{}", outcome.seq)?;
-            if let Some((from, to)) = outcome.ended_between {
-                write!(f, "={}/{}", text(from), text(to))?;
-            }
+            write!(f, "{parted}{seq}")?;
         }
         Ok(())
     }
@@ -120,22 +90,8 @@ impl FromStr for Evidence {
                 times: times
                     .into_iter()
                     .flat_map(|times| times.split(','))
-                    .map(parse_time)
+                    .map(|time| Ok(DateTime::parse_from_rfc3339(time).map_err(drop)?.into()))
                     .collect::<Result<_, ()>>()?,
-            })
-        };
-        let outcome = |text: &str| {
-            let (seq, between) = match text.split_once('=') {
-                Some((seq, between)) => (seq, Some(between.split_once('/').ok_or(())?)),
-                None => (text, None),
-            };
-            let ended_between = match between {
-                Some((from, to)) => Some((parse_time(from)?, parse_time(to)?)),
-                None => None,
-            };
-            Ok(LocalOutcome {
-                seq: seq.parse().map_err(drop)?,
-                ended_between,
             })
         };
         Ok(Self {
@@ -146,7 +102,7 @@ impl FromStr for Evidence {
             local_outcomes: outcomes
                 .into_iter()
                 .flat_map(|outcomes| outcomes.split(','))
-                .map(outcome)
+                .map(|seq| seq.parse().map_err(drop))
                 .collect::<Result<_, ()>>()?,
         })
     }
@@ -164,13 +120,12 @@ mod tests {
             started_event_id,
             times: times.iter().map(|seconds| at(*seconds)).collect(),
         };
-        let told = |seq, ended_between| LocalOutcome { seq, ended_between };
         for (executions, local_outcomes) in [
             (vec![task(7, &[1_795_419_036])], vec![]),
-            (vec![task(7, &[])], vec![told(4, None)]),
+            (vec![task(7, &[])], vec![4]),
             (
                 vec![task(3, &[1, 2]), task(9, &[]), task(12, &[3])],
-                vec![told(2, Some((at(1), at(2)))), told(3, None)],
+                vec![2, 3],
             ),
         ] {
             let evidence = Evidence {
@@ -179,14 +134,7 @@ mod tests {
             };
             assert_eq!(evidence.to_string().parse(), Ok(evidence));
         }
-        for text in [
-            "",
-            "what happened",
-            "7@yesterday",
-            "7+",
-            "7+x",
-            "7+1=now/then",
-        ] {
+        for text in ["", "what happened", "7@yesterday", "7+", "7+x"] {
             assert_eq!(text.parse::<Evidence>(), Err(()), "{text}");
         }
     }

@@ -5,7 +5,7 @@ use super::{
     held::{TaskFate, Testimony},
     history::{LOCAL_ACTIVITY_MARKER, time},
     server::{RequestError, Server, closed_state},
-    task::{Evidence, LocalOutcome, TaskExecution},
+    task::{Evidence, TaskExecution},
 };
 use crate::{event::WorkflowState, journal::RunKey};
 use std::{cmp::Ordering, time::SystemTime};
@@ -57,7 +57,7 @@ impl Server {
         &self,
         run: &RunKey,
         task: &TaskExecution,
-        local_outcomes: &[LocalOutcome],
+        local_outcomes: &[u32],
     ) -> Result<Testimony, RequestError> {
         let seen = self.read_back(run, task, local_outcomes).await?;
         let Testimony::Of {
@@ -88,7 +88,7 @@ impl Server {
         &self,
         run: &RunKey,
         task: &TaskExecution,
-        local_outcomes: &[LocalOutcome],
+        local_outcomes: &[u32],
     ) -> Result<Testimony, RequestError> {
         let mut reading = Reading::of(task, local_outcomes);
         let mut next_page_token = Vec::new();
@@ -162,11 +162,9 @@ fn execution(run: &RunKey) -> WorkflowExecution {
 struct Reading<'a> {
     task: &'a TaskExecution,
     // The local activities whose markers must be there.
-    local_outcomes: &'a [LocalOutcome],
+    local_outcomes: &'a [u32],
     // Those of them that were not seen since the task began which was read last.
     missing: Vec<u32>,
-    // One of the markers behind that is of this execution of its activity, and no other.
-    has_outcome: bool,
     has_begun: bool,
     closed: Option<WorkflowState>,
     // The start of the task that the event completed which was read last but for markers.
@@ -179,12 +177,11 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn of(task: &'a TaskExecution, local_outcomes: &'a [LocalOutcome]) -> Self {
+    fn of(task: &'a TaskExecution, local_outcomes: &'a [u32]) -> Self {
         Self {
             task,
             local_outcomes,
-            missing: seqs(local_outcomes),
-            has_outcome: false,
+            missing: local_outcomes.to_vec(),
             has_begun: false,
             closed: None,
             completed: None,
@@ -206,12 +203,6 @@ impl<'a> Reading<'a> {
             }
             Some(Attributes::MarkerRecordedEventAttributes(marker)) => self.marker(marker),
             Some(Attributes::WorkflowTaskStartedEventAttributes(_)) if !self.is_completed => {
-                // The SDK's core goes on with what it has when a task that timed out is given out to it again, as
-                // another task, and tells nobody: what the activity came to is in no other execution.
-                let is_completed = self.completed == Some(event.event_id);
-                if self.has_outcome && is_completed && self.missing.is_empty() {
-                    return Some(TaskFate::Accepted);
-                }
                 let is_it = event.event_id == self.task.started_event_id
                     && (time(event.event_time).is_none_or(|time| self.task.has(time))
                         || self.local_ends.iter().any(|time| self.task.has(*time)));
@@ -225,8 +216,7 @@ impl<'a> Reading<'a> {
                 self.is_completed = is_it;
                 if !is_it {
                     self.local_ends.clear();
-                    self.missing = seqs(self.local_outcomes);
-                    self.has_outcome = false;
+                    self.missing = self.local_outcomes.to_vec();
                 }
             }
             _ => {}
@@ -252,10 +242,7 @@ impl<'a> Reading<'a> {
             return;
         };
         self.missing.retain(|seq| *seq != local.seq);
-        let ended_at = time(local.complete_time);
-        let mut outcomes = self.local_outcomes.iter();
-        self.has_outcome |= outcomes.any(|it| it.is_marked_by(local.seq, ended_at));
-        self.local_ends.extend(ended_at);
+        self.local_ends.extend(time(local.complete_time));
     }
 
     /// What its beginning leaves.
@@ -273,10 +260,6 @@ impl<'a> Reading<'a> {
             closed: self.closed,
         }
     }
-}
-
-fn seqs(local_outcomes: &[LocalOutcome]) -> Vec<u32> {
-    local_outcomes.iter().map(|outcome| outcome.seq).collect()
 }
 
 /// How an event closes a run, if it does.
@@ -313,7 +296,7 @@ mod tests {
         MarkerRecordedEventAttributes, WorkflowExecutionSignaledEventAttributes,
         WorkflowExecutionTerminatedEventAttributes, WorkflowTaskCompletedEventAttributes,
         WorkflowTaskFailedEventAttributes, WorkflowTaskScheduledEventAttributes,
-        WorkflowTaskStartedEventAttributes, WorkflowTaskTimedOutEventAttributes,
+        WorkflowTaskStartedEventAttributes,
     };
 
     fn at(seconds: u64) -> SystemTime {
@@ -361,22 +344,6 @@ mod tests {
         id: i64,
         seconds: u64,
         local_outcomes: &[u32],
-    ) -> (TaskFate, Option<WorkflowState>) {
-        let outcomes: Vec<_> = local_outcomes
-            .iter()
-            .map(|seq| LocalOutcome {
-                seq: *seq,
-                ended_between: None,
-            })
-            .collect();
-        read_for(history, id, seconds, &outcomes)
-    }
-
-    fn read_for(
-        history: &[HistoryEvent],
-        id: i64,
-        seconds: u64,
-        local_outcomes: &[LocalOutcome],
     ) -> (TaskFate, Option<WorkflowState>) {
         let task = TaskExecution {
             started_event_id: id,
@@ -485,43 +452,5 @@ mod tests {
         assert_eq!(read_with(&history, 7, 10, &[2]), (TaskFate::Accepted, None));
         // Recorded by a task before.
         assert_eq!(read_with(&history, 7, 10, &[1]), (TaskFate::Accepted, None));
-    }
-
-    /// A task times out while its completion is on its way, and the next attempt is given to the worker that
-    /// has the run: it is completed with what was done for the first, and workflow code hears nothing of it.
-    #[test]
-    fn what_was_recorded_with_a_later_task_is_known_by_the_time_of_its_marker() {
-        let timed_out = || {
-            Attributes::WorkflowTaskTimedOutEventAttributes(
-                WorkflowTaskTimedOutEventAttributes::default(),
-            )
-        };
-        let history = |ended_at| {
-            [
-                event(3, 2, started()),
-                event(4, 10, completed(3)),
-                event(6, 12, started()),
-                event(7, 13, timed_out()),
-                event(9, 20, started()),
-                event(10, 21, completed(9)),
-                event(11, 21, local_activity(1, Some(ended_at))),
-            ]
-        };
-        let outcome = |seq, from, to| LocalOutcome {
-            seq,
-            ended_between: Some((at(from), at(to))),
-        };
-        let ours = [outcome(1, 10, 12)];
-        assert_eq!(read_for(&history(11), 6, 12, &ours).0, TaskFate::Accepted);
-        // It was executed again, from another time of the workflow on.
-        assert_eq!(read_for(&history(20), 6, 12, &ours).0, TaskFate::Rejected);
-        // Without a time nobody can tell.
-        assert_eq!(read_with(&history(11), 6, 12, &[1]).0, TaskFate::Rejected);
-        // Not all of what the workflow was told just then was recorded.
-        let both = [outcome(1, 10, 12), outcome(2, 10, 12)];
-        assert_eq!(read_for(&history(11), 6, 12, &both).0, TaskFate::Rejected);
-        // Not before it is accepted.
-        let history = &history(11)[..5];
-        assert_eq!(read_for(history, 6, 12, &ours).0, TaskFate::Rejected);
     }
 }
