@@ -13,10 +13,18 @@ use temporalio_client::{
     Client, UntypedWorkflow, WorkflowFetchHistoryOptions, WorkflowGetResultOptions,
     WorkflowSignalOptions,
 };
-use temporalio_common::protos::temporal::api::{enums::v1::EventType, history::v1::HistoryEvent};
-use temporalio_macros::{workflow, workflow_methods};
+use temporalio_common::{
+    RetryPolicy,
+    protos::{
+        coresdk::common::extract_local_activity_marker_data,
+        temporal::api::{enums::v1::EventType, history::v1::HistoryEvent},
+    },
+};
+use temporalio_macros::{activities, workflow, workflow_methods};
 use temporalio_sdk::{
-    ActivityOptions, SyncWorkflowContext, WorkerOptions, WorkflowContext, WorkflowResult,
+    ActivityOptions, LocalActivityOptions, SyncWorkflowContext, WorkerOptions, WorkflowContext,
+    WorkflowResult,
+    activities::{ActivityContext, ActivityError},
     workflow_replayer::{WorkflowReplayer, WorkflowReplayerOptions},
 };
 
@@ -144,6 +152,81 @@ async fn plugin_off_on_off_under_a_running_workflow_breaks_nothing() {
     assert_eq!(steps, ["step.2"]);
 }
 
+/// Fails twice.
+struct Stubborn;
+
+#[activities]
+impl Stubborn {
+    #[activity]
+    async fn third_time(ctx: ActivityContext, _input: ()) -> Result<u32, ActivityError> {
+        match ctx.info().attempt {
+            attempt @ ..=2 => Err(anyhow::anyhow!("attempt {attempt} fails").into()),
+            attempt => Ok(attempt),
+        }
+    }
+}
+
+/// Waits on timers between the attempts of a local activity, for longer than one attempt may take.
+#[workflow]
+#[derive(Default)]
+struct Persistent;
+
+#[workflow_methods]
+impl Persistent {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, _input: ()) -> WorkflowResult<u32> {
+        let policy = RetryPolicy::builder()
+            .initial_interval(Duration::from_millis(800))
+            .backoff_coefficient(1.0)
+            .build();
+        let options = LocalActivityOptions::builder()
+            .schedule_to_close_timeout(Duration::from_secs(1))
+            .timer_backoff_threshold(Duration::from_millis(1))
+            .retry_policy(policy)
+            .build();
+        Ok(ctx
+            .execute_local_activity(Stubborn::third_time, (), options)
+            .await?)
+    }
+}
+
+/// The SDK counts the schedule-to-close timeout of a local activity from when it was first scheduled, through
+/// all timers; so it does where the plugin says when that was.
+#[tokio::test]
+async fn a_local_activity_that_waits_on_timers_keeps_its_timeouts() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let mut outcomes = Vec::new();
+    for client in [ground.client().await, ground.client_with(&events).await] {
+        let worker = WorkerOptions::new("orders")
+            .register_activities(Stubborn)
+            .register_workflow::<Persistent>()
+            .unwrap()
+            .build();
+        with_worker(&client, worker, async {
+            let options = start(&format!("persistent-{}", outcomes.len()));
+            let handle = client
+                .start_workflow(Persistent::run, (), options)
+                .await
+                .unwrap();
+            let result = handle.get_result(WorkflowGetResultOptions::default()).await;
+            outcomes.push(result.map_err(|error| error.to_string()));
+        })
+        .await;
+    }
+    events.shutdown(TIMEOUT).await.unwrap();
+    let [without, with] = &outcomes[..] else {
+        panic!("{outcomes:?}");
+    };
+    assert!(
+        without
+            .as_ref()
+            .is_err_and(|error| error.contains("timed out")),
+        "{without:?}"
+    );
+    assert_eq!(with, without);
+}
+
 /// What of a history does not depend on when and where it was made.
 fn comparable(events: &[HistoryEvent]) -> Vec<String> {
     use temporalio_common::protos::temporal::api::history::v1::history_event::Attributes;
@@ -162,14 +245,14 @@ fn comparable(events: &[HistoryEvent]) -> Vec<String> {
                 Attributes::WorkflowExecutionStartedEventAttributes(started) => {
                     format!("{:?} {:?}", started.workflow_type, started.header)
                 }
-                Attributes::MarkerRecordedEventAttributes(marker) => format!(
-                    "{} {:?}",
-                    marker.marker_name,
-                    marker
-                        .details
-                        .keys()
-                        .collect::<std::collections::BTreeSet<_>>()
-                ),
+                Attributes::MarkerRecordedEventAttributes(marker) => {
+                    let mut local = extract_local_activity_marker_data(&marker.details).unwrap();
+                    // When it was scheduled, and when it ended.
+                    local.complete_time = None;
+                    local.original_schedule_time = None;
+                    let details: std::collections::BTreeSet<_> = marker.details.keys().collect();
+                    format!("{} {details:?} {local:?}", marker.marker_name)
+                }
                 Attributes::StartChildWorkflowExecutionInitiatedEventAttributes(child) => {
                     format!("{:?} {:?}", child.workflow_type, child.header)
                 }

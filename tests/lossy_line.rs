@@ -14,7 +14,7 @@ use std::{
 use support::{
     Ground,
     compare::{RunHistory, Source, compare, compare_with},
-    histories,
+    histories, history,
     lossy_line::{Fault, LossyLine, Plan},
     until, with_example_worker, with_worker, workflows,
 };
@@ -22,10 +22,13 @@ use temporal_eventstore::{Event, EventStore, Reconciler, ReconcilerOptions};
 use temporalio_client::{
     Client, ClientOptions, ConnectionOptions, WorkflowGetResultOptions, WorkflowStartOptions,
 };
-use temporalio_common::{HasWorkflowDefinition, protos::temporal::api::history::v1::HistoryEvent};
+use temporalio_common::{
+    HasWorkflowDefinition,
+    protos::temporal::api::{enums::v1::EventType, history::v1::HistoryEvent},
+};
 use temporalio_macros::{activities, workflow, workflow_methods};
 use temporalio_sdk::{
-    LocalActivityOptions, WorkerOptions, WorkflowContext, WorkflowResult,
+    LocalActivityOptions, Runtime, Worker, WorkerOptions, WorkflowContext, WorkflowResult,
     activities::{ActivityContext, ActivityError},
 };
 
@@ -200,6 +203,11 @@ impl Slow {
     #[activity]
     async fn answer(_ctx: ActivityContext, _input: ()) -> Result<usize, ActivityError> {
         Ok(ANSWERS.fetch_add(1, Ordering::Relaxed))
+    }
+
+    #[activity]
+    async fn endless(_ctx: ActivityContext, _input: ()) -> Result<(), ActivityError> {
+        std::future::pending().await
     }
 
     /// Works a little shorter than a workflow task of this test may take.
@@ -380,6 +388,110 @@ async fn the_next_attempt_at_a_task_does_not_show_that_it_was_accepted() {
     assert_eq!(user, ["answer.1"], "{}", told(&runs[0]));
 }
 
+/// Says what a first local activity answers, and waits for a second one that goes on for ever.
+#[workflow]
+#[derive(Default)]
+struct Endless;
+
+#[workflow_methods]
+impl Endless {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, _input: ()) -> WorkflowResult<()> {
+        let options = || {
+            LocalActivityOptions::builder()
+                .start_to_close_timeout(Duration::from_secs(600))
+                .build()
+        };
+        temporal_eventstore::publish(Event::new("before"));
+        ctx.execute_local_activity(Slow::answer, (), options())
+            .await?;
+        temporal_eventstore::publish(Event::new("after"));
+        ctx.execute_local_activity(Slow::endless, (), options())
+            .await?;
+        Ok(())
+    }
+}
+
+/// The first attempt at a task has a place of its own in history, so that the attempt under which the SDK's core
+/// goes on has another one; and a heartbeat of that one records the first local activity before workflow code
+/// is told anything. Only the time in the marker at which the activity was scheduled says that it was this run
+/// in memory that was recorded.
+#[tokio::test]
+async fn what_is_recorded_under_a_task_that_nobody_was_told_of_is_stored() {
+    let ground = Ground::new().await;
+    let events = ground.store().await;
+    let client = ground.client_with(&events).await;
+    let worker = WorkerOptions::new("orders")
+        .register_activities(Slow)
+        .register_workflow::<Endless>()
+        .unwrap()
+        .build();
+    let recorded = async {
+        // The worker polls.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let options = WorkflowStartOptions::new("orders", "endless")
+            .task_timeout(Duration::from_secs(1))
+            .build();
+        let started = client.start_workflow(Endless::run, (), options).await;
+        // All of this process stands still while the task begins.
+        std::thread::sleep(Duration::from_millis(500));
+        let run_id = started.unwrap().run_id().unwrap_or_default().to_owned();
+        for _ in 0..200 {
+            let events = history(&client, "endless", &run_id).await;
+            if events
+                .iter()
+                .any(|event| event.event_type() == EventType::MarkerRecorded)
+            {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // The worker is dropped where it stands.
+    let runtime = Runtime::from_current_tokio(Default::default()).unwrap();
+    let mut worker = Worker::new(&runtime, client.clone(), worker).unwrap();
+    tokio::select! {
+        result = worker.run() => panic!("the worker ended: {result:?}"),
+        () = recorded => {}
+    }
+    drop(worker);
+    nothing_held(&ground).await;
+    events.shutdown(TIMEOUT).await.unwrap();
+    let runs = histories(&ground, &client).await;
+    let types: Vec<EventType> = runs[0]
+        .events
+        .iter()
+        .map(HistoryEvent::event_type)
+        .collect();
+    assert!(
+        types.contains(&EventType::WorkflowTaskTimedOut)
+            && types.contains(&EventType::MarkerRecorded),
+        "the task did not time out, so that the test shows nothing: {}",
+        told(&runs[0])
+    );
+    let stored: Vec<String> = ground
+        .events()
+        .into_iter()
+        .map(|row| match row.event_type.as_str() {
+            "application_events" => row.event_name,
+            _ => row.event_type,
+        })
+        .filter(|name| !name.starts_with("worker_"))
+        .collect();
+    assert_eq!(
+        stored,
+        [
+            "workflow_start",
+            "before",
+            "activity_start",
+            "activity_end",
+            "after"
+        ],
+        "{}",
+        told(&runs[0])
+    );
+}
+
 /// A build that takes the next task for proof though a local activity is under way.
 #[cfg(feature = "failpoints")]
 #[test]
@@ -387,5 +499,15 @@ fn a_build_without_the_chain_is_caught() {
     support::broken::is_caught_by(
         "chain",
         "the_next_attempt_at_a_task_does_not_show_that_it_was_accepted",
+    );
+}
+
+/// A build that looks only for tasks that workflow code was told of.
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_build_that_ignores_whose_markers_there_are_is_caught() {
+    support::broken::is_caught_by(
+        "marker",
+        "what_is_recorded_under_a_task_that_nobody_was_told_of_is_stored",
     );
 }

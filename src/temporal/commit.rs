@@ -153,7 +153,13 @@ impl Commit {
             activation.is_replaying,
             started_event_id,
             now,
-            resolved.iter().map(|resolved| resolved.seq).collect(),
+            resolved
+                .iter()
+                .map(|resolved| {
+                    run.stage()
+                        .local_outcome(resolved.seq, resolved.result.as_ref())
+                })
+                .collect(),
         );
         for resolved in resolved {
             let stage = run.stage();
@@ -203,8 +209,7 @@ impl Commit {
         for command in &success.commands {
             if let Some(workflow_command::Variant::ScheduleLocalActivity(local)) = &command.variant
             {
-                let stage = run.stage();
-                stage.schedule_local(local.seq, &local.activity_type, &local.activity_id);
+                run.schedule_local(local);
             }
         }
         let Staged {

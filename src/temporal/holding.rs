@@ -6,11 +6,13 @@
 //! is held stays in a chain: what proves the last of the chain proves all of it, and each of them keeps the
 //! names of all tasks that could have brought it. What comes after the outcome of a local activity is a
 //! holding of its own, proven only with the marker of that outcome: a heartbeat of the same task, sent before,
-//! may have been accepted without it.
+//! may have been accepted without it. A marker of a local activity that this run in memory scheduled proves that,
+//! whatever the task that recorded it: workflow code is not always told that the SDK's core goes on under another
+//! one.
 
 use super::{
     held::HeldTask,
-    task::{Evidence, TaskExecution},
+    task::{Evidence, LocalOutcome, TaskExecution},
 };
 use crate::{
     event::WorkflowState,
@@ -46,7 +48,10 @@ pub(super) struct Holdings {
     // Counted up whenever a task begins, or goes on behind a local activity.
     part: u64,
     // The local activities whose outcome began the present part.
-    local_outcomes: Vec<u32>,
+    local_outcomes: Vec<LocalOutcome>,
+    // When the present activation scheduled local activities, and when those of the present part did.
+    schedules_at: Option<SystemTime>,
+    scheduled_at: Vec<SystemTime>,
     // When the present task began, where the workflow's time says so.
     began: Option<SystemTime>,
     last_time: Option<SystemTime>,
@@ -70,18 +75,35 @@ pub(super) enum Silence {
 }
 
 impl Holdings {
+    /// Workflow code schedules a local activity: when that is. The same for all of an activation.
+    pub(super) fn schedule_local(&mut self) -> SystemTime {
+        *self.schedules_at.get_or_insert_with(|| {
+            let now = SystemTime::now();
+            self.scheduled_at.push(now);
+            now
+        })
+    }
+
+    /// The time at which a local activity was scheduled, if the present part did. One that goes on after a timer
+    /// has the time at which it was first scheduled, perhaps by another run in memory.
+    pub(super) fn time_of_local(&self, scheduled_at: Option<SystemTime>) -> Option<SystemTime> {
+        scheduled_at.filter(|time| self.scheduled_at.contains(time))
+    }
+
     /// An activation begins, of the task with this id, at this time of the workflow. It tells the workflow
     /// what the local activities with these numbers came to.
     pub(super) fn begin(
         &mut self,
         started_event_id: i64,
         time: Option<SystemTime>,
-        local_outcomes: Vec<u32>,
+        local_outcomes: Vec<LocalOutcome>,
     ) {
+        self.schedules_at = None;
         let with_local = !local_outcomes.is_empty();
         let is_new = self.task.started_event_id != started_event_id;
         if is_new || with_local {
             self.part += 1;
+            self.scheduled_at.clear();
             self.local_outcomes = local_outcomes;
         }
         if is_new {
@@ -138,6 +160,7 @@ impl Holdings {
                     evidence: Evidence {
                         executions: vec![self.task.clone()],
                         local_outcomes: self.local_outcomes.clone(),
+                        scheduled_at: Vec::new(),
                     },
                     end: None,
                 },
@@ -151,6 +174,13 @@ impl Holdings {
         if let Some(last) = self.chain.last_mut().filter(|last| last.part == self.part) {
             last.held.end = end.or(last.held.end.take());
             last.is_stale |= !drafts.is_empty();
+            if last.held.evidence.scheduled_at != self.scheduled_at {
+                last.held
+                    .evidence
+                    .scheduled_at
+                    .clone_from(&self.scheduled_at);
+                last.is_stale = true;
+            }
         }
         let last = self.chain.len().saturating_sub(1);
         let mut drafts = Some(drafts);
@@ -266,6 +296,14 @@ mod tests {
         )]
     }
 
+    fn outcomes(seqs: &[u32]) -> Vec<LocalOutcome> {
+        let outcome = |seq: &u32| LocalOutcome {
+            seq: *seq,
+            scheduled_at: None,
+        };
+        seqs.iter().map(outcome).collect()
+    }
+
     fn told(holds: &[Hold]) -> Vec<(u128, &str, usize)> {
         holds
             .iter()
@@ -294,7 +332,7 @@ mod tests {
         holdings.begin(3, at(1), vec![]);
         holdings.hold(&store, || key(1), true, None, drafts(&store));
         assert!(holdings.take_before(7, true).is_empty());
-        holdings.begin(7, at(5), vec![1]);
+        holdings.begin(7, at(5), outcomes(&[1]));
         let holds = holdings.hold(&store, || key(2), false, None, drafts(&store));
         // Whatever is accepted of the second task holds for the first one's events.
         assert_eq!(
@@ -343,12 +381,12 @@ mod tests {
         holdings.begin(3, at(1), vec![]);
         let holds = holdings.hold(&store, || key(1), true, None, drafts(&store));
         assert_eq!(told(&holds), [(1, began, 1)]);
-        holdings.begin(3, at(2), vec![1]);
+        holdings.begin(3, at(2), outcomes(&[1]));
         let holds = holdings.hold(&store, || key(2), true, None, drafts(&store));
         let second = &*format!("{went_on}+1");
         assert_eq!(told(&holds), [(1, went_on, 0), (2, second, 1)]);
         // Cancelled, or of an early end: the workflow's time stays.
-        holdings.begin(3, at(2), vec![2, 3]);
+        holdings.begin(3, at(2), outcomes(&[2, 3]));
         let holds = holdings.hold(&store, || key(3), true, None, drafts(&store));
         let third = &*format!("{went_on}+2,3");
         assert_eq!(told(&holds), [(3, third, 1)]);
@@ -359,13 +397,42 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_part_knows_when_it_scheduled_local_activities() {
+        let store = store().await;
+        let mut holdings = Holdings::default();
+        let known = |holdings: &Holdings| {
+            let last = holdings.chain.last();
+            last.map(|last| last.held.evidence.scheduled_at.clone())
+                .unwrap_or_default()
+        };
+        holdings.begin(3, at(1), vec![]);
+        let first = holdings.schedule_local();
+        assert_eq!(holdings.schedule_local(), first);
+        assert_eq!(holdings.time_of_local(Some(first)), Some(first));
+        holdings.hold(&store, || key(1), true, None, drafts(&store));
+        assert_eq!(known(&holdings), [first]);
+        // Another activation of the same part.
+        holdings.begin(3, at(1), vec![]);
+        let second = holdings.schedule_local();
+        let holds = holdings.hold(&store, || key(1), true, None, vec![]);
+        assert_eq!(holds.len(), 1);
+        assert_eq!(known(&holdings), [first, second]);
+        // Another part: what goes on after a timer was not scheduled by it.
+        holdings.begin(3, at(1), outcomes(&[1]));
+        assert_eq!(holdings.time_of_local(Some(first)), None);
+        assert_eq!(holdings.time_of_local(None), None);
+        holdings.hold(&store, || key(2), true, None, drafts(&store));
+        assert!(known(&holdings).is_empty());
+    }
+
+    #[tokio::test]
     async fn an_end_belongs_to_the_part_that_brings_it() {
         let store = store().await;
         let completed = Some(WorkflowState::Completed);
         let mut holdings = Holdings::default();
         holdings.begin(3, at(1), vec![]);
         holdings.hold(&store, || key(1), true, None, drafts(&store));
-        holdings.begin(3, at(1), vec![1]);
+        holdings.begin(3, at(1), outcomes(&[1]));
         assert!(
             holdings
                 .hold(&store, || key(2), false, completed, vec![])

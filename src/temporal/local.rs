@@ -6,6 +6,7 @@ use super::{
     attempt::ended_in,
     failure,
     stage::{RunStage, user_event_kind},
+    task::LocalOutcome,
 };
 use crate::{
     context::Context,
@@ -17,10 +18,11 @@ use crate::{
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Instant, SystemTime},
 };
-use temporalio_common::protos::coresdk::activity_result::{
-    ActivityResolution, activity_resolution::Status,
+use temporalio_common::protos::coresdk::{
+    activity_result::{ActivityResolution, activity_resolution::Status},
+    workflow_commands::ScheduleLocalActivity,
 };
 use uuid::Uuid;
 
@@ -34,6 +36,8 @@ struct Scheduled {
     seq: u32,
     activity_type: String,
     activity_id: String,
+    // When, if that tells who executed it.
+    scheduled_at: Option<SystemTime>,
     attempts: Vec<Attempt>,
 }
 
@@ -54,14 +58,36 @@ pub(super) struct AttemptName {
 }
 
 impl LocalActivities {
-    /// Workflow code asked for a local activity.
-    pub(super) fn schedule(&mut self, seq: u32, activity_type: &str, activity_id: &str) {
+    /// Workflow code asked for a local activity, at this time if that tells who executed it.
+    pub(super) fn schedule(
+        &mut self,
+        command: &ScheduleLocalActivity,
+        scheduled_at: Option<SystemTime>,
+    ) {
         self.0.push(Scheduled {
-            seq,
-            activity_type: activity_type.to_owned(),
-            activity_id: activity_id.to_owned(),
+            seq: command.seq,
+            activity_type: command.activity_type.clone(),
+            activity_id: command.activity_id.clone(),
+            scheduled_at,
             attempts: Vec::new(),
         });
+    }
+
+    /// The outcome of a local activity, as history will know it.
+    pub(super) fn outcome(
+        &self,
+        seq: u32,
+        resolution: Option<&ActivityResolution>,
+    ) -> LocalOutcome {
+        let scheduled = self.0.iter().find(|scheduled| scheduled.seq == seq);
+        let status = resolution.and_then(|resolution| resolution.status.as_ref());
+        LocalOutcome {
+            seq,
+            // The marker of one that is cancelled while it waits to be tried again does not say it.
+            scheduled_at: scheduled
+                .and_then(|scheduled| scheduled.scheduled_at)
+                .filter(|_| !matches!(status, Some(Status::Cancelled(_)))),
+        }
     }
 
     /// Whether any is under way.

@@ -5,6 +5,7 @@ use super::{
     holding::{Holding, Holdings, Silence},
     payload,
     stage::{self, Mode, ReadOnly, RunIdentity, RunStage},
+    task::LocalOutcome,
 };
 use crate::{
     context::{Context, WorkerFrame, WorkflowFrame},
@@ -21,6 +22,7 @@ use std::{
     },
     time::{Duration, SystemTime},
 };
+use temporalio_common::protos::coresdk::workflow_commands::ScheduleLocalActivity;
 use temporalio_sdk::WorkflowContextView;
 use uuid::Uuid;
 
@@ -55,17 +57,14 @@ impl Run {
         view: &WorkflowContextView,
         mode: Mode,
     ) -> Self {
-        let stage = Arc::new(RunStage::new(
-            RunIdentity {
-                namespace: view.namespace().to_owned(),
-                workflow_id: view.workflow_id().to_owned(),
-                run_id: view.run_id().to_owned(),
-                start_time: view.start_time(),
-            },
-            mode,
-            // What a reset run replays at first was executed by another run, and stored for that one.
-            store.repairs_on_replay() && !is_reset(view),
-        ));
+        let identity = RunIdentity {
+            namespace: view.namespace().to_owned(),
+            workflow_id: view.workflow_id().to_owned(),
+            run_id: view.run_id().to_owned(),
+            start_time: view.start_time(),
+        };
+        // What a reset run replays at first was executed by another run, and stored for that one.
+        let repairs = store.repairs_on_replay() && !is_reset(view);
         let headers = &view.raw().headers;
         let mut frames = Context::new()
             .push(worker.clone())
@@ -73,6 +72,7 @@ impl Run {
         if let Some(user) = payload::frame(headers) {
             frames = frames.push(user);
         }
+        let stage = Arc::new(RunStage::new(identity, mode, repairs));
         Self {
             frames,
             store: store.clone(),
@@ -106,6 +106,21 @@ impl Run {
         &self.stage
     }
 
+    /// When workflow code schedules a local activity, by the clock of this worker: what the SDK's core would
+    /// say a moment later, and history has in the marker. A replay does not compare it.
+    pub(super) fn schedules_local_at(&self) -> SystemTime {
+        self.progress().holdings.schedule_local()
+    }
+
+    /// A local activity that workflow code scheduled is known to the SDK's core next.
+    pub(super) fn schedule_local(&self, command: &ScheduleLocalActivity) {
+        let scheduled_at = command
+            .original_schedule_time
+            .and_then(|time| SystemTime::try_from(time).ok());
+        let scheduled_at = self.progress().holdings.time_of_local(scheduled_at);
+        self.stage.schedule_local(command, scheduled_at);
+    }
+
     fn at(&self, place: Arc<dyn Place>) -> Context {
         let outlet = Outlet::new(&self.store, place, &Context::current());
         self.frames.clone().with_extension(outlet)
@@ -128,7 +143,7 @@ impl Run {
         replaying: bool,
         started_event_id: i64,
         now: Option<SystemTime>,
-        local_outcomes: Vec<u32>,
+        local_outcomes: Vec<LocalOutcome>,
     ) {
         self.stage.set_replaying(replaying, now);
         {

@@ -2,7 +2,10 @@
 //! task completes. Counts on replay, so that ids come out the same, and keeps nothing then. Knows
 //! nothing of how a task completes.
 
-use super::local::{AttemptName, LocalActivities};
+use super::{
+    local::{AttemptName, LocalActivities},
+    task::LocalOutcome,
+};
 use crate::{
     context::Context,
     event::{ActivityStatus, Event, EventId, EventKey},
@@ -14,7 +17,9 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
-use temporalio_common::protos::coresdk::activity_result::ActivityResolution;
+use temporalio_common::protos::coresdk::{
+    activity_result::ActivityResolution, workflow_commands::ScheduleLocalActivity,
+};
 use tracing::debug;
 use uuid::Uuid;
 
@@ -122,9 +127,22 @@ impl RunStage {
         }
     }
 
-    /// Workflow code asked for a local activity.
-    pub(super) fn schedule_local(&self, seq: u32, activity_type: &str, activity_id: &str) {
-        self.state().local.schedule(seq, activity_type, activity_id);
+    /// Workflow code asked for a local activity, at this time if that tells who executed it.
+    pub(super) fn schedule_local(
+        &self,
+        command: &ScheduleLocalActivity,
+        scheduled_at: Option<SystemTime>,
+    ) {
+        self.state().local.schedule(command, scheduled_at);
+    }
+
+    /// The outcome of a local activity, as history will know it.
+    pub(super) fn local_outcome(
+        &self,
+        seq: u32,
+        resolution: Option<&ActivityResolution>,
+    ) -> LocalOutcome {
+        self.state().local.outcome(seq, resolution)
     }
 
     /// Whether a local activity is under way, so that the workflow task goes on.

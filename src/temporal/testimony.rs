@@ -5,9 +5,9 @@ use super::{
     held::{TaskFate, Testimony},
     history::{LOCAL_ACTIVITY_MARKER, time},
     server::{RequestError, Server, closed_state},
-    task::{Evidence, TaskExecution},
+    task::{Evidence, LocalOutcome, TaskExecution},
 };
-use crate::{event::WorkflowState, journal::RunKey};
+use crate::{crash_point::is_left_out, event::WorkflowState, journal::RunKey};
 use std::{cmp::Ordering, time::SystemTime};
 use temporalio_client::tonic::{Code, IntoRequest as _};
 use temporalio_common::protos::{
@@ -34,9 +34,7 @@ impl Server {
     ) -> Result<Testimony, RequestError> {
         let mut last = None;
         for task in evidence.executions.iter().rev() {
-            let testimony = self
-                .testimony_of(run, task, &evidence.local_outcomes)
-                .await?;
+            let testimony = self.testimony_of(run, task, evidence).await?;
             let is_settled = matches!(
                 testimony,
                 Testimony::Gone
@@ -57,9 +55,9 @@ impl Server {
         &self,
         run: &RunKey,
         task: &TaskExecution,
-        local_outcomes: &[u32],
+        evidence: &Evidence,
     ) -> Result<Testimony, RequestError> {
-        let seen = self.read_back(run, task, local_outcomes).await?;
+        let seen = self.read_back(run, task, evidence).await?;
         let Testimony::Of {
             fate: TaskFate::Absent | TaskFate::UnderWay,
             closed: None,
@@ -70,7 +68,7 @@ impl Server {
         // History does not show the later attempts of a task before they are accepted.
         let Some(begun) = self.task_under_way(run).await? else {
             // It may have been completed between the two questions.
-            return self.read_back(run, task, local_outcomes).await;
+            return self.read_back(run, task, evidence).await;
         };
         // Of a task that began with the end of a local activity, only that is known.
         if task.times.is_empty()
@@ -81,16 +79,16 @@ impl Server {
                 closed: None,
             });
         }
-        self.read_back(run, task, local_outcomes).await
+        self.read_back(run, task, evidence).await
     }
 
     async fn read_back(
         &self,
         run: &RunKey,
         task: &TaskExecution,
-        local_outcomes: &[u32],
+        evidence: &Evidence,
     ) -> Result<Testimony, RequestError> {
-        let mut reading = Reading::of(task, local_outcomes);
+        let mut reading = Reading::of(task, evidence);
         let mut next_page_token = Vec::new();
         loop {
             let page_size = if next_page_token.is_empty() {
@@ -161,10 +159,16 @@ fn execution(run: &RunKey) -> WorkflowExecution {
 /// A history, read from its end, for what it says of an execution.
 struct Reading<'a> {
     task: &'a TaskExecution,
-    // The local activities whose markers must be there.
-    local_outcomes: &'a [u32],
-    // Those of them that were not seen since the task began which was read last.
-    missing: Vec<u32>,
+    evidence: &'a Evidence,
+    // The local activities whose markers must be there, and were not seen since the task began which was read
+    // last.
+    missing: Vec<LocalOutcome>,
+    // Those whose markers were not seen since the task began that is asked for.
+    unseen: Vec<LocalOutcome>,
+    // Their markers say whose they are.
+    is_known_by_outcomes: bool,
+    // Markers are there that only what is asked for can have brought, with this task or a later one.
+    is_proven: bool,
     has_begun: bool,
     closed: Option<WorkflowState>,
     // The start of the task that the event completed which was read last but for markers.
@@ -177,11 +181,14 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn of(task: &'a TaskExecution, local_outcomes: &'a [u32]) -> Self {
+    fn of(task: &'a TaskExecution, evidence: &'a Evidence) -> Self {
         Self {
             task,
-            local_outcomes,
-            missing: local_outcomes.to_vec(),
+            evidence,
+            missing: evidence.local_outcomes.clone(),
+            unseen: evidence.local_outcomes.clone(),
+            is_known_by_outcomes: evidence.is_known_by_outcomes(),
+            is_proven: false,
             has_begun: false,
             closed: None,
             completed: None,
@@ -216,10 +223,13 @@ impl<'a> Reading<'a> {
                 self.is_completed = is_it;
                 if !is_it {
                     self.local_ends.clear();
-                    self.missing = self.local_outcomes.to_vec();
+                    self.missing.clone_from(&self.evidence.local_outcomes);
                 }
             }
             _ => {}
+        }
+        if self.is_proven {
+            return Some(TaskFate::Accepted);
         }
         if self.is_completed {
             return self.missing.is_empty().then_some(TaskFate::Accepted);
@@ -241,7 +251,15 @@ impl<'a> Reading<'a> {
         let Some(local) = extract_local_activity_marker_data(&marker.details) else {
             return;
         };
-        self.missing.retain(|seq| *seq != local.seq);
+        let scheduled_at = time(local.original_schedule_time);
+        self.missing
+            .retain(|outcome| !outcome.is_in(local.seq, scheduled_at));
+        if !self.is_completed && !is_left_out("marker") {
+            self.unseen
+                .retain(|outcome| !outcome.is_in(local.seq, scheduled_at));
+            self.is_proven |= self.evidence.is_proven_by(scheduled_at)
+                || (self.is_known_by_outcomes && self.unseen.is_empty());
+        }
         self.local_ends.extend(time(local.complete_time));
     }
 
@@ -288,6 +306,7 @@ fn closes(attributes: &Attributes) -> Option<WorkflowState> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
     use std::time::{Duration, UNIX_EPOCH};
     use temporalio_common::protos::coresdk::{
         common::build_local_activity_marker_details, external_data::LocalActivityMarkerData,
@@ -296,7 +315,7 @@ mod tests {
         MarkerRecordedEventAttributes, WorkflowExecutionSignaledEventAttributes,
         WorkflowExecutionTerminatedEventAttributes, WorkflowTaskCompletedEventAttributes,
         WorkflowTaskFailedEventAttributes, WorkflowTaskScheduledEventAttributes,
-        WorkflowTaskStartedEventAttributes,
+        WorkflowTaskStartedEventAttributes, WorkflowTaskTimedOutEventAttributes,
     };
 
     fn at(seconds: u64) -> SystemTime {
@@ -345,11 +364,26 @@ mod tests {
         seconds: u64,
         local_outcomes: &[u32],
     ) -> (TaskFate, Option<WorkflowState>) {
-        let task = TaskExecution {
-            started_event_id: id,
-            times: vec![at(seconds)],
+        let outcome = |seq: &u32| LocalOutcome {
+            seq: *seq,
+            scheduled_at: None,
         };
-        let mut reading = Reading::of(&task, local_outcomes);
+        let evidence = Evidence {
+            executions: vec![TaskExecution {
+                started_event_id: id,
+                times: vec![at(seconds)],
+            }],
+            local_outcomes: local_outcomes.iter().map(outcome).collect(),
+            scheduled_at: vec![],
+        };
+        read_for(history, &evidence)
+    }
+
+    fn read_for(
+        history: &[HistoryEvent],
+        evidence: &Evidence,
+    ) -> (TaskFate, Option<WorkflowState>) {
+        let mut reading = Reading::of(&evidence.executions[0], evidence);
         for event in history.iter().rev() {
             if let Some(fate) = reading.read(event) {
                 return (fate, reading.closed);
@@ -399,9 +433,18 @@ mod tests {
     }
 
     fn local_activity(seq: u32, ended_at: Option<u64>) -> Attributes {
+        local_activity_of(seq, ended_at, None)
+    }
+
+    fn local_activity_of(
+        seq: u32,
+        ended_at: Option<u64>,
+        scheduled_at: Option<SystemTime>,
+    ) -> Attributes {
         let data = LocalActivityMarkerData {
             seq,
             complete_time: ended_at.map(|ended_at| at(ended_at).into()),
+            original_schedule_time: scheduled_at.map(Into::into),
             ..LocalActivityMarkerData::default()
         };
         Attributes::MarkerRecordedEventAttributes(MarkerRecordedEventAttributes {
@@ -432,6 +475,79 @@ mod tests {
         );
         // The same task, executed by somebody else: that activity ended at another time.
         assert_eq!(read_with(&history, 6, 11, &[1]), (TaskFate::Rejected, None));
+    }
+
+    fn evidence_of(
+        started_event_id: i64,
+        seconds: u64,
+        local_outcomes: &[(u32, SystemTime)],
+        scheduled_at: &[SystemTime],
+    ) -> Evidence {
+        let outcome = |(seq, scheduled_at): &(u32, SystemTime)| LocalOutcome {
+            seq: *seq,
+            scheduled_at: Some(*scheduled_at),
+        };
+        Evidence {
+            executions: vec![TaskExecution {
+                started_event_id,
+                times: vec![at(seconds)],
+            }],
+            local_outcomes: local_outcomes.iter().map(outcome).collect(),
+            scheduled_at: scheduled_at.to_vec(),
+        }
+    }
+
+    /// The task times out while its local activities are under way, and the SDK's core records them with the
+    /// next one, of which workflow code hears nothing.
+    #[test]
+    fn a_marker_of_what_only_this_run_in_memory_scheduled_proves_what_it_did() {
+        let (then, other) = (at(1_000_001), at(1_000_002));
+        let timed_out = Attributes::WorkflowTaskTimedOutEventAttributes(
+            WorkflowTaskTimedOutEventAttributes::default(),
+        );
+        let history = [
+            event(3, 2, started()),
+            event(4, 12, timed_out),
+            event(6, 13, started()),
+            event(7, 14, completed(6)),
+            event(8, 14, local_activity_of(1, Some(2), Some(then))),
+        ];
+        let fate = |local_outcomes: &[(u32, SystemTime)], scheduled_at: &[SystemTime]| {
+            read_for(&history, &evidence_of(3, 2, local_outcomes, scheduled_at)).0
+        };
+        // What scheduled the local activity, and what it was followed by.
+        assert_eq!(fate(&[], &[other, then]), TaskFate::Accepted);
+        assert_eq!(fate(&[(1, then)], &[]), TaskFate::Accepted);
+        // Another execution of the same task, with the same times of the workflow.
+        assert_eq!(fate(&[], &[other]), TaskFate::Rejected);
+        assert_eq!(fate(&[(1, other)], &[]), TaskFate::Rejected);
+        // This one, after an outcome that was not recorded, or with an activity that was not.
+        assert_eq!(fate(&[(1, then), (2, then)], &[]), TaskFate::Rejected);
+        assert_eq!(fate(&[], &[]), TaskFate::Rejected);
+        // Recorded with a heartbeat before the task began that is asked for.
+        let before = [
+            event(3, 2, started()),
+            event(4, 10, completed(3)),
+            event(5, 10, local_activity_of(1, Some(9), Some(then))),
+            event(7, 10, started()),
+        ];
+        let later = evidence_of(7, 10, &[(1, then)], &[]);
+        assert_eq!(read_for(&before, &later).0, TaskFate::UnderWay);
+    }
+
+    /// Another worker's execution of the task was accepted, with the same local activity.
+    #[test]
+    fn an_outcome_that_somebody_else_recorded_is_not_this_ones() {
+        let (then, other) = (at(1_000_001), at(1_000_002));
+        let history = [
+            event(3, 2, started()),
+            event(4, 3, completed(3)),
+            event(5, 3, local_activity_of(1, Some(2), Some(other))),
+        ];
+        let fate =
+            |scheduled_at| read_for(&history, &evidence_of(3, 2, &[(1, scheduled_at)], &[])).0;
+        assert_eq!(fate(other), TaskFate::Accepted);
+        assert_eq!(fate(then), TaskFate::Rejected);
     }
 
     /// A heartbeat of a task is accepted, and what the same execution tells the workflow then is not.

@@ -268,6 +268,12 @@ impl WorkflowInterceptor for WorkflowEvents {
         >,
     ) -> CancellableWorkflowOutboundFuture<ScheduleActivityResult> {
         payload::inject(&Context::current(), input.headers_mut());
+        if let Some(run) = &self.run {
+            input
+                .options_mut()
+                .original_schedule_time
+                .get_or_insert_with(|| run.schedules_local_at().into());
+        }
         next.run(input)
     }
 

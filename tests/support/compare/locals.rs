@@ -164,7 +164,7 @@ pub(super) fn compare_locals(
 }
 
 /// Whether an attempt began when its activity had been given up, and only the workflow code had not heard
-/// of it yet: nothing of it is stored then.
+/// of it yet: nothing of it is stored then but what the reconciler made of the marker.
 pub(super) fn began_too_late(
     attempt: &Attempt,
     rows: &[&Row],
@@ -182,7 +182,7 @@ pub(super) fn began_too_late(
         && is_given_up
         && !rows
             .iter()
-            .any(|row| row.is_local() && row.attempt_key() == key)
+            .any(|row| row.is_local() && row.attempt_key() == key && !row.is_of_reconciler())
 }
 
 /// Whether the end of an attempt is what its code came to or, where the activity was given up meanwhile,
