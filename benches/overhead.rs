@@ -17,7 +17,7 @@ mod dev_server;
 mod figures;
 #[path = "support/process.rs"]
 mod process;
-#[path = "../tests/support/servers.rs"]
+#[path = "../tests/it/support/servers.rs"]
 mod servers;
 
 use anyhow::Context as _;

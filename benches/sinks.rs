@@ -9,10 +9,10 @@
 //!
 //! Needs the servers that the tests need.
 
-#[path = "../tests/support/kafka_broker.rs"]
+#[path = "../tests/it/support/kafka_broker.rs"]
 #[allow(dead_code, reason = "each program uses its part")]
 mod kafka_broker;
-#[path = "../tests/support/servers.rs"]
+#[path = "../tests/it/support/servers.rs"]
 mod servers;
 
 use async_nats::{ConnectOptions, jetstream};

@@ -6,14 +6,14 @@
 #   scripts/chaos.sh FIRST LAST memory     the same without journals
 #
 # CHAOS_WORKFLOWS (300), CHAOS_KILLS (20), CHAOS_LONGEST_PAUSE (2), CHAOS_RESETS (0) and CHAOS_BAD_LINE
-# (1) as in tests/chaos.rs. What a seed that fails has to say is in target/chaos/KIND-SEED.log. Fails if one did.
+# (1) as in tests/it/chaos.rs. What a seed that fails has to say is in target/chaos/KIND-SEED.log. Fails if one did.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 first=${1:?the first seed} last=${2:?the last seed} kind=${3:-workers}
 case $kind in
-workers) test=whatever_fails_nothing_is_lost_repeated_or_invented ;;
-fleet) test=fleet::a_fleet_with_journals_fills_one_database ;;
-memory) test=fleet::a_fleet_without_journals_invents_and_repeats_nothing ;;
+workers) test=chaos::whatever_fails_nothing_is_lost_repeated_or_invented ;;
+fleet) test=chaos::fleet::a_fleet_with_journals_fills_one_database ;;
+memory) test=chaos::fleet::a_fleet_without_journals_invents_and_repeats_nothing ;;
 *) echo "no such kind: $kind" >&2 && exit 2 ;;
 esac
 export CHAOS_WORKFLOWS=${CHAOS_WORKFLOWS:-300} CHAOS_KILLS=${CHAOS_KILLS:-20}
@@ -23,8 +23,8 @@ if [ -z "${TMPDIR:-}" ] && [ -w /dev/shm ]; then export TMPDIR=/dev/shm; fi
 
 # Once, and not for each seed: the programs that it runs, and where they are.
 cargo build --quiet --all-features --examples
-binary=$(cargo test --all-features --test chaos --no-run --message-format json 2>/dev/null |
-  sed -n 's/.*"name":"chaos".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
+binary=$(cargo test --all-features --test it --no-run --message-format json 2>/dev/null |
+  sed -n 's/.*"name":"it".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
 logs=${CARGO_TARGET_DIR:-target}/chaos
 mkdir -p "$logs"
 

@@ -26,7 +26,7 @@ mod process;
 mod publish;
 mod recovery;
 #[cfg(feature = "postgres")]
-#[path = "../../tests/support/servers.rs"]
+#[path = "../../tests/it/support/servers.rs"]
 mod servers;
 
 use clap::{Parser, ValueEnum};

@@ -5,6 +5,7 @@
 mod canonical;
 pub(crate) mod cloudevents;
 mod error;
+mod execution;
 mod id;
 pub mod lifecycle;
 mod metadata;
@@ -14,6 +15,7 @@ mod traceparent;
 
 pub use cloudevents::CloudEvent;
 pub use error::EventError;
+pub(crate) use execution::Execution;
 pub use id::{EVENT_NAMESPACE, EventId, EventKey};
 pub use lifecycle::{ActivityStatus, FailureDetails, LifecycleEvent};
 pub use metadata::{EventMetadata, WorkflowState};

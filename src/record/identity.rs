@@ -29,6 +29,27 @@ pub(crate) enum Identity {
     Known(EventId),
 }
 
+impl Identity {
+    /// How the lifecycle event of this name gets its id: from the run, or the attempt, that it is about.
+    pub(super) fn of_lifecycle(event_name: &str) -> Self {
+        let Some(event) = LifecycleEvent::from_name(event_name) else {
+            return Self::Random;
+        };
+        let kind = event.as_str();
+        match event {
+            LifecycleEvent::WorkflowStart | LifecycleEvent::WorkflowEnd => Self::Run { kind },
+            LifecycleEvent::ActivityStart
+            | LifecycleEvent::ActivityEnd
+            | LifecycleEvent::ActivityAsyncEnd => Self::Attempt { kind, ordinal: 0 },
+            LifecycleEvent::WorkerStart
+            | LifecycleEvent::WorkerEnd
+            | LifecycleEvent::ApplicationStart
+            | LifecycleEvent::ApplicationEnd
+            | LifecycleEvent::TokenRefresh => Self::Random,
+        }
+    }
+}
+
 /// Returns the id of a lifecycle event of a run. The reconciler derives the same from history.
 pub(super) fn run_event_id(context: &Context, kind: &str) -> Option<EventId> {
     let workflow = context.workflow()?;

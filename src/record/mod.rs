@@ -20,7 +20,7 @@ pub(crate) use trim::Trimmed;
 
 use crate::{
     context::{ActivityFrame, Context},
-    event::{Event, EventId, StoredEvent},
+    event::{Event, EventId, LifecycleEvent, StoredEvent},
 };
 use budget::Reserved;
 use identity::{attempt_event_id, run_event_id};
@@ -78,18 +78,18 @@ impl Draft {
         }
     }
 
-    /// Makes a draft of a lifecycle event, or of an event of an application whose id is derived already.
-    pub(crate) fn new(
-        rules: &Arc<Rules>,
-        event: Event,
-        context: Context,
-        identity: Identity,
-    ) -> Self {
+    /// Makes a draft of a lifecycle event. Its id is derived from its name and the context.
+    pub(crate) fn lifecycle(rules: &Arc<Rules>, event: Event, context: Context) -> Self {
+        let identity = Identity::of_lifecycle(&event.event_name);
+        Self::new(rules, event, context, identity)
+    }
+
+    fn new(rules: &Arc<Rules>, event: Event, context: Context, identity: Identity) -> Self {
         Self {
             event,
             context,
             created: SystemTime::now(),
-            is_lifecycle: !matches!(identity, Identity::Known(_)),
+            is_lifecycle: true,
             identity,
             began: None,
             rules: rules.clone(),
@@ -128,9 +128,9 @@ impl Draft {
         self.derived_id().into_iter().chain(restarted())
     }
 
-    /// Returns the event's name.
-    pub(crate) fn event_name(&self) -> &str {
-        &self.event.event_name
+    /// Returns which lifecycle event it is, if it has the name of one.
+    pub(crate) fn lifecycle_event(&self) -> Option<LifecycleEvent> {
+        LifecycleEvent::from_name(&self.event.event_name)
     }
 
     /// Returns when it happened, if that is known already.
@@ -168,8 +168,9 @@ impl Draft {
 
     /// Returns the ids under which another lifecycle event of its attempt may be stored. The id that contains
     /// the time at which the attempt began comes first: it belongs to no other attempt.
-    pub(crate) fn attempt_event_ids(&self, kind: &'static str) -> impl Iterator<Item = EventId> {
-        let restarted = || {
+    pub(crate) fn attempt_event_ids(&self, event: LifecycleEvent) -> impl Iterator<Item = EventId> {
+        let kind = event.as_str();
+        let restarted = move || {
             let frame = ActivityFrame {
                 restarted_time: Some(self.began?),
                 ..self.context.activity()?.clone()

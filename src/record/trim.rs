@@ -393,7 +393,7 @@ mod tests {
         context::{Context, Frame, WorkflowFrame},
         event::{FailureDetails, WorkflowState, lifecycle},
         fuzz,
-        record::{Draft, Filter, Finished, Identity, Keep, Rules},
+        record::{Draft, Filter, Finished, Keep, Rules},
     };
     use std::sync::{Arc, Mutex};
 
@@ -481,10 +481,7 @@ mod tests {
             }
             let limit = rng.choice([1, 500, 1_000, 4_000, 262_144]).unwrap();
             let rules = rules(is_filtered.then(|| filter.clone()), limit);
-            let identity = Identity::Run {
-                kind: "workflow_end",
-            };
-            let draft = Draft::new(&rules, event, context, identity);
+            let draft = Draft::lifecycle(&rules, event, context);
             let id = draft.derived_id();
             let Finished::Stored(record) = draft.finish() else {
                 panic!("a lifecycle event is refused");

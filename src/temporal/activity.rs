@@ -13,7 +13,7 @@ use super::{
 use crate::{
     context::{ActivityFrame, Context, WorkerFrame},
     crash_point::{crash_point, is_left_out},
-    event::{ActivityStatus, Event, FailureDetails, LifecycleEvent, lifecycle},
+    event::{ActivityStatus, Event, FailureDetails, lifecycle},
     record::{Draft, Identity},
     store::{EventStore, Outlet, Place, Receipt},
 };
@@ -110,7 +110,7 @@ pub(super) fn execute<'a>(
         }
         let start = emits.then(|| {
             let event = lifecycle::activity_start();
-            draft(&store, &context, event, LifecycleEvent::ActivityStart)
+            Draft::lifecycle(store.rules(), event, context.clone())
         });
         let (events, place) = begin(&store, &context, staging, start);
         let outlet = Outlet::new(&store, place, &around);
@@ -127,8 +127,8 @@ pub(super) fn execute<'a>(
             };
             let duration_ms = started.elapsed().as_secs_f64() * 1000.0;
             let event = lifecycle::activity_end(status, duration_ms, error.as_ref());
-            let kind = LifecycleEvent::ActivityEnd;
-            (status, draft(&store, &context, event, kind))
+            let draft = Draft::lifecycle(store.rules(), event, context.clone());
+            (status, draft)
         });
         match (events, end) {
             (Events::AtOnce(attempt), end) => {
@@ -191,18 +191,6 @@ fn begin(
 fn begins_again(info: &ActivityInfo) -> Option<SystemTime> {
     let is_first = info.attempt == 1 && info.current_attempt_scheduled_time == info.scheduled_time;
     info.started_time.filter(|_| !is_first && !info.is_local)
-}
-
-fn draft(store: &EventStore, context: &Context, event: Event, kind: LifecycleEvent) -> Draft {
-    Draft::new(
-        store.rules(),
-        event,
-        context.clone(),
-        Identity::Attempt {
-            kind: kind.as_str(),
-            ordinal: 0,
-        },
-    )
 }
 
 fn status(

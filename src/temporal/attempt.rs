@@ -4,8 +4,8 @@
 use super::failure;
 use crate::{
     context::{ActivityFrame, Context, Frame, WorkerFrame},
-    event::{ActivityStatus, Event, FailureDetails, LifecycleEvent, lifecycle},
-    record::{DETECTED_BY, Draft, Identity, utc},
+    event::{ActivityStatus, Event, FailureDetails, lifecycle},
+    record::{DETECTED_BY, Draft, utc},
     store::EventStore,
 };
 use std::time::SystemTime;
@@ -80,7 +80,6 @@ pub(super) fn whole(
         store,
         context.clone(),
         lifecycle::activity_start(),
-        of_attempt(LifecycleEvent::ActivityStart),
         started_at,
     );
     let duration_ms = milliseconds(started_at, end.at).unwrap_or_default();
@@ -103,27 +102,15 @@ fn ends(
     let failure = end.failure.as_ref();
     let duration = duration_ms.unwrap_or_default();
     let mut drafts = Vec::new();
-    let mut push = |mut event: Event, kind| {
+    let mut push = |mut event: Event| {
         if duration_ms.is_none() {
             event.data.remove("duration_ms");
         }
-        drafts.push(draft(
-            store,
-            context.clone(),
-            event,
-            of_attempt(kind),
-            end.at,
-        ));
+        drafts.push(draft(store, context.clone(), event, end.at));
     };
-    push(
-        lifecycle::activity_end(end.status, duration, failure),
-        LifecycleEvent::ActivityEnd,
-    );
+    push(lifecycle::activity_end(end.status, duration, failure));
     if end.status != ActivityStatus::Unknown {
-        push(
-            lifecycle::activity_async_end(end.status, duration, failure),
-            LifecycleEvent::ActivityAsyncEnd,
-        );
+        push(lifecycle::activity_async_end(end.status, duration, failure));
     }
     drafts
 }
@@ -133,19 +120,11 @@ pub(super) fn draft(
     store: &EventStore,
     context: Context,
     event: Event,
-    identity: Identity,
     at: Option<SystemTime>,
 ) -> Draft {
     let mut event = event.metadata(DETECTED_BY, "reconciler");
     event.metadata.created_at = at.and_then(utc);
-    Draft::new(store.rules(), event, context, identity)
-}
-
-pub(super) fn of_attempt(kind: LifecycleEvent) -> Identity {
-    Identity::Attempt {
-        kind: kind.as_str(),
-        ordinal: 0,
-    }
+    Draft::lifecycle(store.rules(), event, context)
 }
 
 /// What is known of a worker that is not asked.

@@ -3,16 +3,13 @@
 //! still open; knows neither where histories come from nor which events are stored already.
 
 use super::{
-    attempt::{
-        self, AttemptEnd, KnownActivity, MAX_EARLIER_ATTEMPTS, ended_in, milliseconds, of_attempt,
-        sdk,
-    },
+    attempt::{self, AttemptEnd, KnownActivity, MAX_EARLIER_ATTEMPTS, ended_in, milliseconds, sdk},
     failure, payload,
 };
 use crate::{
     context::{ActivityFrame, Context, WorkflowFrame},
-    event::{ActivityStatus, Event, FailureDetails, LifecycleEvent, WorkflowState, lifecycle},
-    record::{Draft, Identity},
+    event::{ActivityStatus, Execution, FailureDetails, WorkflowState, lifecycle},
+    record::Draft,
     store::EventStore,
 };
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
@@ -32,18 +29,10 @@ use temporalio_common::protos::{
 /// The marker in which the SDK's core records a local activity.
 pub(super) const LOCAL_ACTIVITY_MARKER: &str = "core_local_activity";
 
-/// Who a run is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct RunName {
-    pub(super) namespace: String,
-    pub(super) workflow_id: String,
-    pub(super) run_id: String,
-}
-
 /// Turns the history of one run into lifecycle events.
 pub(super) struct HistoryReader<'a> {
     store: &'a EventStore,
-    name: RunName,
+    execution: Execution,
     started: Option<Started>,
     // Activities that were scheduled and have not ended, by the id of the event that scheduled them.
     open: HashMap<i64, OpenActivity>,
@@ -70,10 +59,10 @@ struct Attempt {
 }
 
 impl<'a> HistoryReader<'a> {
-    pub(super) fn new(store: &'a EventStore, name: RunName) -> Self {
+    pub(super) fn new(store: &'a EventStore, execution: Execution) -> Self {
         Self {
             store,
-            name,
+            execution,
             started: None,
             open: HashMap::new(),
             before_reset: None,
@@ -85,6 +74,10 @@ impl<'a> HistoryReader<'a> {
         let at = time(event.event_time);
         let Some(attributes) = event.attributes else {
             return;
+        };
+        let attributes = match ActivityEnded::read(attributes) {
+            Ok(ended) => return self.end_activity(ended, at, found),
+            Err(attributes) => attributes,
         };
         match attributes {
             Attributes::WorkflowExecutionStartedEventAttributes(start) => {
@@ -101,44 +94,6 @@ impl<'a> HistoryReader<'a> {
                 self.schedule(event.event_id, activity, at);
             }
             Attributes::ActivityTaskStartedEventAttributes(start) => self.attempt(start, at),
-            Attributes::ActivityTaskCompletedEventAttributes(end) => {
-                self.end_activity(
-                    end.scheduled_event_id,
-                    ActivityStatus::Completed,
-                    None,
-                    at,
-                    found,
-                );
-            }
-            Attributes::ActivityTaskFailedEventAttributes(end) => {
-                let failure = end.failure.as_ref().map(|failure| self.details(failure));
-                self.end_activity(
-                    end.scheduled_event_id,
-                    ActivityStatus::Failed,
-                    failure,
-                    at,
-                    found,
-                );
-            }
-            Attributes::ActivityTaskTimedOutEventAttributes(end) => {
-                let failure = end.failure.as_ref().map(|failure| self.details(failure));
-                self.end_activity(
-                    end.scheduled_event_id,
-                    ActivityStatus::TimedOut,
-                    failure,
-                    at,
-                    found,
-                );
-            }
-            Attributes::ActivityTaskCanceledEventAttributes(end) => {
-                self.end_activity(
-                    end.scheduled_event_id,
-                    ActivityStatus::Cancelled,
-                    None,
-                    at,
-                    found,
-                );
-            }
             Attributes::MarkerRecordedEventAttributes(marker)
                 if marker.marker_name == LOCAL_ACTIVITY_MARKER =>
             {
@@ -178,11 +133,11 @@ impl<'a> HistoryReader<'a> {
         let text = |text: String| Some(text).filter(|text| !text.is_empty()).map(Into::into);
         let parent = start.parent_workflow_execution;
         let frame = WorkflowFrame {
-            namespace: self.name.namespace.as_str().into(),
+            namespace: self.execution.namespace.as_str().into(),
             task_queue: start.task_queue.map(|queue| queue.name.into()),
             workflow_type: start.workflow_type.unwrap_or_default().name.into(),
-            workflow_id: self.name.workflow_id.as_str().into(),
-            workflow_run_id: self.name.run_id.as_str().into(),
+            workflow_id: self.execution.workflow_id.as_str().into(),
+            workflow_run_id: self.execution.run_id.as_str().into(),
             workflow_attempt: u32::try_from(start.attempt).ok(),
             first_execution_run_id: text(start.first_execution_run_id),
             continued_from_run_id: text(start.continued_execution_run_id),
@@ -200,7 +155,7 @@ impl<'a> HistoryReader<'a> {
         if let Some(user) = payload::frame(&fields) {
             context = context.push(user);
         }
-        if start.original_execution_run_id != self.name.run_id
+        if start.original_execution_run_id != self.execution.run_id
             && !start.original_execution_run_id.is_empty()
         {
             self.before_reset = Some(Vec::new());
@@ -208,7 +163,7 @@ impl<'a> HistoryReader<'a> {
         let mut event = lifecycle::workflow_start();
         event.metadata.sequence = Some(1);
         if self.store.lifecycle().workflow {
-            found.push(self.run_draft(context.clone(), event, LifecycleEvent::WorkflowStart, at));
+            found.push(attempt::draft(self.store, context.clone(), event, at));
         }
         self.started = Some(Started { context, at });
     }
@@ -237,10 +192,10 @@ impl<'a> HistoryReader<'a> {
                 .data
                 .insert("reason".to_owned(), failure::shortened(reason).into());
         }
-        found.push(self.run_draft(
+        found.push(attempt::draft(
+            self.store,
             started.context.clone(),
             event,
-            LifecycleEvent::WorkflowEnd,
             at,
         ));
     }
@@ -254,7 +209,7 @@ impl<'a> HistoryReader<'a> {
         if !self.store.lifecycle().activity {
             return;
         }
-        let activity = scheduled(&self.name, self.workflow_type(), activity, at);
+        let activity = scheduled(&self.execution, self.workflow_type(), activity, at);
         self.open.insert(
             event_id,
             OpenActivity {
@@ -283,9 +238,7 @@ impl<'a> HistoryReader<'a> {
 
     fn end_activity(
         &mut self,
-        scheduled_event_id: i64,
-        status: ActivityStatus,
-        failure: Option<FailureDetails>,
+        ended: ActivityEnded,
         at: Option<SystemTime>,
         found: &mut Vec<Draft>,
     ) {
@@ -293,10 +246,11 @@ impl<'a> HistoryReader<'a> {
         let Some(OpenActivity {
             activity,
             attempt: Some(attempt),
-        }) = self.open.remove(&scheduled_event_id)
+        }) = self.open.remove(&ended.scheduled_event_id)
         else {
             return;
         };
+        let failure = ended.failure.map(|failure| self.details(&failure));
         let found = self.before_reset.as_mut().unwrap_or(found);
         let last = activity.frame.attempt;
         for earlier in last.saturating_sub(MAX_EARLIER_ATTEMPTS).max(1)..last {
@@ -315,7 +269,7 @@ impl<'a> HistoryReader<'a> {
             attempt.started_at,
             attempt.worker_identity,
             &AttemptEnd {
-                status,
+                status: ended.status,
                 failure,
                 at,
             },
@@ -345,7 +299,7 @@ impl<'a> HistoryReader<'a> {
         );
         event.data.remove("duration_ms");
         let mut frame = activity_frame(
-            &self.name,
+            &self.execution,
             self.workflow_type(),
             recorded.activity_type,
             recorded.activity_id,
@@ -358,23 +312,9 @@ impl<'a> HistoryReader<'a> {
             self.store,
             attempt::context(sdk(), activity),
             event,
-            of_attempt(LifecycleEvent::ActivityEnd),
             time(recorded.complete_time),
         );
         self.before_reset.as_mut().unwrap_or(found).push(draft);
-    }
-
-    fn run_draft(
-        &self,
-        context: Context,
-        event: Event,
-        kind: LifecycleEvent,
-        at: Option<SystemTime>,
-    ) -> Draft {
-        let identity = Identity::Run {
-            kind: kind.as_str(),
-        };
-        attempt::draft(self.store, context, event, identity, at)
     }
 
     fn details(&self, failure: &Failure) -> FailureDetails {
@@ -382,16 +322,51 @@ impl<'a> HistoryReader<'a> {
     }
 }
 
+/// How an activity ended, as history says it.
+struct ActivityEnded {
+    scheduled_event_id: i64,
+    status: ActivityStatus,
+    failure: Option<Failure>,
+}
+
+impl ActivityEnded {
+    /// Reads an event that ends an activity; gives any other event back.
+    fn read(attributes: Attributes) -> Result<Self, Attributes> {
+        let (scheduled_event_id, status, failure) = match attributes {
+            Attributes::ActivityTaskCompletedEventAttributes(end) => {
+                (end.scheduled_event_id, ActivityStatus::Completed, None)
+            }
+            Attributes::ActivityTaskFailedEventAttributes(end) => {
+                (end.scheduled_event_id, ActivityStatus::Failed, end.failure)
+            }
+            Attributes::ActivityTaskTimedOutEventAttributes(end) => (
+                end.scheduled_event_id,
+                ActivityStatus::TimedOut,
+                end.failure,
+            ),
+            Attributes::ActivityTaskCanceledEventAttributes(end) => {
+                (end.scheduled_event_id, ActivityStatus::Cancelled, None)
+            }
+            other => return Err(other),
+        };
+        Ok(Self {
+            scheduled_event_id,
+            status,
+            failure,
+        })
+    }
+}
+
 /// What an activity was scheduled with.
 pub(super) fn scheduled(
-    name: &RunName,
+    execution: &Execution,
     workflow_type: Option<Arc<str>>,
     activity: ActivityTaskScheduledEventAttributes,
     at: Option<SystemTime>,
 ) -> KnownActivity {
     let fields = activity.header.unwrap_or_default().fields;
     let mut frame = activity_frame(
-        name,
+        execution,
         workflow_type,
         activity.activity_type.unwrap_or_default().name,
         activity.activity_id,
@@ -406,16 +381,16 @@ pub(super) fn scheduled(
 }
 
 fn activity_frame(
-    name: &RunName,
+    execution: &Execution,
     workflow_type: Option<Arc<str>>,
     activity_type: String,
     activity_id: String,
 ) -> ActivityFrame {
     ActivityFrame {
-        namespace: name.namespace.as_str().into(),
+        namespace: execution.namespace.as_str().into(),
         workflow_type,
-        workflow_id: Some(name.workflow_id.as_str().into()),
-        workflow_run_id: Some(name.run_id.as_str().into()),
+        workflow_id: Some(execution.workflow_id.as_str().into()),
+        workflow_run_id: Some(execution.run_id.as_str().into()),
         activity_type: activity_type.into(),
         activity_id: activity_id.into(),
         ..ActivityFrame::default()

@@ -1,7 +1,12 @@
 //! Histories as no server would write them: of any order, with any numbers, times and bytes.
 
-use super::history::{HistoryReader, RunName};
-use crate::{event::Event, fuzz, record::Finished, store::EventStore};
+use super::history::HistoryReader;
+use crate::{
+    event::{Event, Execution},
+    fuzz,
+    record::Finished,
+    store::EventStore,
+};
 use fastrand::Rng;
 use prost::Message as _;
 use std::collections::HashMap;
@@ -263,12 +268,12 @@ fn fuzz_histories() {
                 _ => history[at] = changed(rng, &history[at]),
             }
         }
-        let name = RunName {
+        let execution = Execution {
             namespace: "default".to_owned(),
             workflow_id: "order-1".to_owned(),
             run_id: if rng.bool() { RUN } else { "another" }.to_owned(),
         };
-        let mut reader = HistoryReader::new(&store, name);
+        let mut reader = HistoryReader::new(&store, execution);
         let mut found = Vec::new();
         for event in history {
             reader.read(event, &mut found);

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     context::Context,
     crash_point::is_left_out,
-    event::{ActivityStatus, Event, EventId, EventKey, FailureDetails, LifecycleEvent, lifecycle},
+    event::{ActivityStatus, Event, EventId, EventKey, FailureDetails, lifecycle},
     record::{Draft, Identity},
     store::{EventStore, Place, PublishError, Receipt},
 };
@@ -218,14 +218,10 @@ fn end_of(
     failure: Option<&FailureDetails>,
 ) -> Draft {
     let duration_ms = began.elapsed().as_secs_f64() * 1000.0;
-    Draft::new(
+    Draft::lifecycle(
         store.rules(),
         lifecycle::activity_end(status, duration_ms, failure),
         context.clone(),
-        Identity::Attempt {
-            kind: LifecycleEvent::ActivityEnd.as_str(),
-            ordinal: 0,
-        },
     )
 }
 
@@ -291,7 +287,7 @@ impl Place for LocalAttempt {
                 time: activity.workflow_start_time,
             })
         });
-        let mut draft = Draft::new(
+        let mut draft = Draft::published(
             store.rules(),
             event,
             context.without_extension(),

@@ -4,15 +4,15 @@
 use super::{
     holding::{Holding, Holdings, Silence},
     payload,
-    stage::{self, Mode, ReadOnly, RunIdentity, RunStage},
+    stage::{self, Mode, ReadOnly, RunStage},
     task::LocalOutcome,
 };
 use crate::{
     context::{Context, WorkerFrame, WorkflowFrame},
     crash_point::crash_point,
-    event::{Event, FailureDetails, LifecycleEvent, WorkflowState, lifecycle},
+    event::{Event, Execution, FailureDetails, WorkflowState, lifecycle},
     journal::{Hold, RunKey},
-    record::{Draft, Identity},
+    record::Draft,
     store::{EventStore, Outlet, Place},
 };
 use std::{
@@ -57,11 +57,10 @@ impl Run {
         view: &WorkflowContextView,
         mode: Mode,
     ) -> Self {
-        let identity = RunIdentity {
+        let execution = Execution {
             namespace: view.namespace().to_owned(),
             workflow_id: view.workflow_id().to_owned(),
             run_id: view.run_id().to_owned(),
-            start_time: view.start_time(),
         };
         // What a reset run replays at first was executed by another run, and stored for that one.
         let repairs = store.repairs_on_replay() && !is_reset(view);
@@ -72,7 +71,7 @@ impl Run {
         if let Some(user) = payload::frame(headers) {
             frames = frames.push(user);
         }
-        let stage = Arc::new(RunStage::new(identity, mode, repairs));
+        let stage = Arc::new(RunStage::new(execution, view.start_time(), mode, repairs));
         Self {
             frames,
             store: store.clone(),
@@ -99,7 +98,7 @@ impl Run {
     }
 
     pub(super) fn run_id(&self) -> &str {
-        &self.stage.identity().run_id
+        &self.stage.execution().run_id
     }
 
     pub(super) fn stage(&self) -> &Arc<RunStage> {
@@ -184,7 +183,7 @@ impl Run {
             if replaying {
                 event = stage::repaired(event, self.start_time);
             }
-            self.draft(event, LifecycleEvent::WorkflowStart, sequence)
+            self.draft(event, sequence)
         });
     }
 
@@ -203,18 +202,18 @@ impl Run {
         };
         let failure = failure.filter(|_| state == WorkflowState::Failed);
         let event = lifecycle::workflow_end(state, duration_ms, failure.as_ref());
-        self.draft(event, LifecycleEvent::WorkflowEnd, sequence)
+        self.draft(event, sequence)
     }
 
     /// Adds events to what is held of the present task, and notes how the task ends the run. Gives what the
     /// journal is to be told.
     pub(super) fn hold(&self, end: Option<WorkflowState>, drafts: Vec<Draft>) -> Vec<Hold> {
         let goes_on = self.stage.waits_for_local();
-        let identity = self.stage.identity();
+        let execution = self.stage.execution();
         let key = || RunKey {
-            namespace: identity.namespace.clone(),
-            workflow_id: identity.workflow_id.clone(),
-            run_id: identity.run_id.clone(),
+            namespace: execution.namespace.clone(),
+            workflow_id: execution.workflow_id.clone(),
+            run_id: execution.run_id.clone(),
             hold_id: Uuid::now_v7(),
         };
         let mut progress = self.progress();
@@ -258,16 +257,9 @@ impl Run {
         self.progress().holdings.silent(silence)
     }
 
-    fn draft(&self, mut event: Event, kind: LifecycleEvent, sequence: u64) -> Draft {
+    fn draft(&self, mut event: Event, sequence: u64) -> Draft {
         event.metadata.sequence = Some(sequence);
-        Draft::new(
-            self.store.rules(),
-            event,
-            self.frames.clone(),
-            Identity::Run {
-                kind: kind.as_str(),
-            },
-        )
+        Draft::lifecycle(self.store.rules(), event, self.frames.clone())
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     context::Context,
-    event::{ActivityStatus, Event, EventId, EventKey},
+    event::{ActivityStatus, Event, EventId, EventKey, Execution},
     record::{DETECTED_BY, DETECTED_BY_REPLAY, Draft, Identity, utc},
     store::{EventStore, Place, PublishError, Receipt},
 };
@@ -35,15 +35,6 @@ pub(super) enum Mode {
     AtOnce,
 }
 
-/// Who a run is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct RunIdentity {
-    pub(super) namespace: String,
-    pub(super) workflow_id: String,
-    pub(super) run_id: String,
-    pub(super) start_time: Option<SystemTime>,
-}
-
 /// What one workflow task staged.
 #[derive(Debug, Default)]
 pub(super) struct Staged {
@@ -57,7 +48,8 @@ pub(super) struct Staged {
 /// The stage of one run, for as long as the run stays in the worker's cache.
 #[derive(Debug)]
 pub(super) struct RunStage {
-    identity: RunIdentity,
+    execution: Execution,
+    start_time: Option<SystemTime>,
     mode: Mode,
     // Whether what a replay publishes is stored too, if it is not there.
     repairs: bool,
@@ -77,17 +69,23 @@ struct State {
 }
 
 impl RunStage {
-    pub(super) fn new(identity: RunIdentity, mode: Mode, repairs: bool) -> Self {
+    pub(super) fn new(
+        execution: Execution,
+        start_time: Option<SystemTime>,
+        mode: Mode,
+        repairs: bool,
+    ) -> Self {
         Self {
-            identity,
+            execution,
+            start_time,
             mode,
             repairs,
             state: Mutex::default(),
         }
     }
 
-    pub(super) fn identity(&self) -> &RunIdentity {
-        &self.identity
+    pub(super) fn execution(&self) -> &Execution {
+        &self.execution
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -213,21 +211,21 @@ impl Place for RunStage {
         // so that nothing appears twice, and no other event can take its id.
         let id = event.metadata.event_id.unwrap_or_else(|| {
             EventId::derive(&EventKey {
-                namespace: &self.identity.namespace,
-                workflow_id: &self.identity.workflow_id,
-                run_id: &self.identity.run_id,
+                namespace: &self.execution.namespace,
+                workflow_id: &self.execution.workflow_id,
+                run_id: &self.execution.run_id,
                 kind: &kind,
                 activity_id: "",
                 attempt: 0,
                 ordinal: *occurrence,
-                time: self.identity.start_time,
+                time: self.start_time,
             })
         });
         if !state.replaying || self.repairs {
             if state.replaying {
                 event = repaired(event, state.now);
             }
-            let mut draft = Draft::new(
+            let mut draft = Draft::published(
                 store.rules(),
                 event,
                 context.without_extension(),

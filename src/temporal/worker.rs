@@ -200,7 +200,7 @@ impl WorkerEvents {
     }
 
     fn event(&self, context: &Context, event: Event) -> Draft {
-        Draft::new(self.store.rules(), event, context.clone(), Identity::Random)
+        Draft::lifecycle(self.store.rules(), event, context.clone())
     }
 
     async fn emit_start(&self, context: &Context) {

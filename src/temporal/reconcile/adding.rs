@@ -48,7 +48,7 @@ impl Reconciler {
             let part = std::mem::replace(&mut missing, rest);
             let mut receipts = Vec::with_capacity(part.len());
             for draft in part {
-                found.count(draft.event_name());
+                found.count(draft.lifecycle_event());
                 receipts.push(store.append(draft));
             }
             self.all_stored(receipts).await?;
@@ -92,12 +92,12 @@ impl Reconciler {
 }
 
 fn is_async_end(draft: &Draft) -> bool {
-    draft.event_name() == LifecycleEvent::ActivityAsyncEnd.as_str()
+    draft.lifecycle_event() == Some(LifecycleEvent::ActivityAsyncEnd)
 }
 
 /// The id of the `activity_end` of the same attempt, if the store has it.
 fn end_of(draft: &Draft, missing: &HashSet<EventId>) -> Option<EventId> {
     draft
-        .attempt_event_ids(LifecycleEvent::ActivityEnd.as_str())
+        .attempt_event_ids(LifecycleEvent::ActivityEnd)
         .find(|id| !missing.contains(id))
 }

@@ -20,12 +20,12 @@ pub use options::{
 
 use super::{
     held::{HeldTask, verdict},
-    history::{HistoryReader, RunName},
+    history::HistoryReader,
     resolve::execute,
     server::{ClosedRun, RequestError, Server},
 };
 use crate::{
-    event::{EventId, EventKey, LifecycleEvent},
+    event::{EventId, EventKey, Execution, LifecycleEvent},
     journal::Held,
     store::EventStore,
 };
@@ -269,12 +269,12 @@ impl Reconciler {
         if !shared.options.activities && self.has_start_and_end(run).await? {
             return Ok(());
         }
-        let name = RunName {
+        let execution = Execution {
             namespace: shared.namespace.clone(),
             workflow_id: run.workflow_id.clone(),
             run_id: run.run_id.clone(),
         };
-        let mut reader = HistoryReader::new(&shared.store, name);
+        let mut reader = HistoryReader::new(&shared.store, execution);
         let mut drafts = Vec::new();
         let mut page_token = Vec::new();
         loop {

@@ -4,12 +4,12 @@
 
 use super::{Pass, ReconcileError, Reconciled, Reconciler, asking::server_error, ranges::before};
 use crate::{
-    event::ActivityStatus,
+    event::{ActivityStatus, Execution},
     record::Draft,
     store::EventStore,
     temporal::{
         attempt::{self, AttemptEnd, KnownActivity},
-        history::{self, RunName, time},
+        history::{self, time},
         server::{OpenRun, RequestError},
     },
 };
@@ -182,7 +182,7 @@ impl Reconciler {
         ended: &mut HashMap<String, EndedAttempt>,
     ) -> Result<Vec<Draft>, ReconcileError> {
         let shared = &self.shared;
-        let name = RunName {
+        let execution = Execution {
             namespace: shared.namespace.clone(),
             workflow_id: run.workflow_id.clone(),
             run_id: run.run_id.clone(),
@@ -213,7 +213,7 @@ impl Reconciler {
                 {
                     let workflow_type = Some(run.workflow_type.as_str().into());
                     let at = time(event.event_time);
-                    let activity = history::scheduled(&name, workflow_type, scheduled, at);
+                    let activity = history::scheduled(&execution, workflow_type, scheduled, at);
                     drafts.extend(ended.drafts(&shared.store, &activity));
                 }
             }

@@ -1,6 +1,6 @@
 //! What a reconciler can be told, what it reports, and how it fails. Plain data.
 
-use crate::{journal::JournalError, store::PublishError};
+use crate::{event::LifecycleEvent, journal::JournalError, store::PublishError};
 use bon::Builder;
 use std::{ops::AddAssign, time::Duration};
 
@@ -149,13 +149,22 @@ impl Reconciled {
             + self.activity_async_ends
     }
 
-    pub(super) fn count(&mut self, event_name: &str) {
-        match event_name {
-            "workflow_start" => self.workflow_starts += 1,
-            "workflow_end" => self.workflow_ends += 1,
-            "activity_start" => self.activity_starts += 1,
-            "activity_async_end" => self.activity_async_ends += 1,
-            _ => self.activity_ends += 1,
+    pub(super) fn count(&mut self, event: Option<LifecycleEvent>) {
+        let Some(event) = event else {
+            return;
+        };
+        match event {
+            LifecycleEvent::WorkflowStart => self.workflow_starts += 1,
+            LifecycleEvent::WorkflowEnd => self.workflow_ends += 1,
+            LifecycleEvent::ActivityStart => self.activity_starts += 1,
+            LifecycleEvent::ActivityEnd => self.activity_ends += 1,
+            LifecycleEvent::ActivityAsyncEnd => self.activity_async_ends += 1,
+            // No history has them.
+            LifecycleEvent::WorkerStart
+            | LifecycleEvent::WorkerEnd
+            | LifecycleEvent::ApplicationStart
+            | LifecycleEvent::ApplicationEnd
+            | LifecycleEvent::TokenRefresh => {}
         }
     }
 }

@@ -1,0 +1,9 @@
+//! What names one run of a workflow.
+
+/// One run of a workflow: Temporal's word is a workflow execution.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Execution {
+    pub(crate) namespace: String,
+    pub(crate) workflow_id: String,
+    pub(crate) run_id: String,
+}

@@ -1,0 +1,330 @@
+//! Tokens: fetched once for all, renewed in time and after a 401, and never shown.
+
+use crate::support::{
+    conformance::batch,
+    stand_in::{StandIn, header},
+};
+use async_trait::async_trait;
+use std::{
+    fmt, io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use temporal_eventstore::sink::{
+    self, AuthHeader, AuthProvider, ClientCredentials, Delivered, SinkError, StaticBearer,
+};
+use tracing_subscriber::fmt::MakeWriter;
+use wiremock::{Request, ResponseTemplate};
+
+const SECRET: &str = "hunter2-of-the-client";
+const TOKEN: &str = "hunter2-token";
+
+/// A token server: the n-th request gets the n-th token.
+async fn token_server(expires_in: Option<u64>, delay: Duration) -> StandIn {
+    let asked = AtomicUsize::new(0);
+    StandIn::start(move |_| {
+        let number = asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut answer = serde_json::json!({
+            "access_token": format!("{TOKEN}-{number}"), "token_type": "Bearer"
+        });
+        if let Some(seconds) = expires_in {
+            answer["expires_in"] = seconds.into();
+        }
+        ResponseTemplate::new(200)
+            .set_body_json(answer)
+            .set_delay(delay)
+    })
+    .await
+}
+
+fn credentials(server: &StandIn) -> ClientCredentials {
+    let url = format!("http://{}/token", server.address());
+    ClientCredentials::new(&url, "the-client", SECRET).unwrap()
+}
+
+async fn token(provider: &dyn AuthProvider) -> String {
+    let headers = provider.headers().await.unwrap();
+    assert_eq!(headers.len(), 1);
+    assert_eq!(headers[0].name(), "Authorization");
+    headers[0].secret_value().to_owned()
+}
+
+#[tokio::test]
+async fn the_request_is_that_of_the_standard_and_of_the_reference() {
+    let server = token_server(Some(3600), Duration::ZERO).await;
+    token(&credentials(&server)).await;
+    token(&credentials(&server).scope("events write")).await;
+    let requests = server.requests_to("/token");
+    assert_eq!(requests[0].method.as_str(), "POST");
+    assert_eq!(
+        header(&requests[0], "content-type"),
+        Some("application/x-www-form-urlencoded")
+    );
+    let body = |request: &Request| String::from_utf8(request.body.clone()).unwrap();
+    let plain =
+        "grant_type=client_credentials&client_id=the-client&client_secret=hunter2-of-the-client";
+    assert_eq!(body(&requests[0]), plain);
+    assert_eq!(body(&requests[1]), format!("{plain}&scope=events+write"));
+}
+
+#[tokio::test]
+async fn one_token_serves_all_who_ask_at_once() {
+    let server = token_server(Some(3600), Duration::from_millis(200)).await;
+    let provider = credentials(&server);
+    let tokens = futures::future::join_all((0..20).map(|_| token(&provider))).await;
+    assert!(
+        tokens
+            .iter()
+            .all(|token| *token == format!("Bearer {TOKEN}-1"))
+    );
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_before_it_expires() {
+    // Nine tenths of its life.
+    let server = token_server(Some(2), Duration::ZERO).await;
+    let provider = credentials(&server);
+    let first = token(&provider).await;
+    assert_eq!(token(&provider).await, first);
+    tokio::time::sleep(Duration::from_millis(1850)).await;
+    assert_ne!(token(&provider).await, first);
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_token_without_an_end_is_kept() {
+    let server = token_server(None, Duration::ZERO).await;
+    let provider = credentials(&server);
+    assert_eq!(token(&provider).await, token(&provider).await);
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_refused_token_is_renewed_once_for_all() {
+    let server = token_server(Some(3600), Duration::ZERO).await;
+    let provider = credentials(&server);
+    let refused = provider.headers().await.unwrap();
+    provider.renew(&refused).await;
+    assert_eq!(token(&provider).await, format!("Bearer {TOKEN}-2"));
+    // Whoever learns later that the old one is refused does not spoil the new one.
+    provider.renew(&refused).await;
+    assert_eq!(token(&provider).await, format!("Bearer {TOKEN}-2"));
+}
+
+#[tokio::test]
+async fn a_token_that_still_holds_is_used_while_its_server_is_away() {
+    let mut server = token_server(Some(4), Duration::ZERO).await;
+    let provider = credentials(&server);
+    let first = token(&provider).await;
+    server.stop().await;
+    tokio::time::sleep(Duration::from_millis(3700)).await;
+    assert_eq!(token(&provider).await, first);
+    tokio::time::sleep(Duration::from_millis(6000)).await;
+    provider.headers().await.unwrap_err();
+    server.start_again().await;
+    assert_ne!(token(&provider).await, first);
+}
+
+#[tokio::test]
+async fn whoever_waited_for_a_failed_fetch_shares_its_failure() {
+    let server = StandIn::start(|_| {
+        ResponseTemplate::new(503)
+            .insert_header("retry-after", "9")
+            .set_delay(Duration::from_millis(300))
+    })
+    .await;
+    let provider = credentials(&server);
+    let answers = futures::future::join_all((0..20).map(|_| provider.headers())).await;
+    for answer in answers {
+        let error = answer.unwrap_err();
+        assert_eq!(error.retry_after, Some(Duration::from_secs(9)));
+    }
+    assert_eq!(server.requests().len(), 1);
+    // The next one asks again.
+    provider.headers().await.unwrap_err();
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_fetch_that_is_dropped_leaves_the_provider_usable() {
+    let server = token_server(Some(3600), Duration::from_millis(300)).await;
+    let provider = credentials(&server);
+    tokio::time::timeout(Duration::from_millis(100), provider.headers())
+        .await
+        .unwrap_err();
+    assert_eq!(token(&provider).await, format!("Bearer {TOKEN}-2"));
+}
+
+#[tokio::test]
+async fn what_is_no_token_is_an_error_without_a_secret() {
+    for (status, body) in [
+        (
+            400,
+            r#"{"error":"invalid_client","error_description":"hunter2-of-the-client"}"#,
+        ),
+        (401, "hunter2-of-the-client"),
+        (400, r#"{"error":"hunter2-of-the-client"}"#),
+        (500, ""),
+        (302, ""),
+        (200, ""),
+        (200, "[]"),
+        (200, r#"{"access_token":7}"#),
+        (200, r#"{"access_token":"hunter2\n"}"#),
+    ] {
+        let server =
+            StandIn::start(move |_| ResponseTemplate::new(status).set_body_string(body)).await;
+        let error = credentials(&server).headers().await.unwrap_err();
+        let text = format!("{error} {error:?}");
+        assert!(
+            text.contains("no access token from http://127.0.0.1"),
+            "{text}"
+        );
+        assert!(!text.contains("hunter2"), "{text}");
+        assert_eq!(
+            text.contains("invalid_client"),
+            body.contains("invalid_client")
+        );
+    }
+}
+
+/// An endpoint that takes one token and echoes what it refuses.
+async fn endpoint(wanted: &'static str) -> StandIn {
+    StandIn::start(move |request| {
+        let sent = header(request, "authorization").unwrap_or_default();
+        if sent == format!("Bearer {wanted}") {
+            ResponseTemplate::new(202)
+        } else {
+            ResponseTemplate::new(401).set_body_string(format!("who is {sent}?"))
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_401_renews_the_token_and_the_batch_arrives() {
+    let server = token_server(Some(3600), Duration::ZERO).await;
+    let endpoint = endpoint("hunter2-token-2").await;
+    let url = format!("http://{}/in", endpoint.address());
+    let sink = sink::open_with_auth(&url, Arc::new(credentials(&server))).unwrap();
+    let events = batch(1, 5);
+    assert_eq!(
+        sink.deliver(&events).await.unwrap(),
+        Delivered::all(&events)
+    );
+    assert_eq!(endpoint.requests().len(), 2);
+    assert_eq!(
+        sink.deliver(&events).await.unwrap(),
+        Delivered::all(&events)
+    );
+    assert_eq!((endpoint.requests().len(), server.requests().len()), (3, 2));
+}
+
+#[tokio::test]
+async fn a_second_401_is_an_error_and_a_failed_fetch_too() {
+    let mut server = token_server(Some(3600), Duration::ZERO).await;
+    let endpoint = endpoint("another").await;
+    let url = format!("http://{}/in", endpoint.address());
+    let sink = sink::open_with_auth(&url, Arc::new(credentials(&server))).unwrap();
+    let error = sink.deliver(&batch(1, 5)).await.unwrap_err();
+    assert!(error.reason.contains("401"), "{error}");
+    assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    assert_eq!((endpoint.requests().len(), server.requests().len()), (2, 2));
+    server.stop().await;
+    let error = sink.deliver(&batch(1, 5)).await.unwrap_err();
+    assert!(error.reason.contains("no access token"), "{error}");
+    let error = sink.check().await.unwrap_err();
+    assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+}
+
+#[derive(Debug)]
+struct ApiKey;
+
+#[async_trait]
+impl AuthProvider for ApiKey {
+    async fn headers(&self) -> Result<Vec<AuthHeader>, SinkError> {
+        Ok(vec![AuthHeader::new("x-api-key", "hunter2-key")])
+    }
+}
+
+#[tokio::test]
+async fn a_provider_of_ones_own_gives_its_headers() {
+    let endpoint = StandIn::start(|_| ResponseTemplate::new(200)).await;
+    let url = format!("http://{}/in", endpoint.address());
+    let sink = sink::open_with_auth(&url, Arc::new(ApiKey)).unwrap();
+    sink.deliver(&batch(1, 1)).await.unwrap();
+    assert_eq!(
+        header(&endpoint.requests()[0], "x-api-key"),
+        Some("hunter2-key")
+    );
+}
+
+/// What everything that logs wrote.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl fmt::Display for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0.lock().unwrap()))
+    }
+}
+
+#[tokio::test]
+async fn no_secret_is_logged_at_any_level() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(log.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let mut server = token_server(Some(1), Duration::ZERO).await;
+    let endpoint = endpoint("hunter2-token-2").await;
+    let url = format!("http://{}/in?code=hunter2-code", endpoint.address());
+    let provider = Arc::new(credentials(&server));
+    let sink = sink::open_with_auth(&url, provider.clone()).unwrap();
+    sink.deliver(&batch(1, 3)).await.unwrap();
+    sink.check().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(950)).await;
+    server.stop().await;
+    // The renewal fails while the token still holds.
+    provider.headers().await.unwrap();
+    let basic = format!("http://user:hunter2-password@{}/in", endpoint.address());
+    sink::open(&basic)
+        .unwrap()
+        .deliver(&batch(1, 1))
+        .await
+        .unwrap_err();
+    let bearer = Arc::new(StaticBearer::new("hunter2-bearer"));
+    let other = sink::open_with_auth(&url, bearer).unwrap();
+    other.deliver(&batch(1, 1)).await.unwrap_err();
+    tracing::info!(?sink, ?provider, ?other, "shown");
+    let log = log.to_string();
+    // Enough is logged for this to say something.
+    assert!(
+        log.contains("still holds") && log.contains("shown"),
+        "{log}"
+    );
+    assert!(!log.contains("hunter2"), "{log}");
+}

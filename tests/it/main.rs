@@ -1,0 +1,33 @@
+//! The tests that need servers, files or processes, as one program: each of its modules is about one promise or
+//! one part. What they share is in `support`.
+
+mod support;
+
+mod activity_reset;
+mod architecture;
+mod chaos;
+mod commit_protocol;
+mod comparison;
+mod conformance;
+mod context;
+mod crash_points;
+mod credentials;
+mod delivery;
+mod end_to_end;
+mod event_format;
+mod http_sinks;
+mod interceptors;
+mod invisible;
+mod journal_under_fire;
+mod kafka_sink;
+mod lifecycle;
+mod lossy_line;
+mod own_log;
+mod programs;
+mod reconcile;
+mod reference_examples;
+mod registration;
+mod removed_events;
+mod sinks_tls;
+mod stdout_sink;
+mod valid_lifecycle;
