@@ -75,10 +75,10 @@ impl<'a> HistoryReader<'a> {
         let Some(attributes) = event.attributes else {
             return;
         };
-        let attributes = match ActivityEnded::read(attributes) {
-            Ok(ended) => return self.end_activity(ended, at, found),
-            Err(attributes) => attributes,
-        };
+        if let Some(ended) = ActivityEnded::read(&attributes) {
+            self.end_activity(ended, at, found);
+            return;
+        }
         match attributes {
             Attributes::WorkflowExecutionStartedEventAttributes(start) => {
                 self.start(start, at, found);
@@ -330,29 +330,31 @@ struct ActivityEnded {
 }
 
 impl ActivityEnded {
-    /// Reads an event that ends an activity; gives any other event back.
-    fn read(attributes: Attributes) -> Result<Self, Attributes> {
+    /// Reads an event that ends an activity.
+    fn read(attributes: &Attributes) -> Option<Self> {
         let (scheduled_event_id, status, failure) = match attributes {
             Attributes::ActivityTaskCompletedEventAttributes(end) => {
                 (end.scheduled_event_id, ActivityStatus::Completed, None)
             }
-            Attributes::ActivityTaskFailedEventAttributes(end) => {
-                (end.scheduled_event_id, ActivityStatus::Failed, end.failure)
-            }
+            Attributes::ActivityTaskFailedEventAttributes(end) => (
+                end.scheduled_event_id,
+                ActivityStatus::Failed,
+                end.failure.as_ref(),
+            ),
             Attributes::ActivityTaskTimedOutEventAttributes(end) => (
                 end.scheduled_event_id,
                 ActivityStatus::TimedOut,
-                end.failure,
+                end.failure.as_ref(),
             ),
             Attributes::ActivityTaskCanceledEventAttributes(end) => {
                 (end.scheduled_event_id, ActivityStatus::Cancelled, None)
             }
-            other => return Err(other),
+            _ => return None,
         };
-        Ok(Self {
+        Some(Self {
             scheduled_event_id,
             status,
-            failure,
+            failure: failure.cloned(),
         })
     }
 }
