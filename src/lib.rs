@@ -7,6 +7,10 @@
     doc = "Lifecycle events for Temporal workers; see the README."
 )]
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(feature = "temporal"),
+    allow(dead_code, unused_imports, reason = "what a worker holds, and settles later, comes with the SDK")
+)]
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 
 /// The code in the documentation pages compiles.
@@ -25,6 +29,7 @@ mod record;
 mod said;
 pub mod sink;
 mod store;
+#[cfg(feature = "temporal")]
 mod temporal;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -42,6 +47,7 @@ pub use store::{
 };
 #[cfg(feature = "plugin")]
 pub use temporal::EventStorePlugin;
+#[cfg(feature = "temporal")]
 pub use temporal::{
     ActivityEvents, EventInterceptors, ReconcileError, Reconciled, Reconciler, ReconcilerOptions,
     ReconcilerOptionsBuilder, reconciler_options_builder,
