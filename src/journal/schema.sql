@@ -17,7 +17,16 @@ CREATE TABLE IF NOT EXISTS events (
     stored_at       INTEGER NOT NULL,
     event           TEXT NOT NULL
 );
-CREATE INDEX IF NOT EXISTS events_by_workflow ON events (workflow_id, workflow_run_id);
+-- Workflow ids come in no order. An index by them alone would be written all over, and more so the larger it is. This one
+-- is written only where its newest block of 8,192 positions is; who looks for a workflow id looks into each block.
+CREATE INDEX IF NOT EXISTS events_by_workflow ON events (seq >> 13, workflow_id);
+-- SQLite looks into each block ("skip-scan") only where it is told that blocks are few against events. Told, not counted:
+-- what was counted in a small file is wrong in a large one, of the other indexes, too.
+ANALYZE sqlite_schema;
+DELETE FROM sqlite_stat1 WHERE tbl = 'events' AND (idx, stat) IS NOT ('events_by_workflow', '10000000 8192 4');
+INSERT INTO sqlite_stat1 (tbl, idx, stat) SELECT 'events', 'events_by_workflow', '10000000 8192 4'
+    WHERE NOT EXISTS (SELECT 1 FROM sqlite_stat1 WHERE idx = 'events_by_workflow');
+ANALYZE sqlite_schema;
 -- User events, which are removed first when room runs out.
 CREATE INDEX IF NOT EXISTS events_of_applications ON events (seq)
     WHERE event_type <> 'application_events';

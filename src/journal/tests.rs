@@ -639,7 +639,7 @@ mod file {
     async fn at_the_size_cap_user_events_go_first() {
         let (_directory, path) = scratch();
         let journal: Journal = Journal::open(JournalOptions {
-            max_bytes: Some(200_000),
+            max_bytes: Some(400_000),
             ..options(Target::Sqlite(path))
         })
         .unwrap();
@@ -656,7 +656,7 @@ mod file {
             journal.append(large(number, false)).unwrap().await.unwrap();
         }
         until("the journal stays over its cap", || {
-            journal.status().lost > 0 && journal.status().bytes <= 200_000
+            journal.status().lost > 0 && journal.status().bytes <= 400_000
         })
         .await;
         let left = numbers(&journal).await;

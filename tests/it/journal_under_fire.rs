@@ -345,7 +345,7 @@ async fn a_store_that_stays_full_is_said_and_the_next_start_has_everything() {
     assert!(differences.is_empty(), "{differences}");
 }
 
-/// A file system of a megabyte, and what fills it.
+/// A file system of two megabytes, and what fills it.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -353,7 +353,7 @@ impl SmallDisk {
         let place = ground.directory.path().join("small");
         fs::create_dir(&place).unwrap();
         let status = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+            .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
             .arg(&place)
             .status();
         assert!(

@@ -12,7 +12,7 @@ const AGED_AT_ONCE: u32 = 1024;
 /// How many events are removed in one transaction when the file is over its size cap.
 const REMOVE_AT_ONCE: u32 = 256;
 /// How many pages are returned to the file system in one round: 4 MiB.
-const GIVE_BACK_AT_ONCE: u32 = 1024;
+const GIVE_BACK_AT_ONCE: u32 = 512;
 
 /// The keys in `meta` for the times up to which events were removed.
 const USER_UNTIL: &str = "removed_user_until";
