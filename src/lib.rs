@@ -9,7 +9,11 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(feature = "temporal"),
-    allow(dead_code, unused_imports, reason = "what a worker holds, and settles later, comes with the SDK")
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "what a worker holds, and settles later, comes with the SDK"
+    )
 )]
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 

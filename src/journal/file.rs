@@ -165,6 +165,10 @@ impl FileStore {
                 counters.depth.fetch_add(applied.inserted, Relaxed);
                 self.newest = self.newest.max(applied.newest);
                 counters.reach(self.newest);
+                // More comes than a round at each tick removes.
+                if log.is_far_over_its_cap() {
+                    self.make_room(counters);
+                }
                 Fed::Stored
             }
             // The other program will release its lock.
@@ -295,22 +299,30 @@ impl FileStore {
             }
             FileState::Broken { .. } | FileState::Damaged { .. } | FileState::Closed => {}
             FileState::Open(log) if !log.is_at(&self.path) => self.follow_the_path(counters),
-            FileState::Open(log) => {
-                let (removed, result) = log.make_room();
-                count_removed(removed, counters);
-                counters.remove_until(log.removed_until());
-                if removed.is_unfinished {
+            FileState::Open(_) => {
+                if self.make_room(counters) {
                     next = Instant::now() + TICK_WHEN_FULL;
-                }
-                if let Ok(bytes) = log.live_bytes() {
-                    counters.bytes.store(bytes, Relaxed);
-                }
-                if let Err(trouble) = result {
-                    self.break_off(trouble, counters);
                 }
             }
         }
         next
+    }
+
+    /// Removes what is too old, or too much, for a moment at most. Whether there is more to remove.
+    fn make_room(&mut self, counters: &Counters) -> bool {
+        let FileState::Open(log) = &mut self.state else {
+            return false;
+        };
+        let (removed, result) = log.make_room();
+        count_removed(removed, counters);
+        counters.remove_until(log.removed_until());
+        if let Ok(bytes) = log.live_bytes() {
+            counters.bytes.store(bytes, Relaxed);
+        }
+        if let Err(trouble) = result {
+            self.break_off(trouble, counters);
+        }
+        removed.is_unfinished
     }
 
     /// Copies everything into the file that is at the path now, or into a new one. The open file was deleted,

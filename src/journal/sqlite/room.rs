@@ -61,6 +61,14 @@ impl SqliteLog {
         (removed, result)
     }
 
+    /// Whether the file holds a quarter more than its cap allows.
+    pub(in crate::journal) fn is_far_over_its_cap(&self) -> bool {
+        self.max_bytes.is_some_and(|max_bytes| {
+            let far = max_bytes.saturating_add(max_bytes / 4);
+            self.live_bytes().is_ok_and(|bytes| bytes > far)
+        })
+    }
+
     fn make_room_until(&self, until: Instant, removed: &mut Removed) -> Result<(), Trouble> {
         let delivered = self.delivered()?;
         self.remove_aged(delivered, until, removed)?;
