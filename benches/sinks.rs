@@ -434,7 +434,7 @@ fn batch() -> Vec<SinkEvent> {
                 .data(serde_json::json!({ "records": position, "source": "x".repeat(100) }))
                 .correlation_id("c-42");
             let metadata = &mut event.metadata;
-            metadata.event_id = Some(EventId::random());
+            metadata.event_id = Some(EventId::new());
             metadata.created_at = Some(chrono::Utc::now());
             metadata.namespace = Some("default".into());
             metadata.application_name = Some("orders".into());

@@ -128,7 +128,7 @@ impl Growing {
             let mut batch = Vec::with_capacity(size);
             for _ in 0..size {
                 let mut event = self.events.next();
-                event.metadata.event_id = Some(EventId::random());
+                event.metadata.event_id = Some(EventId::new());
                 event.metadata.created_at = Some(chrono::Utc::now());
                 event.metadata.application_name = Some("orders".to_owned());
                 self.delivered += 1;

@@ -70,7 +70,7 @@ mod tests {
 
     fn event(event_type: &str, event_name: &str) -> SinkEvent {
         let mut event = Event::new(event_type).name(event_name);
-        event.metadata.event_id = Some(EventId::random());
+        event.metadata.event_id = Some(EventId::new());
         event.metadata.created_at = Some(chrono::Utc::now());
         SinkEvent::new(1, &event).unwrap()
     }

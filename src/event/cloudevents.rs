@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 /// use temporal_eventstore::{Event, EventId};
 ///
 /// let mut event = Event::new("data.processed").name("DataProcessed");
-/// event.metadata.event_id = Some(EventId::random());
+/// event.metadata.event_id = Some(EventId::new());
 /// let cloud_event = event.to_cloud_event()?;
 /// assert_eq!(cloud_event.event_type, "data.processed");
 /// assert_eq!(cloud_event.into_event(), event);
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn attributes_are_mapped_as_the_table_says() {
         let mut event = lifecycle::workflow_end(WorkflowState::Completed, 1.0, None);
-        event.metadata.event_id = Some(EventId::random());
+        event.metadata.event_id = Some(EventId::new());
         event.metadata.namespace = Some("prod env".into());
         event.metadata.application_name = Some("orders".into());
         event.metadata.workflow_id = Some("order-1".into());
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn a_traceparent_that_is_none_is_no_attribute() {
         let mut event = Event::new("x");
-        event.metadata.event_id = Some(EventId::random());
+        event.metadata.event_id = Some(EventId::new());
         event.metadata.traceparent = Some("none".into());
         assert_eq!(event.to_cloud_event().unwrap().traceparent, None);
         event.metadata.traceparent =
@@ -230,7 +230,7 @@ mod tests {
             }),
         );
         let metadata = &mut end.metadata;
-        metadata.event_id = Some(EventId::random());
+        metadata.event_id = Some(EventId::new());
         metadata.created_at = Some(chrono::Utc::now());
         metadata.namespace = Some("default".into());
         metadata.workflow_id = Some("order-1".into());
@@ -242,7 +242,7 @@ mod tests {
         let mut user = Event::new("data.processed")
             .data(serde_json::json!({ "records": 1000, "a": [1.5, { "b": null }] }))
             .metadata("tenant", serde_json::json!({ "name": "acme" }));
-        user.metadata.event_id = Some(EventId::random());
+        user.metadata.event_id = Some(EventId::new());
         user.extra.insert("later".into(), 1.into());
         vec![
             serde_json::to_value(end).unwrap(),

@@ -22,8 +22,8 @@ use std::{
 /// The outcome of appending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Appended {
-    /// [`EventId::SKIPPED`] when the filter dropped the event, and for a commit.
-    pub(crate) event_id: EventId,
+    /// None when the filter dropped the event, and for a commit.
+    pub(crate) event_id: Option<EventId>,
 }
 
 pub(super) type Answer = Result<Appended, JournalError>;
@@ -168,7 +168,7 @@ pub(super) struct Batch {
 
 struct Waiting {
     slot: Arc<Slot>,
-    result: Result<EventId, JournalError>,
+    result: Result<Option<EventId>, JournalError>,
 }
 
 impl Batch {
@@ -190,7 +190,7 @@ impl Batch {
             };
             let result = match work {
                 Some(work) => batch.add(work, counters),
-                None => Ok(EventId::SKIPPED),
+                None => Ok(None),
             };
             if let Some(waiting) = batch.waiting.get_mut(index) {
                 batch.events += waiting.slot.events;
@@ -200,7 +200,7 @@ impl Batch {
         batch
     }
 
-    fn add(&mut self, work: Work, counters: &Counters) -> Result<EventId, JournalError> {
+    fn add(&mut self, work: Work, counters: &Counters) -> Result<Option<EventId>, JournalError> {
         match work {
             Work::Append(draft) => {
                 let mut events = Vec::with_capacity(1);
@@ -221,7 +221,7 @@ impl Batch {
             }
             Work::Release(key) => {
                 self.changes.push(Change::Release(key));
-                Ok(EventId::SKIPPED)
+                Ok(None)
             }
             Work::Replace(key, drafts) => {
                 let (events, result) = finish_all(drafts, counters);
@@ -230,7 +230,7 @@ impl Batch {
             }
             Work::Discard(key) => {
                 self.changes.push(Change::Discard(key));
-                Ok(EventId::SKIPPED)
+                Ok(None)
             }
         }
     }
@@ -266,17 +266,17 @@ fn finish(
     draft: Draft,
     events: &mut Vec<StoredEvent>,
     counters: &Counters,
-) -> Result<EventId, JournalError> {
+) -> Result<Option<EventId>, JournalError> {
     // The user's filter runs in there.
     match catch_unwind(AssertUnwindSafe(|| draft.finish())) {
         Ok(Finished::Stored(event)) => {
             let event_id = event.event_id;
             events.push(event);
-            Ok(event_id)
+            Ok(Some(event_id))
         }
         Ok(Finished::Dropped) => {
             counters.filtered.fetch_add(1, Relaxed);
-            Ok(EventId::SKIPPED)
+            Ok(None)
         }
         Ok(Finished::Invalid(reason)) => Err(invalid(reason, counters)),
         Err(_) => Err(invalid("the filter panicked".to_owned(), counters)),
@@ -292,12 +292,12 @@ fn invalid(reason: String, counters: &Counters) -> JournalError {
 fn finish_all(
     drafts: Vec<Draft>,
     counters: &Counters,
-) -> (Vec<StoredEvent>, Result<EventId, JournalError>) {
+) -> (Vec<StoredEvent>, Result<Option<EventId>, JournalError>) {
     let mut events = Vec::with_capacity(drafts.len());
-    let mut result = Ok(EventId::SKIPPED);
+    let mut result = Ok(None);
     for draft in drafts {
         let finished = finish(draft, &mut events, counters);
-        result = result.and(finished.map(|_| EventId::SKIPPED));
+        result = result.and(finished.map(|_| None));
     }
     (events, result)
 }

@@ -4,7 +4,7 @@ use super::{record::Change, *};
 use crate::{
     context::Context,
     event::Event,
-    record::{Budget, Filter, Identity, Keep, Rules, Trimmed},
+    record::{Budget, Filter, FilterAction, Identity, Rules, Trimmed},
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
 use uuid::Uuid;
@@ -233,9 +233,9 @@ async fn what_cannot_be_prepared_harms_nobody_else() {
     for target in targets() {
         let rules = rules(Some(Filter::new(|event: &mut Event| {
             match event.event_name.as_str() {
-                "drop" => Keep::Drop,
+                "drop" => FilterAction::Drop,
                 "panic" => panic!("on purpose"),
-                _ => Keep::Keep,
+                _ => FilterAction::Keep,
             }
         })));
         let journal = Journal::open(JournalOptions {
@@ -248,13 +248,16 @@ async fn what_cannot_be_prepared_harms_nobody_else() {
         let invalid = journal.append(named("\n")).unwrap();
         let panicked = journal.append(named("panic")).unwrap();
         let fine = journal.append(of(&rules, event(1, false))).unwrap();
-        assert_eq!(dropped.await.unwrap().event_id, EventId::SKIPPED);
+        assert_eq!(dropped.await.unwrap().event_id, None);
         assert!(matches!(
             invalid.await,
             Err(JournalError::Invalid { reason }) if reason.contains("event_name")
         ));
         assert!(matches!(panicked.await, Err(JournalError::Invalid { .. })));
-        assert_eq!(fine.await.unwrap().event_id, Uuid::from_u128(1).into());
+        assert_eq!(
+            fine.await.unwrap().event_id,
+            Some(Uuid::from_u128(1).into())
+        );
         journal.flush().await.unwrap();
         let status = journal.status();
         assert_eq!((status.filtered, status.invalid, status.written), (1, 2, 1));
@@ -314,7 +317,7 @@ async fn a_full_queue_refuses_and_counts_but_has_room_for_commits() {
     let gate = Mutex::new(gate);
     let rules = rules(Some(Filter::new(move |_: &mut Event| {
         gate.lock().unwrap().recv().ok();
-        Keep::Keep
+        FilterAction::Keep
     })));
     let made = AtomicUsize::new(1);
     let next = || {

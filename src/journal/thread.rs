@@ -670,7 +670,7 @@ mod tests {
         let (mut place, mut appender) = FilePlace::open(path, options, &counters).unwrap();
         appender.fails_from_now_on();
         let mut event = crate::event::Event::new("x");
-        event.metadata.event_id = Some(crate::event::EventId::random());
+        event.metadata.event_id = Some(crate::event::EventId::new());
         event.metadata.created_at = Some(chrono::DateTime::UNIX_EPOCH);
         let event = crate::event::StoredEvent::new(0, &event).unwrap();
         let append = appender.append(vec![Change::Insert(vec![event])], &counters);

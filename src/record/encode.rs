@@ -98,7 +98,7 @@ mod tests {
         context::{ActivityFrame, Context, Frame, WorkerFrame, WorkflowFrame},
         event::{ActivityStatus, FailureDetails, lifecycle},
         fuzz,
-        record::{Draft, Filter, Finished, Identity, Keep, Trimmed},
+        record::{Draft, Filter, FilterAction, Finished, Identity, Trimmed},
     };
     use fastrand::Rng;
     use serde_json::json;
@@ -266,7 +266,7 @@ mod tests {
                 kind: "user",
                 ordinal: 2,
             },
-            2 => Identity::Known(EventId::SKIPPED),
+            2 => Identity::Known(EventId::from(uuid::Uuid::nil())),
             _ => Identity::Random,
         };
         let mut draft = Draft::new(rules, event.clone(), context.clone(), identity);
@@ -302,7 +302,10 @@ mod tests {
             let context = rng.choice(&contexts).unwrap();
             let mut event = event(rng);
             // One that both ways would make at random.
-            event.metadata.event_id.get_or_insert(EventId::SKIPPED);
+            event
+                .metadata
+                .event_id
+                .get_or_insert(EventId::from(uuid::Uuid::nil()));
             let mut limit = rng.choice([100, 1_000, 262_144, 262_144]).unwrap();
             let seed = rng.u64(..);
             for _ in 0..2 {
@@ -339,7 +342,7 @@ mod tests {
     fn a_filter_sees_what_the_stack_gives() {
         let filter = Filter::new(|event: &mut Event| {
             assert_eq!(event.metadata.custom["tenant"], "acme");
-            Keep::Drop
+            FilterAction::Drop
         });
         let context = Context::new().push(Frame::new().field("tenant", "acme"));
         let rules = rules(Some(filter), 1_000);

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 
 /// What a [`Filter`] decides about an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
+pub enum FilterAction {
     /// Keep the event, with the changes that the filter made.
     Keep,
     /// Drop the event. It is counted ([`Stats::filtered`](crate::Stats::filtered)).
@@ -23,20 +23,20 @@ pub enum Keep {
 /// and with which outcome, without error texts and without fields of the application. If the filter makes a field
 /// of a lifecycle event invalid, the field is restored or left out.
 #[derive(Clone)]
-pub struct Filter(Arc<dyn Fn(&mut Event) -> Keep + Send + Sync>);
+pub struct Filter(Arc<dyn Fn(&mut Event) -> FilterAction + Send + Sync>);
 
 impl Filter {
     /// Creates a filter that calls `hook`.
-    pub fn new(hook: impl Fn(&mut Event) -> Keep + Send + Sync + 'static) -> Self {
+    pub fn new(hook: impl Fn(&mut Event) -> FilterAction + Send + Sync + 'static) -> Self {
         Self(Arc::new(hook))
     }
 
-    pub(crate) fn apply(&self, event: &mut Event) -> Keep {
+    pub(crate) fn apply(&self, event: &mut Event) -> FilterAction {
         (self.0)(event)
     }
 }
 
-impl<F: Fn(&mut Event) -> Keep + Send + Sync + 'static> From<F> for Filter {
+impl<F: Fn(&mut Event) -> FilterAction + Send + Sync + 'static> From<F> for Filter {
     fn from(hook: F) -> Self {
         Self::new(hook)
     }

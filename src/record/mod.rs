@@ -14,7 +14,7 @@ mod trim;
 
 pub(crate) use budget::Budget;
 pub(crate) use enrich::enrich;
-pub use filter::{Filter, Keep};
+pub use filter::{Filter, FilterAction};
 pub(crate) use identity::{Identity, ids_of_attempt, utc};
 pub(crate) use trim::Trimmed;
 
@@ -228,7 +228,7 @@ impl Draft {
             .event
             .metadata
             .event_id
-            .insert(id.unwrap_or_else(EventId::random))
+            .insert(id.unwrap_or_else(EventId::new))
     }
 
     /// Finishes the event the long way: for a filter, which is to see the whole event, and for events that
@@ -260,7 +260,7 @@ fn finish_published(mut event: Event, event_id: EventId, rules: &Rules) -> Finis
         return Finished::Invalid(error.to_string());
     }
     if let Some(filter) = &rules.filter {
-        if filter.apply(&mut event) == Keep::Drop {
+        if filter.apply(&mut event) == FilterAction::Drop {
             return Finished::Dropped;
         }
         // A filter may change anything but the id, on which the guarantees rest.
@@ -287,8 +287,8 @@ fn finish_lifecycle(
     if let Some(filter) = &rules.filter {
         let essence = Essence::of(&event, &rules.application_name);
         match catch_unwind(AssertUnwindSafe(|| filter.apply(&mut event))) {
-            Ok(Keep::Drop) => return Finished::Dropped,
-            Ok(Keep::Keep) => essence.restore(&mut event, faults),
+            Ok(FilterAction::Drop) => return Finished::Dropped,
+            Ok(FilterAction::Keep) => essence.restore(&mut event, faults),
             // The event may be half changed, and may hold what the filter was to redact.
             Err(_) => {
                 trim::at_fault(faults, "the filter, which panicked");

@@ -393,7 +393,7 @@ mod tests {
         context::{Context, Frame, WorkflowFrame},
         event::{FailureDetails, WorkflowState, lifecycle},
         fuzz,
-        record::{Draft, Filter, Finished, Keep, Rules},
+        record::{Draft, Filter, FilterAction, Finished, Rules},
     };
     use std::sync::{Arc, Mutex};
 
@@ -428,7 +428,7 @@ mod tests {
                     *event = other;
                     event.metadata.event_id = id;
                 }
-                Keep::Keep
+                FilterAction::Keep
             })
         };
         let rules = |filter, max_event_bytes| {

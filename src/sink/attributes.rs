@@ -123,7 +123,7 @@ pub(super) mod tests {
     pub(in crate::sink) fn complete() -> Event {
         let mut event = lifecycle::workflow_end(WorkflowState::Completed, 1.0, None);
         let metadata = &mut event.metadata;
-        metadata.event_id = Some(EventId::random());
+        metadata.event_id = Some(EventId::new());
         metadata.created_at = Some(chrono::Utc::now());
         metadata.namespace = Some("prod \"env\"".into());
         metadata.application_name = Some("orders".into());
@@ -137,7 +137,7 @@ pub(super) mod tests {
     /// An event with as few attributes as there can be.
     fn sparse() -> Event {
         let mut event = Event::new("data.processed").name("data.processed");
-        event.metadata.event_id = Some(EventId::random());
+        event.metadata.event_id = Some(EventId::new());
         event.metadata.created_at = Some(chrono::Utc::now());
         event
     }

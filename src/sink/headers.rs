@@ -44,7 +44,7 @@ mod tests {
     #[test]
     fn values_cannot_break_a_header() {
         let mut event = Event::new("data.processed");
-        event.metadata.event_id = Some(EventId::random());
+        event.metadata.event_id = Some(EventId::new());
         event.metadata.created_at = Some(chrono::Utc::now());
         event.metadata.workflow_id = Some("a\r\nce-id: x \"ö\" 5%".into());
         let event = SinkEvent::new(1, &event).unwrap();

@@ -150,7 +150,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_passed_over_does_not_clear_a_wrong_place() {
         let mut event = Event::new("data.processed");
-        event.metadata.event_id = Some(EventId::random());
+        event.metadata.event_id = Some(EventId::new());
         event.metadata.created_at = Some(chrono::Utc::now());
         let batch = vec![SinkEvent::new(1, &event).unwrap(); 3];
         let receiver = WrongPlace(AtomicBool::new(false), AtomicBool::new(false));

@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn the_oldest_are_forgotten_when_told_so() {
-        let ids: Vec<_> = (0..CAPACITY + 2).map(|_| EventId::random()).collect();
+        let ids: Vec<_> = (0..CAPACITY + 2).map(|_| EventId::new()).collect();
         let mut recent = Recent::default();
         for id in ids.iter().chain(&ids) {
             recent.insert(*id);

@@ -1,7 +1,7 @@
 //! The operations for interceptors: append, commit, hold and settle. Applications publish instead. Knows the
 //! journal, and not when or why it is asked.
 
-use super::{Claim, EventStore, LifecycleSelection, PublishError, Receipt, stats::add};
+use super::{Claim, EventStore, LifecycleSelection, PublishError, Published, Receipt, stats::add};
 use crate::{
     context::Context,
     crash_point::is_left_out,
@@ -88,21 +88,22 @@ impl EventStore {
     pub(crate) fn append(&self, draft: Draft) -> Receipt {
         let Some(journal) = &self.shared.journal else {
             self.skip();
-            return Receipt::ready(Ok(EventId::SKIPPED));
+            return Receipt::ready(Ok(Published::Skipped));
         };
         if draft.is_repair() && self.is_removed(&draft) {
-            return Receipt::ready(Ok(draft.derived_id().unwrap_or(EventId::SKIPPED)));
+            let stored = draft.derived_id().map(Published::Stored);
+            return Receipt::ready(Ok(stored.unwrap_or(Published::Skipped)));
         }
         match journal.append(draft) {
             Ok(receipt) if self.is_durable_with_sinks() => {
                 let store = self.clone();
                 Receipt::delivered(async move {
-                    let id = receipt.await?.event_id;
+                    let published = Published::by_journal(receipt.await?.event_id);
                     let timeout = store.shared.commit_timeout;
                     tokio::time::timeout(timeout, store.reached_by_sinks())
                         .await
                         .map_err(|_| PublishError::SinksBehind { timeout })?;
-                    Ok(id)
+                    Ok(published)
                 })
             }
             Ok(receipt) => Receipt::waiting(receipt),

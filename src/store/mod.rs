@@ -18,13 +18,13 @@ pub use options::{
     LifecycleSelection, event_store_options_builder,
 };
 pub(crate) use outlet::{Outlet, Place};
-pub use publish::Receipt;
+pub use publish::{Published, Receipt};
 pub use stats::{Health, Stats};
 
 use crate::{
     context::Context,
     delivery::{self, BatchOptions, Delivery, RedeliverError, Selection, Target},
-    event::{DEFAULT_MAX_EVENT_BYTES, DeadLetter, Event, EventId},
+    event::{DEFAULT_MAX_EVENT_BYTES, DeadLetter, Event},
     journal::{self, Journal, JournalError, JournalOptions},
     record::{self, Budget, Draft, Identity, Rules, Trimmed},
     said::{self, Said},
@@ -580,7 +580,7 @@ pub fn publish(event: Event) -> Receipt {
         Some(outlet) => outlet.store.publish(event),
         None => said::while_publishing(|| {
             debug!("an event was published outside of any store's context and is skipped");
-            Receipt::ready(Ok(EventId::SKIPPED))
+            Receipt::ready(Ok(Published::Skipped))
         }),
     }
 }

@@ -8,7 +8,37 @@ use std::{
     task::{self, Poll},
 };
 
-/// Resolves to the id of a published event once the event is durable.
+/// What became of a published event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Published {
+    /// The event is durable, under this id.
+    Stored(EventId),
+    /// Workflow code, or a local activity, published the event. It is stored under this id once the server is known to
+    /// have accepted the workflow task.
+    Staged(EventId),
+    /// The [filter](crate::Filter) dropped the event.
+    Filtered,
+    /// No store takes the event: none is configured, or [`publish`](crate::publish) was called outside of any store's
+    /// context.
+    Skipped,
+}
+
+impl Published {
+    /// Returns the event's id, unless the event is not stored.
+    pub fn event_id(self) -> Option<EventId> {
+        match self {
+            Self::Stored(id) | Self::Staged(id) => Some(id),
+            Self::Filtered | Self::Skipped => None,
+        }
+    }
+
+    pub(crate) fn by_journal(event_id: Option<EventId>) -> Self {
+        event_id.map_or(Self::Filtered, Self::Stored)
+    }
+}
+
+/// Resolves to what became of a published event, once the event is durable.
 ///
 /// The event is queued when `publish` returns, whether the receipt is awaited or dropped. Dropping it is the usual
 /// thing. Awaiting it writes the event, with everything queued before it, to the journal's log at once: on the calling
@@ -16,19 +46,19 @@ use std::{
 /// file has the event a little later; [`flush`](crate::EventStore::flush) waits for that. Without a journal file, but
 /// with sinks, the receipt resolves when every sink has the event.
 ///
-/// In workflow code it resolves at once, with the id that the event will have, so that nothing there can depend on the
-/// store. Cancel safe.
+/// In workflow code it resolves at once to [`Published::Staged`], with the id that the event will have, so that nothing
+/// there can depend on the store. Cancel safe.
 pub struct Receipt(State);
 
 enum State {
-    Ready(Option<Result<EventId, PublishError>>),
+    Ready(Option<Result<Published, PublishError>>),
     Journal(journal::Receipt),
     // Without a journal file, only what the sinks have is durable.
-    Sinks(Pin<Box<dyn Future<Output = Result<EventId, PublishError>> + Send>>),
+    Sinks(Pin<Box<dyn Future<Output = Result<Published, PublishError>> + Send>>),
 }
 
 impl Receipt {
-    pub(crate) fn ready(result: Result<EventId, PublishError>) -> Self {
+    pub(crate) fn ready(result: Result<Published, PublishError>) -> Self {
         Self(State::Ready(Some(result)))
     }
 
@@ -37,14 +67,14 @@ impl Receipt {
     }
 
     pub(crate) fn delivered(
-        receipt: impl Future<Output = Result<EventId, PublishError>> + Send + 'static,
+        receipt: impl Future<Output = Result<Published, PublishError>> + Send + 'static,
     ) -> Self {
         Self(State::Sinks(Box::pin(receipt)))
     }
 }
 
 impl Future for Receipt {
-    type Output = Result<EventId, PublishError>;
+    type Output = Result<Published, PublishError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
@@ -63,7 +93,7 @@ impl Future for Receipt {
                 Poll::Ready(result) => {
                     self.0 = State::Ready(None);
                     Poll::Ready(match result {
-                        Ok(appended) => Ok(appended.event_id),
+                        Ok(appended) => Ok(Published::by_journal(appended.event_id)),
                         Err(error) => Err(PublishError::from(error)),
                     })
                 }

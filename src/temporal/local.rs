@@ -13,7 +13,7 @@ use crate::{
     crash_point::is_left_out,
     event::{ActivityStatus, Event, EventId, EventKey, FailureDetails, lifecycle},
     record::{Draft, Identity},
-    store::{EventStore, Place, PublishError, Receipt},
+    store::{EventStore, Place, PublishError, Published, Receipt},
 };
 use std::{
     collections::HashMap,
@@ -296,7 +296,7 @@ impl Place for LocalAttempt {
         // Another store is told of no task's completion.
         if !is_own {
             drop(store.append(draft));
-            return Receipt::ready(Ok(id));
+            return Receipt::ready(Ok(Published::Staged(id)));
         }
         if !draft.reserve() {
             return Receipt::ready(Err(store.refuse_for_lack_of_room()));
@@ -307,7 +307,7 @@ impl Place for LocalAttempt {
             .is_some_and(|(stage, name)| stage.publish_in_local(*name, draft));
         if staged {
             store.count_staged();
-            Receipt::ready(Ok(id))
+            Receipt::ready(Ok(Published::Staged(id)))
         } else {
             store.count_skipped();
             Receipt::ready(Err(PublishError::GivenUp))

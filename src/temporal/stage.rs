@@ -10,7 +10,7 @@ use crate::{
     context::Context,
     event::{ActivityStatus, Event, EventId, EventKey, Execution},
     record::{DETECTED_BY, DETECTED_BY_REPLAY, Draft, Identity, utc},
-    store::{EventStore, Place, PublishError, Receipt},
+    store::{EventStore, Place, PublishError, Published, Receipt},
 };
 use std::{
     collections::HashMap,
@@ -246,7 +246,7 @@ impl Place for RunStage {
                 drop(store.append(draft));
             }
         }
-        Receipt::ready(Ok(id))
+        Receipt::ready(Ok(Published::Staged(id)))
     }
 }
 

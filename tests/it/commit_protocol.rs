@@ -18,7 +18,7 @@ use std::{
     },
     time::Duration,
 };
-use temporal_eventstore::{Event, EventStore, testing::CapturedEvents};
+use temporal_eventstore::{Event, EventStore, Published, testing::CapturedEvents};
 use temporalio_client::{
     Client, ClientOptions, WorkflowGetResultOptions, WorkflowQueryOptions, WorkflowSignalOptions,
     WorkflowStartOptions, WorkflowTerminateOptions,
@@ -258,8 +258,11 @@ struct Talkative {
 impl Talkative {
     #[run]
     async fn run(ctx: &mut WorkflowContext<Self>, _input: ()) -> WorkflowResult<()> {
-        let id = temporal_eventstore::publish(Event::new("run.begins")).await;
-        assert!(id.is_ok(), "{id:?}");
+        let published = temporal_eventstore::publish(Event::new("run.begins")).await;
+        assert!(
+            matches!(published, Ok(Published::Staged(_))),
+            "{published:?}"
+        );
         ctx.timer(Duration::from_millis(100)).await;
         // The same event twice is two events.
         temporal_eventstore::publish(Event::new("same"));
@@ -377,10 +380,11 @@ async fn what_a_workflow_awaits_is_the_id_under_which_the_event_is_stored() {
         .publish(Event::new("outside").name("Outside"))
         .await
         .unwrap();
+    let outside = outside.event_id().unwrap().to_string();
     events.shutdown(TIMEOUT).await.unwrap();
     let rows = ground.events();
-    assert_eq!(rows[0].event_id, outside.to_string());
-    assert_eq!(rows[0].metadata("event_id"), &outside.to_string());
+    assert_eq!(rows[0].event_id, outside);
+    assert_eq!(rows[0].metadata("event_id"), &outside);
     assert_eq!(rows[0].workflow_state.as_deref(), Some("unknown"));
 }
 

@@ -159,7 +159,15 @@ async fn an_outage_under_load<T: EndToEnd>() {
                 let event = T::event()
                     .data(serde_json::json!({ "number": ids.len() }))
                     .metadata("padding", "x".repeat(300));
-                ids.push(events.publish(event).await.unwrap().to_string());
+                ids.push(
+                    events
+                        .publish(event)
+                        .await
+                        .unwrap()
+                        .event_id()
+                        .unwrap()
+                        .to_string(),
+                );
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             ids

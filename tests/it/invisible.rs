@@ -477,7 +477,7 @@ async fn a_filter_that_takes_seconds_delays_within_the_bound() {
         .commit_timeout(Duration::from_millis(200))
         .filter(temporal_eventstore::Filter::new(|_| {
             std::thread::sleep(Duration::from_millis(400));
-            temporal_eventstore::Keep::Keep
+            temporal_eventstore::FilterAction::Keep
         }))
         .build()
         .await
@@ -496,17 +496,17 @@ async fn a_filter_that_takes_seconds_delays_within_the_bound() {
 
 #[tokio::test]
 async fn a_filter_that_panics_or_drops_harms_no_workflow() {
-    use temporal_eventstore::Keep;
+    use temporal_eventstore::FilterAction;
     let ground = Ground::new().await;
     let events = EventStore::builder()
         .url(ground.store_url())
         .filter(temporal_eventstore::Filter::new(|event| {
             match event.event_name.as_str() {
                 "activity_start" => panic!("on purpose"),
-                "activity_end" => Keep::Drop,
+                "activity_end" => FilterAction::Drop,
                 _ => {
                     event.metadata.worker_identity = Some("redacted".to_owned());
-                    Keep::Keep
+                    FilterAction::Keep
                 }
             }
         }))

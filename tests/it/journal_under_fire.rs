@@ -31,7 +31,15 @@ async fn publish(events: &EventStore, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for number in 0..count {
         let event = Event::new("test.event").data(serde_json::json!({ "number": number }));
-        ids.push(events.publish(event).await.unwrap().to_string());
+        ids.push(
+            events
+                .publish(event)
+                .await
+                .unwrap()
+                .event_id()
+                .unwrap()
+                .to_string(),
+        );
     }
     ids
 }

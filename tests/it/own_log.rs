@@ -13,7 +13,9 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use temporal_eventstore::{Event, EventStore, Health, JournalError, Keep, PublishError};
+use temporal_eventstore::{
+    Event, EventStore, FilterAction, Health, JournalError, PublishError, Published,
+};
 use tracing::{Level, Subscriber, field::Visit};
 use tracing_subscriber::{
     Layer, filter::LevelFilter, layer::Context, layer::SubscriberExt as _,
@@ -201,7 +203,7 @@ fn a_journal_whose_thread_is_gone_says_so() {
         // With a filter, the journal's thread does all of it.
         let store = EventStore::builder()
             .url("memory:")
-            .filter(|_: &mut Event| Keep::Keep)
+            .filter(|_: &mut Event| FilterAction::Keep)
             .build()
             .await
             .unwrap();
@@ -232,5 +234,31 @@ fn a_journal_whose_thread_is_gone_says_so() {
         .await;
         let ended = store.shutdown(Duration::from_secs(5)).await.unwrap_err();
         assert!(ended.to_string().contains("its thread ended"), "{ended}");
+    });
+}
+
+#[test]
+fn an_awaited_receipt_says_what_became_of_the_event() {
+    in_time(async {
+        let store = EventStore::builder()
+            .url("memory:")
+            .filter(|event: &mut Event| match event.event_type.as_str() {
+                "debug" => FilterAction::Drop,
+                _ => FilterAction::Keep,
+            })
+            .build()
+            .await
+            .unwrap();
+        let kept = store.publish(Event::new("order")).await.unwrap();
+        assert!(matches!(kept, Published::Stored(_)), "{kept:?}");
+        assert!(kept.event_id().is_some());
+        let dropped = store.publish(Event::new("debug")).await.unwrap();
+        assert_eq!(dropped, Published::Filtered);
+        assert_eq!(dropped.event_id(), None);
+        let off = EventStore::builder().build().await.unwrap();
+        let skipped = off.publish(Event::new("order")).await.unwrap();
+        assert_eq!(skipped, Published::Skipped);
+        let outside = temporal_eventstore::publish(Event::new("order"));
+        assert_eq!(outside.await.unwrap(), Published::Skipped);
     });
 }

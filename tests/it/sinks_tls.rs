@@ -45,7 +45,7 @@ impl Authority {
 
 async fn deliver(url: &str) -> Result<(), SinkError> {
     let mut event = Event::new("data.processed");
-    event.metadata.event_id = Some(EventId::random());
+    event.metadata.event_id = Some(EventId::new());
     event.metadata.created_at = Some(chrono::Utc::now());
     let batch = [SinkEvent::new(1, &event).unwrap()];
     let sink = sink::open(url).unwrap();

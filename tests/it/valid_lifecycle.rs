@@ -195,7 +195,7 @@ async fn a_filter_cannot_make_a_lifecycle_event_invalid() {
             } else {
                 event.data.insert("more".into(), "x".repeat(300_000).into());
             }
-            temporal_eventstore::Keep::Keep
+            temporal_eventstore::FilterAction::Keep
         })
         .build()
         .await
@@ -217,7 +217,7 @@ async fn a_filter_that_panics_leaves_the_bare_event() {
         .url(ground.store_url())
         .filter(|event: &mut Event| {
             assert!(event.data.contains_key("no such field"));
-            temporal_eventstore::Keep::Keep
+            temporal_eventstore::FilterAction::Keep
         })
         .build()
         .await

@@ -39,7 +39,7 @@ fn open(server: &StandIn, parameters: &str) -> Arc<dyn Sink> {
 }
 
 fn of_workflow(position: u64, mut event: Event) -> SinkEvent {
-    event.metadata.event_id = Some(EventId::random());
+    event.metadata.event_id = Some(EventId::new());
     event.metadata.created_at = Some(Utc::now());
     event.metadata.workflow_id = Some(format!("order-{}", position % 5));
     event.metadata.workflow_run_id = Some("run".into());
@@ -171,7 +171,7 @@ async fn the_request_is_the_references() {
                 }
                 name => panic!("{name}"),
             };
-            event.metadata.event_id = Some(EventId::random());
+            event.metadata.event_id = Some(EventId::new());
             event.metadata.created_at = Some(Utc::now());
             event.metadata.sdk_version = text("sdk_version");
             event.metadata.workflow_id = text("workflow_id");
@@ -248,7 +248,7 @@ async fn only_starts_and_ends_of_workflows_and_activities_are_taken() {
 async fn somebody_is_always_named() {
     let server = segment().await;
     let mut event = lifecycle::activity_start();
-    event.metadata.event_id = Some(EventId::random());
+    event.metadata.event_id = Some(EventId::new());
     event.metadata.created_at = Some(Utc::now());
     let nobody = SinkEvent::new(1, &event).unwrap();
     event.metadata.worker_identity = Some("worker-7".into());

@@ -165,7 +165,7 @@ pub fn event(position: u64, workflow_id: &str) -> SinkEvent {
 }
 
 fn sink_event(position: u64, workflow_id: &str, mut event: Event) -> SinkEvent {
-    event.metadata.event_id = Some(EventId::random());
+    event.metadata.event_id = Some(EventId::new());
     event.metadata.created_at = Some(Utc::now());
     event.metadata.namespace = Some("default".into());
     event.metadata.application_name = Some("test".into());
