@@ -185,8 +185,10 @@ pub(super) fn began_too_late(
             .any(|row| row.is_local() && row.attempt_key() == key && !row.is_of_reconciler())
 }
 
-/// Whether the end of an attempt is what its code came to or, where the activity was given up meanwhile,
-/// what the workflow was told.
+/// Whether the end of an attempt is what its code came to; where the activity was given up meanwhile, what the
+/// workflow was told; or, of an attempt that was followed by another, that the SDK's core gave it up just before its
+/// code came to an end. The code's own end is known before core hears of it, so that only an attempt that core did not
+/// wait for has another one.
 fn may_be_told(
     end: &Row,
     attempt: &Attempt,
@@ -205,7 +207,8 @@ fn may_be_told(
             false => is_last,
         })
         .find_map(Marker::given_up);
-    end.status() == told.unwrap_or(status) || end.status() == status
+    let is_given_up = !is_last && end.status() == "timed_out";
+    end.status() == told.unwrap_or(status) || end.status() == status || is_given_up
 }
 
 /// The failure in the marker is the one in the event.
