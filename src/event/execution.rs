@@ -1,7 +1,9 @@
 //! What names one run of a workflow.
 
+use serde::{Deserialize, Serialize};
+
 /// One run of a workflow: Temporal's word is a workflow execution.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Execution {
     pub(crate) namespace: String,
     pub(crate) workflow_id: String,

@@ -107,7 +107,8 @@ fn joined(changes: Vec<Change>) -> Vec<Change> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{Store as _, memory::MemoryLog, record::RunKey, status::Counters};
+    use crate::event::Execution;
+    use crate::journal::{Store as _, memory::MemoryLog, record::HoldKey, status::Counters};
     use proptest::prelude::*;
 
     fn event(number: u128) -> StoredEvent {
@@ -117,11 +118,13 @@ mod tests {
         StoredEvent::new(0, &event).unwrap()
     }
 
-    fn key(hold: u128) -> RunKey {
-        RunKey {
-            namespace: "default".to_owned(),
-            workflow_id: "w".to_owned(),
-            run_id: "r".to_owned(),
+    fn key(hold: u128) -> HoldKey {
+        HoldKey {
+            execution: Execution {
+                namespace: "default".to_owned(),
+                workflow_id: "w".to_owned(),
+                run_id: "r".to_owned(),
+            },
             hold_id: Uuid::from_u128(hold),
         }
     }

@@ -3,7 +3,7 @@
 
 use super::{
     JournalError, MAX_READ_BYTES, Store,
-    record::{Applied, Change, Held, Note, RunKey},
+    record::{Applied, Change, Held, HoldKey, Note},
     removed::{RemovedUntil, seconds},
     status::Counters,
 };
@@ -20,7 +20,7 @@ pub(super) struct MemoryLog {
     // Each with the time at which it was stored.
     events: VecDeque<(i64, StoredEvent)>,
     ids: HashSet<EventId>,
-    held: Vec<(RunKey, String, Vec<StoredEvent>)>,
+    held: Vec<(HoldKey, String, Vec<StoredEvent>)>,
     cursors: HashMap<String, u64>,
     dead_letters: Vec<DeadLetter>,
     // The cursors of the sinks. Events that all of them have are removed.
@@ -129,7 +129,7 @@ impl MemoryLog {
         counters.depth.store(self.depth(), Relaxed);
     }
 
-    fn take_held(&mut self, key: &RunKey, applied: &mut Applied) -> Option<Vec<StoredEvent>> {
+    fn take_held(&mut self, key: &HoldKey, applied: &mut Applied) -> Option<Vec<StoredEvent>> {
         let index = self.held.iter().position(|(held, ..)| held == key)?;
         applied.held -= 1;
         Some(self.held.remove(index).2)

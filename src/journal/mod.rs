@@ -46,7 +46,7 @@ mod tests;
 pub use error::JournalError;
 pub(crate) use options::{JournalOptions, Retention, Synchronous, Target};
 pub(crate) use queue::Receipt;
-pub(crate) use record::{Held, Hold, RunKey};
+pub(crate) use record::{Held, Hold, HoldKey};
 pub(crate) use removed::RemovedUntil;
 pub(crate) use status::JournalStatus;
 
@@ -391,17 +391,17 @@ impl Journal {
     }
 
     /// Moves what is held under `key` to the stored events. It is no error if nothing is held.
-    pub(crate) fn release(&self, key: RunKey) -> Result<Receipt, Rejected> {
+    pub(crate) fn release(&self, key: HoldKey) -> Result<Receipt, Rejected> {
         self.queue(Work::Release(key), usize::MAX)
     }
 
     /// Stores `drafts` instead of what is held under `key`, if something still is.
-    pub(crate) fn replace(&self, key: RunKey, drafts: Vec<Draft>) -> Result<Receipt, Rejected> {
+    pub(crate) fn replace(&self, key: HoldKey, drafts: Vec<Draft>) -> Result<Receipt, Rejected> {
         self.queue(Work::Replace(key, drafts), usize::MAX)
     }
 
     /// Forgets what is held under `key`.
-    pub(crate) fn discard(&self, key: RunKey) -> Result<Receipt, Rejected> {
+    pub(crate) fn discard(&self, key: HoldKey) -> Result<Receipt, Rejected> {
         self.queue(Work::Discard(key), usize::MAX)
     }
 

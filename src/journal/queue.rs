@@ -3,7 +3,7 @@
 
 use super::{
     JournalError, Shared,
-    record::{Change, Hold, RunKey},
+    record::{Change, Hold, HoldKey},
     status::Counters,
 };
 use crate::{
@@ -40,9 +40,9 @@ pub(super) enum Work {
         append: Vec<Draft>,
         holds: Vec<Hold>,
     },
-    Release(RunKey),
-    Replace(RunKey, Vec<Draft>),
-    Discard(RunKey),
+    Release(HoldKey),
+    Replace(HoldKey, Vec<Draft>),
+    Discard(HoldKey),
 }
 
 impl Work {

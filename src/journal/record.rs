@@ -2,7 +2,7 @@
 //! to the store, and notes about delivery. Plain data.
 
 use crate::{
-    event::{DeadLetter, StoredEvent},
+    event::{DeadLetter, Execution, StoredEvent},
     record::Draft,
 };
 use serde::{Deserialize, Serialize};
@@ -11,17 +11,15 @@ use uuid::Uuid;
 /// The key under which events of a run are held until a verdict. `hold_id` tells the holds of one run apart,
 /// so that the verdict on one does not touch another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(crate) struct RunKey {
-    pub(crate) namespace: String,
-    pub(crate) workflow_id: String,
-    pub(crate) run_id: String,
+pub(crate) struct HoldKey {
+    pub(crate) execution: Execution,
     pub(crate) hold_id: Uuid,
 }
 
 /// Events to be held, after those that are held under the same key already. The evidence replaces theirs.
 #[derive(Debug)]
 pub(crate) struct Hold {
-    pub(crate) key: RunKey,
+    pub(crate) key: HoldKey,
     /// What the verdict depends on. The journal keeps it as it is and does not read it.
     pub(crate) evidence: String,
     pub(crate) drafts: Vec<Draft>,
@@ -30,7 +28,7 @@ pub(crate) struct Hold {
 /// What is held under one key, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
-    pub(crate) key: RunKey,
+    pub(crate) key: HoldKey,
     /// See [`Hold::evidence`].
     pub(crate) evidence: String,
     pub(crate) records: Vec<String>,
@@ -41,10 +39,10 @@ pub(crate) struct Held {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Change {
     Insert(Vec<StoredEvent>),
-    Hold(RunKey, String, Vec<StoredEvent>),
-    Release(RunKey),
-    Replace(RunKey, Vec<StoredEvent>),
-    Discard(RunKey),
+    Hold(HoldKey, String, Vec<StoredEvent>),
+    Release(HoldKey),
+    Replace(HoldKey, Vec<StoredEvent>),
+    Discard(HoldKey),
 }
 
 impl Change {

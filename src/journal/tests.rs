@@ -3,7 +3,7 @@
 use super::{record::Change, *};
 use crate::{
     context::Context,
-    event::Event,
+    event::{Event, Execution},
     record::{Budget, Filter, FilterAction, Identity, Rules, Trimmed},
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -50,7 +50,7 @@ fn draft(number: u128) -> Draft {
     of(&rules(None), event(number, false))
 }
 
-fn hold(key: RunKey, drafts: Vec<Draft>) -> Vec<Hold> {
+fn hold(key: HoldKey, drafts: Vec<Draft>) -> Vec<Hold> {
     vec![Hold {
         key,
         evidence: "what happened".to_owned(),
@@ -63,11 +63,13 @@ fn number_of(json: &str) -> u64 {
     event["data"]["n"].as_u64().unwrap()
 }
 
-fn key(run: &str, hold: u128) -> RunKey {
-    RunKey {
-        namespace: "default".to_owned(),
-        workflow_id: "w".to_owned(),
-        run_id: run.to_owned(),
+fn key(run: &str, hold: u128) -> HoldKey {
+    HoldKey {
+        execution: Execution {
+            namespace: "default".to_owned(),
+            workflow_id: "w".to_owned(),
+            run_id: run.to_owned(),
+        },
         hold_id: Uuid::from_u128(hold),
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     context::Context,
     crash_point::is_left_out,
     event::{Event, EventError, EventId},
-    journal::{Held, Hold, JournalError, Rejected, RunKey},
+    journal::{Held, Hold, HoldKey, JournalError, Rejected},
     record::{Draft, Rules, ids_of_attempt},
 };
 use std::{
@@ -180,7 +180,7 @@ impl EventStore {
     }
 
     /// Claims what is held under a key; none if somebody in this process has claimed it.
-    pub(crate) fn claim(&self, key: &RunKey) -> Option<Claim> {
+    pub(crate) fn claim(&self, key: &HoldKey) -> Option<Claim> {
         self.shared.claims.claim(key.hold_id)
     }
 
@@ -253,21 +253,21 @@ impl EventStore {
     }
 
     /// Stores what is held: the server accepted it.
-    pub(crate) fn release(&self, key: RunKey) {
+    pub(crate) fn release(&self, key: HoldKey) {
         if let Some(journal) = &self.shared.journal {
             self.not_refused(journal.release(key));
         }
     }
 
     /// Stores `events` instead of what is held: the server accepted something else.
-    pub(crate) fn replace(&self, key: RunKey, events: Vec<Draft>) {
+    pub(crate) fn replace(&self, key: HoldKey, events: Vec<Draft>) {
         if let Some(journal) = &self.shared.journal {
             self.not_refused(journal.replace(key, events));
         }
     }
 
     /// Discards what is held: the server did not accept it.
-    pub(crate) fn discard(&self, key: RunKey) {
+    pub(crate) fn discard(&self, key: HoldKey) {
         if let Some(journal) = &self.shared.journal {
             add(&self.shared.counters.discarded, 1);
             self.not_refused(journal.discard(key));

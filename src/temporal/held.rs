@@ -4,13 +4,13 @@
 use super::task::Evidence;
 use crate::{
     event::{Event, LifecycleEvent, WorkflowState},
-    journal::{Held, RunKey},
+    journal::{Held, HoldKey},
 };
 
 /// What is held of a workflow task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HeldTask {
-    pub(super) key: RunKey,
+    pub(super) key: HoldKey,
     pub(super) evidence: Evidence,
     /// How the task ended the run, if it did.
     pub(super) end: Option<WorkflowState>,

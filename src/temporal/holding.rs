@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     event::WorkflowState,
-    journal::{Hold, RunKey},
+    journal::{Hold, HoldKey},
     record::Draft,
     store::{Claim, EventStore},
 };
@@ -137,7 +137,7 @@ impl Holdings {
     pub(super) fn hold(
         &mut self,
         store: &EventStore,
-        key: impl FnOnce() -> RunKey,
+        key: impl FnOnce() -> HoldKey,
         goes_on: bool,
         end: Option<WorkflowState>,
         drafts: Vec<Draft>,
@@ -265,7 +265,7 @@ impl Holdings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Event;
+    use crate::event::{Event, Execution};
     use crate::record::Identity;
     use std::time::UNIX_EPOCH;
     use uuid::Uuid;
@@ -278,11 +278,13 @@ mod tests {
         EventStore::builder().url("memory:").build().await.unwrap()
     }
 
-    fn key(hold_id: u128) -> RunKey {
-        RunKey {
-            namespace: "default".to_owned(),
-            workflow_id: "w".to_owned(),
-            run_id: "r".to_owned(),
+    fn key(hold_id: u128) -> HoldKey {
+        HoldKey {
+            execution: Execution {
+                namespace: "default".to_owned(),
+                workflow_id: "w".to_owned(),
+                run_id: "r".to_owned(),
+            },
             hold_id: Uuid::from_u128(hold_id),
         }
     }

@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     context::Context,
-    event::Event,
-    journal::RunKey,
+    event::{Event, Execution},
+    journal::HoldKey,
     record::{Draft, Identity},
     store::{Claim, EventStore},
 };
@@ -51,11 +51,13 @@ struct Model {
 }
 
 impl Model {
-    fn key(hold_id: Uuid) -> RunKey {
-        RunKey {
-            namespace: "default".to_owned(),
-            workflow_id: "w".to_owned(),
-            run_id: "r".to_owned(),
+    fn key(hold_id: Uuid) -> HoldKey {
+        HoldKey {
+            execution: Execution {
+                namespace: "default".to_owned(),
+                workflow_id: "w".to_owned(),
+                run_id: "r".to_owned(),
+            },
             hold_id,
         }
     }

@@ -119,7 +119,7 @@ impl Resolver {
             };
             let left: Vec<_> = held
                 .iter()
-                .filter(|held| held.key.namespace == namespace)
+                .filter(|held| held.key.execution.namespace == namespace)
                 .filter_map(|held| {
                     let task = HeldTask::read(held)?;
                     Some((task, resolver.store.claim(&held.key)?))
@@ -134,10 +134,10 @@ impl Resolver {
             // In the order of the runs, and of the tasks of each.
             let mut left = left.into_iter().peekable();
             while let Some((task, claim)) = left.next() {
-                let run = (task.key.workflow_id.clone(), task.key.run_id.clone());
+                let execution = task.key.execution.clone();
                 let mut of_run = vec![(task, Arc::new(claim))];
-                while let Some((task, claim)) = left
-                    .next_if(|(task, _)| task.key.workflow_id == run.0 && task.key.run_id == run.1)
+                while let Some((task, claim)) =
+                    left.next_if(|(task, _)| task.key.execution == execution)
                 {
                     of_run.push((task, Arc::new(claim)));
                 }
@@ -197,7 +197,9 @@ impl Resolver {
         }
         // The semaphore is never closed.
         let _slot = self.slots.acquire().await.ok();
-        self.server.testimony(&held.key, &held.evidence).await
+        self.server
+            .testimony(&held.key.execution, &held.evidence)
+            .await
     }
 
     fn say_unreachable(&self, error: &RequestError) {
@@ -219,15 +221,15 @@ pub(super) async fn execute(store: &EventStore, held: &HeldTask, claim: &Claim, 
     match verdict {
         Verdict::AskAgain => {}
         Verdict::Keep => warn!(
-            workflow_id = key.workflow_id,
-            run_id = key.run_id,
+            workflow_id = key.execution.workflow_id,
+            run_id = key.execution.run_id,
             "the server does not know the run of a held workflow task any more; its events stay held"
         ),
         Verdict::Release if claim.settle() => store.release(key.clone()),
         Verdict::Discard if claim.settle() => {
             debug!(
-                workflow_id = key.workflow_id,
-                run_id = key.run_id,
+                workflow_id = key.execution.workflow_id,
+                run_id = key.execution.run_id,
                 "a workflow task was not accepted, and what was held of it is discarded"
             );
             store.discard(key.clone());

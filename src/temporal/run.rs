@@ -11,7 +11,7 @@ use crate::{
     context::{Context, WorkerFrame, WorkflowFrame},
     crash_point::crash_point,
     event::{Event, Execution, FailureDetails, WorkflowState, lifecycle},
-    journal::{Hold, RunKey},
+    journal::{Hold, HoldKey},
     record::Draft,
     store::{EventStore, Outlet, Place},
 };
@@ -210,10 +210,8 @@ impl Run {
     pub(super) fn hold(&self, end: Option<WorkflowState>, drafts: Vec<Draft>) -> Vec<Hold> {
         let goes_on = self.stage.waits_for_local();
         let execution = self.stage.execution();
-        let key = || RunKey {
-            namespace: execution.namespace.clone(),
-            workflow_id: execution.workflow_id.clone(),
-            run_id: execution.run_id.clone(),
+        let key = || HoldKey {
+            execution: execution.clone(),
             hold_id: Uuid::now_v7(),
         };
         let mut progress = self.progress();

@@ -7,7 +7,10 @@ use super::{
     server::{RequestError, Server, closed_state},
     task::{Evidence, LocalOutcome, TaskExecution},
 };
-use crate::{crash_point::is_left_out, event::WorkflowState, journal::RunKey};
+use crate::{
+    crash_point::is_left_out,
+    event::{Execution, WorkflowState},
+};
 use std::{cmp::Ordering, time::SystemTime};
 use temporalio_client::tonic::{Code, IntoRequest as _};
 use temporalio_common::protos::{
@@ -29,7 +32,7 @@ impl Server {
     /// what is said of the last holds. Cancel safe.
     pub(super) async fn testimony(
         &self,
-        run: &RunKey,
+        run: &Execution,
         evidence: &Evidence,
     ) -> Result<Testimony, RequestError> {
         let mut last = None;
@@ -53,7 +56,7 @@ impl Server {
 
     async fn testimony_of(
         &self,
-        run: &RunKey,
+        run: &Execution,
         task: &TaskExecution,
         evidence: &Evidence,
     ) -> Result<Testimony, RequestError> {
@@ -84,7 +87,7 @@ impl Server {
 
     async fn read_back(
         &self,
-        run: &RunKey,
+        run: &Execution,
         task: &TaskExecution,
         evidence: &Evidence,
     ) -> Result<Testimony, RequestError> {
@@ -125,7 +128,7 @@ impl Server {
     /// When the workflow task began that a worker has now; none if no worker has one.
     async fn task_under_way(
         &self,
-        run: &RunKey,
+        run: &Execution,
     ) -> Result<Option<Option<SystemTime>>, RequestError> {
         let ask = async {
             let mut service = self.connection().await?.workflow_service();
@@ -149,7 +152,7 @@ impl Server {
     }
 }
 
-fn execution(run: &RunKey) -> WorkflowExecution {
+fn execution(run: &Execution) -> WorkflowExecution {
     WorkflowExecution {
         workflow_id: run.workflow_id.clone(),
         run_id: run.run_id.clone(),

@@ -129,7 +129,11 @@ pub(super) fn scan(bytes: &[u8], salt: u32, first: u64) -> Scan<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{event::StoredEvent, fuzz, journal::record::RunKey};
+    use crate::{
+        event::{Execution, StoredEvent},
+        fuzz,
+        journal::record::HoldKey,
+    };
     use proptest::prelude::*;
     use uuid::Uuid;
 
@@ -141,11 +145,13 @@ mod tests {
         StoredEvent::new(0, &event).unwrap()
     }
 
-    fn key() -> RunKey {
-        RunKey {
-            namespace: "default".to_owned(),
-            workflow_id: "w".to_owned(),
-            run_id: "r".to_owned(),
+    fn key() -> HoldKey {
+        HoldKey {
+            execution: Execution {
+                namespace: "default".to_owned(),
+                workflow_id: "w".to_owned(),
+                run_id: "r".to_owned(),
+            },
             hold_id: Uuid::from_u128(3),
         }
     }

@@ -4,7 +4,7 @@ use super::{
     file::{Fault, HEADER},
     *,
 };
-use crate::event::{Event, StoredEvent};
+use crate::event::{Event, Execution, StoredEvent};
 use proptest::prelude::*;
 use std::fs;
 
@@ -393,10 +393,12 @@ fn what_is_lost_while_nothing_can_be_written_is_counted() {
     // What settles something held is kept in any case.
     file.will(Fault::Write(0, io::ErrorKind::StorageFull));
     retry_now(&mut appender);
-    let key = crate::journal::RunKey {
-        namespace: "default".to_owned(),
-        workflow_id: "w".to_owned(),
-        run_id: "r".to_owned(),
+    let key = crate::journal::HoldKey {
+        execution: Execution {
+            namespace: "default".to_owned(),
+            workflow_id: "w".to_owned(),
+            run_id: "r".to_owned(),
+        },
         hold_id: Uuid::nil(),
     };
     let release = vec![Change::Release(key)];

@@ -1,7 +1,7 @@
 //! The changes and notes as SQL, within a transaction that the caller owns.
 
 use super::{
-    super::record::{Applied, RunKey},
+    super::record::{Applied, HoldKey},
     Trouble,
 };
 use crate::event::{DeadLetter, StoredEvent};
@@ -59,7 +59,7 @@ fn newest(transaction: &Transaction<'_>) -> u64 {
 
 pub(super) fn hold(
     transaction: &Transaction<'_>,
-    key: &RunKey,
+    key: &HoldKey,
     evidence: &str,
     events: &[StoredEvent],
     applied: &mut Applied,
@@ -70,16 +70,21 @@ pub(super) fn hold(
             "SELECT COALESCE(MAX(position) + 1, 0) FROM held WHERE {UNDER_KEY}"
         ))?
         .query_row(
-            params![key.namespace, key.workflow_id, key.run_id, hold_id],
+            params![
+                key.execution.namespace,
+                key.execution.workflow_id,
+                key.execution.run_id,
+                hold_id
+            ],
             |row| row.get(0),
         )?;
     if next > 0 {
         transaction
             .prepare_cached(&format!("UPDATE held SET evidence = ?5 WHERE {UNDER_KEY}"))?
             .execute(params![
-                key.namespace,
-                key.workflow_id,
-                key.run_id,
+                key.execution.namespace,
+                key.execution.workflow_id,
+                key.execution.run_id,
                 hold_id,
                 evidence
             ])?;
@@ -94,9 +99,9 @@ pub(super) fn hold(
     )?;
     for (position, event) in (next..).zip(events) {
         statement.execute(params![
-            key.namespace,
-            key.workflow_id,
-            key.run_id,
+            key.execution.namespace,
+            key.execution.workflow_id,
+            key.execution.run_id,
             hold_id,
             position,
             evidence,
@@ -200,7 +205,7 @@ const UNDER_KEY: &str = "namespace = ?1 AND held_workflow = ?2 AND held_run = ?3
 
 pub(super) fn release(
     transaction: &Transaction<'_>,
-    key: &RunKey,
+    key: &HoldKey,
     stored_at: i64,
     applied: &mut Applied,
 ) -> Result<(), Trouble> {
@@ -214,9 +219,9 @@ pub(super) fn release(
              ON CONFLICT (event_id) DO NOTHING"
         ))?
         .execute(params![
-            key.namespace,
-            key.workflow_id,
-            key.run_id,
+            key.execution.namespace,
+            key.execution.workflow_id,
+            key.execution.run_id,
             key.hold_id.to_string(),
             stored_at,
         ])? as u64;
@@ -231,15 +236,15 @@ pub(super) fn release(
 
 pub(super) fn forget(
     transaction: &Transaction<'_>,
-    key: &RunKey,
+    key: &HoldKey,
     applied: &mut Applied,
 ) -> Result<u64, Trouble> {
     let forgotten = transaction
         .prepare_cached(&format!("DELETE FROM held WHERE {UNDER_KEY}"))?
         .execute(params![
-            key.namespace,
-            key.workflow_id,
-            key.run_id,
+            key.execution.namespace,
+            key.execution.workflow_id,
+            key.execution.run_id,
             key.hold_id.to_string()
         ])? as u64;
     if forgotten > 0 {

@@ -10,12 +10,12 @@ pub(super) use room::Removed;
 
 use super::{
     JournalError, JournalOptions, MAX_READ_BYTES, Retention, Synchronous,
-    record::{Applied, Change, Held, Note, RunKey},
+    record::{Applied, Change, Held, HoldKey, Note},
     removed::{RemovedUntil, seconds},
 };
 use crate::{
     crash_point::crash_point,
-    event::{DeadLetter, EventError, EventId, StoredEvent},
+    event::{DeadLetter, EventError, EventId, Execution, StoredEvent},
 };
 use changes::{
     forget, hold, insert, move_cursor, refuse, release, remember, remove_dead_letter, reserve,
@@ -402,10 +402,12 @@ impl SqliteLog {
         let mut runs: Vec<Held> = Vec::new();
         while let Some(row) = rows.next()? {
             let hold_id: String = row.get(3)?;
-            let key = RunKey {
-                namespace: row.get(0)?,
-                workflow_id: row.get(1)?,
-                run_id: row.get(2)?,
+            let key = HoldKey {
+                execution: Execution {
+                    namespace: row.get(0)?,
+                    workflow_id: row.get(1)?,
+                    run_id: row.get(2)?,
+                },
                 hold_id: Uuid::parse_str(&hold_id)
                     .map_err(|error| Trouble::Damaged(error.to_string()))?,
             };

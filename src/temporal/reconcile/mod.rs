@@ -235,21 +235,26 @@ impl Reconciler {
         }
     }
 
+    fn execution(&self, run: &ClosedRun) -> Execution {
+        Execution {
+            namespace: self.shared.namespace.clone(),
+            workflow_id: run.workflow_id.clone(),
+            run_id: run.run_id.clone(),
+        }
+    }
+
     /// Settles what is held of a run, unless a worker of this process looks after it.
     async fn settle(&self, held: &[Held], run: &ClosedRun) -> Result<u64, ReconcileError> {
         let shared = &self.shared;
         let mut settled = 0;
-        for held in held.iter().filter(|held| {
-            held.key.run_id == run.run_id
-                && held.key.workflow_id == run.workflow_id
-                && held.key.namespace == shared.namespace
-        }) {
+        let execution = self.execution(run);
+        for held in held.iter().filter(|held| held.key.execution == execution) {
             let Some((task, claim)) = HeldTask::read(held).zip(shared.store.claim(&held.key))
             else {
                 continue;
             };
             let testimony = self
-                .request(|| shared.server.testimony(&task.key, &task.evidence))
+                .request(|| shared.server.testimony(&task.key.execution, &task.evidence))
                 .await
                 .map_err(server_error)?;
             let verdict = verdict(task.end.as_ref(), &testimony, false);
@@ -269,11 +274,7 @@ impl Reconciler {
         if !shared.options.activities && self.has_start_and_end(run).await? {
             return Ok(());
         }
-        let execution = Execution {
-            namespace: shared.namespace.clone(),
-            workflow_id: run.workflow_id.clone(),
-            run_id: run.run_id.clone(),
-        };
+        let execution = self.execution(run);
         let mut reader = HistoryReader::new(&shared.store, execution);
         let mut drafts = Vec::new();
         let mut page_token = Vec::new();
