@@ -6,6 +6,7 @@
     not(all(feature = "plugin", feature = "sqlite")),
     doc = "Lifecycle events for Temporal workers; see the README."
 )]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(feature = "temporal"),

@@ -188,7 +188,8 @@ pub(super) fn began_too_late(
 /// Whether the end of an attempt is what its code came to; where the activity was given up meanwhile, what the
 /// workflow was told; or, of an attempt that was followed by another, that the SDK's core gave it up just before its
 /// code came to an end. The code's own end is known before core hears of it, so that only an attempt that core did not
-/// wait for has another one.
+/// wait for has another one. The reconciler knows the marker alone, which names the first attempt of an activity that
+/// was given up, whichever ran.
 fn may_be_told(
     end: &Row,
     attempt: &Attempt,
@@ -208,7 +209,13 @@ fn may_be_told(
         })
         .find_map(Marker::given_up);
     let is_given_up = !is_last && end.status() == "timed_out";
-    end.status() == told.unwrap_or(status) || end.status() == status || is_given_up
+    let is_of_marker = end.is_of_reconciler()
+        && markers
+            .iter()
+            .filter(|marker| marker.activity_id == attempt.activity_id)
+            .filter(|marker| marker.attempt == attempt.number)
+            .any(|marker| marker.given_up() == Some(end.status()));
+    end.status() == told.unwrap_or(status) || end.status() == status || is_given_up || is_of_marker
 }
 
 /// The failure in the marker is the one in the event.
