@@ -310,3 +310,65 @@ impl EventStore {
         }
     }
 }
+
+#[cfg(all(test, feature = "failpoints", feature = "sqlite"))]
+mod tests {
+    use super::*;
+    use crate::record::Identity;
+    use std::time::Duration;
+
+    async fn commit(store: EventStore, event_type: String) -> Duration {
+        let draft = Draft::published(
+            store.rules(),
+            Event::new(event_type),
+            Context::new(),
+            Identity::Random,
+        );
+        let began = Instant::now();
+        store.commit(vec![draft], Vec::new()).await;
+        began.elapsed()
+    }
+
+    /// A disk that stalls in the middle of an append holds up whoever appends; nobody else waits longer than the
+    /// commit timeout, and nothing is lost.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn a_disk_that_stalls_holds_up_one_thread_alone() {
+        const STALL: Duration = Duration::from_secs(5);
+        const TIMEOUT: Duration = Duration::from_millis(700);
+        let _scenario = fail::FailScenario::setup();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("events.db");
+        let store = EventStore::builder()
+            .url(format!("sqlite:{}", file.display()))
+            .commit_timeout(TIMEOUT)
+            .build()
+            .await
+            .unwrap();
+        assert!(commit(store.clone(), "before".to_owned()).await < TIMEOUT);
+        let stall = format!("1*sleep({})->off", STALL.as_millis());
+        fail::cfg("before-append", &stall).unwrap();
+        let stalled = tokio::spawn(commit(store.clone(), "stalled".to_owned()));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let others: Vec<_> = (0..8)
+            .map(|number| tokio::spawn(commit(store.clone(), format!("other.{number}"))))
+            .collect();
+        for other in others {
+            let waited = other.await.unwrap();
+            assert!(waited >= TIMEOUT, "nothing was stalled: {waited:?}");
+            assert!(waited < TIMEOUT * 2, "{waited:?}");
+        }
+        let waited = stalled.await.unwrap();
+        assert!(waited >= STALL, "{waited:?}");
+        // Later ones are quick again.
+        assert!(commit(store.clone(), "after".to_owned()).await < TIMEOUT);
+        store.flush(Duration::from_secs(10)).await.unwrap();
+        let stats = store.stats();
+        assert_eq!((stats.refused, stats.commit_timeouts), (0, 8));
+        store.shutdown(Duration::from_secs(10)).await.unwrap();
+        let file = rusqlite::Connection::open(file).unwrap();
+        let count: u32 = file
+            .query_row("SELECT COUNT(*) FROM events", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(count, 11);
+    }
+}
