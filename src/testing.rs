@@ -200,7 +200,7 @@ impl Sink for TestSink {
         let mut rejected = Vec::new();
         for (index, event) in batch.iter().enumerate() {
             match state.refuse.as_ref().and_then(|refuse| refuse(event)) {
-                Some(reason) => rejected.push(Rejection { index, reason }),
+                Some(reason) => rejected.push(Rejection::new(index, reason)),
                 None => state.received.push(event.clone()),
             }
         }

@@ -132,9 +132,9 @@ impl Task {
                 events.len()
             };
             let pause = pauses.next().unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE);
-            let pause = pause.max(error.retry_after.unwrap_or_default());
+            let pause = pause.max(error.retry_after().unwrap_or_default());
             self.progress.retries.fetch_add(1, Relaxed);
-            if self.progress.failed(error.reason.clone()) {
+            if self.progress.failed(error.reason().to_owned()) {
                 warn!(
                     sink = self.name,
                     %error,

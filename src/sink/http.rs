@@ -3,11 +3,13 @@
 
 use super::{
     Delivered, Sink, SinkError, SinkEvent, SinkUrlError,
-    attributes::Attributes,
-    auth::{self, AuthProvider, Basic},
-    headers::cloud_event_headers,
-    http_client::{Answer, HttpClient, REQUEST_TIMEOUT, Request, place, request_timeout},
-    parts::{self, Part, Receiver},
+    shared::{
+        attributes::Attributes,
+        auth::{self, AuthProvider, Basic},
+        headers::cloud_event_headers,
+        http_client::{HttpClient, REQUEST_TIMEOUT, Request, Verdict, origin, request_timeout},
+        parts::{self, Part, Receiver},
+    },
 };
 use crate::event::EventError;
 use async_trait::async_trait;
@@ -124,7 +126,7 @@ pub(super) fn open(
         (None, None) => auth::from_environment(text)?,
     };
     Ok(Arc::new(HttpSink {
-        name: place(&url),
+        name: origin(&url),
         client: HttpClient::new(&url, timeout, roots.as_deref(), auth).map_err(wrong)?,
         url,
         mode,
@@ -188,12 +190,12 @@ impl Receiver for HttpSink {
     async fn send(&self, part: &[SinkEvent]) -> Result<Part, SinkError> {
         let request = match self.request(part) {
             Ok(Some(request)) => request,
-            Ok(None) => return Ok(Part::Unfit("one event per request".to_owned())),
-            Err(error) => return Ok(Part::Unfit(error.to_string())),
+            Ok(None) => return Ok(Part::Unsendable("one event per request".to_owned())),
+            Err(error) => return Ok(Part::Unsendable(error.to_string())),
         };
         Ok(match self.client.send(&request).await? {
-            Answer::Accepted => Part::Taken,
-            Answer::Refused(reason) => Part::Refused(reason),
+            Verdict::Accepted => Part::Taken,
+            Verdict::Refused(reason) => Part::Refused(reason),
         })
     }
 }

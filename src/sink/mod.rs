@@ -1,109 +1,62 @@
 //! Where events are delivered. One trait, [`Sink`]: it gets batches in the order of the journal, and returns what
 //! became of them. A sink knows its own protocol and the format of events. It does not know Temporal or the journal,
 //! or when a delivery is retried.
+//!
+//! A sink of this crate is a cargo feature that enables `sink`, a module here, and a row in the table of schemes.
 
-#[cfg(any(
-    feature = "dapr",
-    feature = "kafka",
-    feature = "nats",
-    feature = "postgres",
-    feature = "redis",
-    feature = "segment"
-))]
-#[cfg_attr(
-    not(all(feature = "nats", feature = "postgres", feature = "redis")),
-    allow(dead_code, reason = "each sink reads its own pieces of a URL")
-)]
-mod address;
-#[cfg(any(
-    feature = "dapr",
-    feature = "http",
-    feature = "kafka",
-    feature = "nats"
-))]
-mod attributes;
-#[cfg(feature = "http-client")]
-mod auth;
+mod causes;
 #[cfg(feature = "dapr")]
 mod dapr;
+mod delivered;
 mod error;
-#[cfg(any(feature = "http", feature = "nats"))]
-mod headers;
 #[cfg(feature = "http")]
 mod http;
-#[cfg(feature = "http-client")]
-mod http_client;
 #[cfg(feature = "kafka")]
 mod kafka;
 #[cfg(feature = "nats")]
 mod nats;
-#[cfg(feature = "http-client")]
-mod parts;
 #[cfg(feature = "postgres")]
 mod postgres;
-#[cfg(any(feature = "kafka", feature = "redis"))]
-mod recent;
+mod redacted;
 #[cfg(feature = "redis")]
 mod redis;
+mod scheme;
 #[cfg(feature = "segment")]
 mod segment;
+#[cfg(feature = "sink")]
+#[cfg_attr(
+    not(all(
+        feature = "dapr",
+        feature = "http",
+        feature = "kafka",
+        feature = "nats",
+        feature = "postgres",
+        feature = "redis",
+        feature = "segment"
+    )),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "each sink uses a part of what they share"
+    )
+)]
+mod shared;
 mod stdout;
-#[cfg(any(
-    feature = "http-client",
-    feature = "nats",
-    feature = "postgres",
-    feature = "redis"
-))]
-mod tls;
-mod url;
 
-#[cfg(feature = "http-client")]
-pub use auth::{AuthHeader, AuthProvider, ClientCredentials, StaticBearer};
+pub use delivered::{Delivered, Rejection};
 pub use error::{SinkError, SinkUrlError};
-pub use url::open;
-#[cfg(feature = "http-client")]
-pub use url::open_with_auth;
-pub(crate) use url::{knows, redacted, schemes};
+pub(crate) use redacted::redacted;
+pub use scheme::open;
+#[cfg(feature = "sink")]
+pub use scheme::open_with_auth;
+pub(crate) use scheme::{knows, schemes, stands_alone, variables};
+#[cfg(feature = "sink")]
+pub use shared::auth::{AuthHeader, AuthProvider, ClientCredentials, StaticBearer};
 
 pub use crate::event::StoredEvent as SinkEvent;
 
 use async_trait::async_trait;
 use std::fmt;
-
-/// An event that a sink will never take.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejection {
-    /// Its index in the batch.
-    pub index: usize,
-    /// Why, for people; without secrets.
-    pub reason: String,
-}
-
-/// What became of a batch: every event before index `taken` is in the sink, or was rejected for good. Those from there
-/// on are delivered again.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Delivered {
-    /// How many events, counted from the first, are in the sink or rejected.
-    pub taken: usize,
-    /// Those among them that the sink refused for good.
-    pub rejected: Vec<Rejection>,
-}
-
-impl Delivered {
-    /// The whole batch is in the sink.
-    pub fn all(batch: &[SinkEvent]) -> Self {
-        Self {
-            taken: batch.len(),
-            rejected: Vec::new(),
-        }
-    }
-
-    /// The first `taken` events are in the sink, except those that it refused for good, which `rejected` names.
-    pub fn up_to(taken: usize, rejected: Vec<Rejection>) -> Self {
-        Self { taken, rejected }
-    }
-}
 
 /// A receiver of events.
 ///

@@ -2,8 +2,13 @@
 //! duplicate window, an event that comes again is acknowledged and not stored again.
 
 use super::{
-    Delivered, Rejection, Sink, SinkError, SinkEvent, SinkUrlError, address::Address,
-    headers::cloud_event_headers, tls,
+    Delivered, Rejection, Sink, SinkError, SinkEvent, SinkUrlError,
+    shared::{
+        address::Address,
+        attempt::{outcome, within},
+        headers::cloud_event_headers,
+        tls,
+    },
 };
 use async_nats::{
     Auth, AuthError, ConnectOptions, HeaderMap, ServerAddr,
@@ -30,7 +35,7 @@ use std::{
 use tokio::sync::Mutex;
 use tracing::info;
 
-pub(super) const ALLOWED: &str = "`nats://user:password@host:port/subject` or \
+const ALLOWED: &str = "`nats://user:password@host:port/subject` or \
      `nats://token@host:port/subject`, `nats+tls://` for TLS, with the parameters `stream=NAME`, `tls_ca=FILE`";
 
 /// How long connecting, and how long one answer may take.
@@ -40,6 +45,7 @@ const STEP_LIMIT: Duration = Duration::from_secs(8);
 const UNACKNOWLEDGED: usize = 1000;
 /// How long a call may take in all.
 const CALL_LIMIT: Duration = Duration::from_secs(12);
+const NO_ANSWER: &str = "NATS does not answer";
 /// For how long a stream that the sink creates remembers message ids. The server's own two minutes
 /// are short for an outage; each id that is remembered takes memory of the server.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(10 * 60);
@@ -49,7 +55,10 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(10 * 60);
 enum Credentials {
     None,
     Token(SecretString),
-    Password(String, SecretString),
+    Password {
+        user: String,
+        password: SecretString,
+    },
 }
 
 impl Credentials {
@@ -58,7 +67,7 @@ impl Credentials {
         match self {
             Self::None => {}
             Self::Token(token) => auth.token = Some(token.expose_secret().to_owned()),
-            Self::Password(user, password) => {
+            Self::Password { user, password } => {
                 auth.username = Some(user.clone());
                 auth.password = Some(password.expose_secret().to_owned());
             }
@@ -68,7 +77,7 @@ impl Credentials {
 }
 
 /// The sink for `nats://` and `nats+tls://`.
-pub(super) struct Nats {
+struct Nats {
     name: String,
     server: ServerAddr,
     tls: rustls::ClientConfig,
@@ -93,8 +102,13 @@ struct Connection {
     stream: String,
 }
 
+/// The sink of a `nats:` or `nats+tls:` URL.
+pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
+    Ok(Arc::new(Nats::new(url)?))
+}
+
 impl Nats {
-    pub(super) fn open(url: &str) -> Result<Self, SinkUrlError> {
+    fn new(url: &str) -> Result<Self, SinkUrlError> {
         let address = Address::parse(url, ALLOWED)?;
         let parameters = address.parameters(&["stream", "tls_ca"])?;
         let subject = match address.path()?.as_slice() {
@@ -119,7 +133,7 @@ impl Nats {
             (None, None) => Credentials::None,
             (None, Some(_)) => return Err(address.wrong("it has a password and no user name")),
             (Some(token), None) => Credentials::Token(SecretString::from(token)),
-            (Some(user), Some(password)) => Credentials::Password(user, password),
+            (Some(user), Some(password)) => Credentials::Password { user, password },
         };
         let scheme = if address.scheme() == "nats+tls" {
             "tls"
@@ -168,7 +182,7 @@ impl Nats {
         let client = options
             .connect(self.server.clone())
             .await
-            .map_err(|error| SinkError::new(format!("NATS cannot be reached: {error}")))?;
+            .map_err(|error| SinkError::caused_by("NATS cannot be reached", error))?;
         let mut context = jetstream::new(client);
         context.set_timeout(STEP_LIMIT);
         let stream = self.find_or_create_stream(&context).await?;
@@ -187,7 +201,7 @@ impl Nats {
                     jetstream::context::GetStreamByNameErrorKind::NotFound => {
                         self.subject.replace('.', "_")
                     }
-                    _ => return Err(SinkError::new(format!("NATS JetStream: {error}"))),
+                    _ => return Err(SinkError::caused_by("NATS JetStream", error)),
                 },
             },
         };
@@ -201,9 +215,8 @@ impl Nats {
             })
             .await
             .map_err(|error| {
-                SinkError::new(format!(
-                    "the NATS stream {name} is not there and cannot be created: {error}"
-                ))
+                let problem = format!("the NATS stream {name} is not there and cannot be created");
+                SinkError::caused_by(problem, error)
             })?;
         info!(
             stream = name,
@@ -248,7 +261,7 @@ impl Nats {
         }
         for publication in published {
             let reason = match publication {
-                Publication::Refused(reason) => reason,
+                Publication::Rejected(reason) => reason,
                 Publication::Sent(answer) => match (*answer).await {
                     Ok(_) => {
                         done.taken += 1;
@@ -256,14 +269,11 @@ impl Nats {
                     }
                     Err(error) => match refusal(&error) {
                         Some(reason) => reason,
-                        None => return Err(publish_error(&error)),
+                        None => return Err(publish_error(error)),
                     },
                 },
             };
-            done.rejected.push(Rejection {
-                index: done.taken,
-                reason,
-            });
+            done.rejected.push(Rejection::new(done.taken, reason));
             done.taken += 1;
         }
         failure.map_or(Ok(()), Err)
@@ -293,7 +303,7 @@ impl Nats {
                     headers.insert(name, value);
                 }
             }
-            Err(error) => return Ok(Publication::Refused(error.to_string())),
+            Err(error) => return Ok(Publication::Rejected(error.to_string())),
         }
         let message = PublishMessage::build()
             .headers(headers)
@@ -308,8 +318,8 @@ impl Nats {
         {
             Ok(answer) => Ok(Publication::Sent(Box::new(answer))),
             Err(error) => match refusal(&error) {
-                Some(reason) => Ok(Publication::Refused(reason)),
-                None => Err(publish_error(&error)),
+                Some(reason) => Ok(Publication::Rejected(reason)),
+                None => Err(publish_error(error)),
             },
         }
     }
@@ -318,7 +328,7 @@ impl Nats {
 /// What became of an event when it was published.
 enum Publication {
     Sent(Box<PublishAckFuture>),
-    Refused(String),
+    Rejected(String),
 }
 
 /// Why the server will never take the message; none if it may, later.
@@ -335,11 +345,13 @@ fn refusal(error: &PublishError) -> Option<String> {
     .then(|| format!("NATS refuses it: {answer}"))
 }
 
-fn publish_error(error: &PublishError) -> SinkError {
-    SinkError::new(match error.kind() {
-        PublishErrorKind::StreamNotFound => "NATS: no stream takes the subject".to_owned(),
-        _ => format!("NATS: {error}"),
-    })
+fn publish_error(error: PublishError) -> SinkError {
+    match error.kind() {
+        PublishErrorKind::StreamNotFound => {
+            SinkError::new("NATS: no stream takes the subject").with_source(error)
+        }
+        _ => SinkError::caused_by("NATS", error),
+    }
 }
 
 #[async_trait]
@@ -350,14 +362,8 @@ impl Sink for Nats {
 
     async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
         let mut done = Delivered::default();
-        let result = tokio::time::timeout(CALL_LIMIT, self.publish_all(batch, &mut done))
-            .await
-            .unwrap_or_else(|_| Err(no_answer()));
-        match result {
-            Err(error) if done.taken == 0 => Err(error),
-            // What was not taken is handed out again and brings the error again, if it lasts.
-            Err(_) | Ok(()) => Ok(done),
-        }
+        let end = within(CALL_LIMIT, NO_ANSWER, self.publish_all(batch, &mut done)).await;
+        outcome(done, end)
     }
 
     async fn check(&self) -> Result<(), SinkError> {
@@ -368,18 +374,12 @@ impl Sink for Nats {
                 .context
                 .query_account()
                 .await
-                .map_err(|error| SinkError::new(format!("NATS JetStream: {error}")))?;
+                .map_err(|error| SinkError::caused_by("NATS JetStream", error))?;
             *kept = Some(connection);
             Ok(())
         };
-        tokio::time::timeout(CALL_LIMIT, ask)
-            .await
-            .unwrap_or_else(|_| Err(no_answer()))
+        within(CALL_LIMIT, NO_ANSWER, ask).await
     }
-}
-
-fn no_answer() -> SinkError {
-    SinkError::new(format!("NATS does not answer within {CALL_LIMIT:?}"))
 }
 
 fn is_subject(text: &str) -> bool {

@@ -2,7 +2,13 @@
 //! changes nothing.
 
 use super::{
-    Delivered, Rejection, Sink, SinkError, SinkEvent, SinkUrlError, address::Address, tls,
+    Delivered, Sink, SinkError, SinkEvent, SinkUrlError,
+    shared::{
+        address::Address,
+        attempt::within,
+        parts::{self, Part, Receiver},
+        tls,
+    },
 };
 use async_trait::async_trait;
 use deadpool_postgres::{
@@ -10,10 +16,12 @@ use deadpool_postgres::{
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use std::{
-    error::Error as _,
     fmt,
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio_postgres::{
@@ -26,7 +34,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::info;
 use uuid::Uuid;
 
-pub(super) const ALLOWED: &str = "`postgres://user:password@host:port/database`, with the \
+const ALLOWED: &str = "`postgres://user:password@host:port/database`, with the \
      parameters `table=events` or `table=schema.events`, \
      `sslmode=disable|prefer|require|verify-full`, `sslrootcert=FILE`";
 
@@ -41,12 +49,13 @@ const CONNECTIONS: usize = 2;
 const MAX_TABLE_NAME: usize = 48;
 
 /// The sink for `postgres://`.
-pub(super) struct Postgres {
+struct Postgres {
     name: String,
     pool: Pool,
     table: String,
     insert: String,
     has_schema: AtomicBool,
+    has_taken: AtomicBool,
 }
 
 impl fmt::Debug for Postgres {
@@ -57,8 +66,13 @@ impl fmt::Debug for Postgres {
     }
 }
 
+/// The sink of a `postgres:` or `postgresql:` URL.
+pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
+    Ok(Arc::new(Postgres::new(url)?))
+}
+
 impl Postgres {
-    pub(super) fn open(url: &str) -> Result<Self, SinkUrlError> {
+    fn new(url: &str) -> Result<Self, SinkUrlError> {
         let address = Address::parse(url, ALLOWED)?;
         let parameters = address.parameters(&["table", "sslmode", "sslrootcert"])?;
         let table = parameters.text("table").unwrap_or("events").to_owned();
@@ -135,15 +149,18 @@ impl Postgres {
             pool,
             table,
             has_schema: AtomicBool::new(false),
+            // What counts as a refusal is about the rows, and never about the place.
+            has_taken: AtomicBool::new(true),
         })
     }
 
     async fn lease(&self) -> Result<Lease, SinkError> {
+        const UNREACHABLE: &str = "PostgreSQL cannot be reached";
         let object = self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
-                SinkError::new(format!("PostgreSQL cannot be reached: {}", text_of(&error)))
+                failed(UNREACHABLE, error)
             }
-            other => SinkError::new(format!("PostgreSQL cannot be reached: {other}")),
+            other => SinkError::new(format!("{UNREACHABLE}: {other}")),
         })?;
         Ok(Lease {
             object: Some(object),
@@ -151,58 +168,53 @@ impl Postgres {
         })
     }
 
-    /// Delivers `batch` and keeps in `done` how far it came, so that a call that fails or runs out of
-    /// time does not hand out again what is there.
-    async fn insert_all(&self, batch: &[SinkEvent], done: &mut Delivered) -> Result<(), SinkError> {
-        let mut lease = self.lease().await?;
-        self.create_schema_once(&mut lease).await?;
-        // Parts still to be written, the next one last.
-        let mut parts = vec![batch];
-        while let Some(part) = parts.pop() {
-            let error = match lease.run(&self.insert, &Columns::of(part)).await {
-                Ok(()) => {
-                    done.taken += part.len();
-                    continue;
-                }
-                Err(error) => error,
-            };
-            if !is_refusal(&error) {
-                if error.code() == Some(&SqlState::UNDEFINED_TABLE) {
-                    self.has_schema.store(false, Ordering::Relaxed);
-                }
-                return Err(SinkError::new(format!("PostgreSQL: {}", text_of(&error))));
-            }
-            if part.len() > 1 {
-                let (left, right) = part.split_at(part.len() / 2);
-                parts.push(right);
-                parts.push(left);
-            } else {
-                done.rejected.push(Rejection {
-                    index: done.taken,
-                    reason: format!("PostgreSQL refuses it: {}", text_of(&error)),
-                });
-                done.taken += 1;
-            }
-        }
-        Ok(())
-    }
-
     async fn create_schema_once(&self, lease: &mut Lease) -> Result<(), SinkError> {
         if self.has_schema.load(Ordering::Relaxed) {
             return Ok(());
         }
         let created = lease.create_schema(&self.table).await.map_err(|error| {
-            SinkError::new(format!(
-                "the table {} cannot be created: {}",
-                self.table,
-                text_of(&error)
-            ))
+            failed(
+                &format!("the table {} cannot be created", self.table),
+                error,
+            )
         })?;
         if created {
             info!(table = self.table, "created the table of events");
         }
         self.has_schema.store(true, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+impl Receiver for Postgres {
+    fn most(&self) -> usize {
+        usize::MAX
+    }
+
+    fn timeout(&self) -> Duration {
+        CALL_LIMIT
+    }
+
+    fn has_taken(&self) -> &AtomicBool {
+        &self.has_taken
+    }
+
+    async fn send(&self, part: &[SinkEvent]) -> Result<Part, SinkError> {
+        let mut lease = self.lease().await?;
+        self.create_schema_once(&mut lease).await?;
+        match lease.run(&self.insert, &Columns::of(part)).await {
+            Ok(()) => Ok(Part::Taken),
+            Err(error) if is_refusal(&error) => {
+                let reason = failed("PostgreSQL refuses it", error).reason().to_owned();
+                Ok(Part::Refused(reason))
+            }
+            Err(error) => {
+                if error.code() == Some(&SqlState::UNDEFINED_TABLE) {
+                    self.has_schema.store(false, Ordering::Relaxed);
+                }
+                Err(failed("PostgreSQL", error))
+            }
+        }
     }
 }
 
@@ -213,15 +225,7 @@ impl Sink for Postgres {
     }
 
     async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
-        let mut done = Delivered::default();
-        let result = tokio::time::timeout(CALL_LIMIT, self.insert_all(batch, &mut done))
-            .await
-            .unwrap_or_else(|_| Err(no_answer()));
-        match result {
-            Err(error) if done.taken == 0 => Err(error),
-            // What was not taken is handed out again and brings the error again, if it lasts.
-            Err(_) | Ok(()) => Ok(done),
-        }
+        parts::deliver(self, batch).await
     }
 
     async fn check(&self) -> Result<(), SinkError> {
@@ -230,16 +234,10 @@ impl Sink for Postgres {
             lease
                 .ask()
                 .await
-                .map_err(|error| SinkError::new(format!("PostgreSQL: {}", text_of(&error))))
+                .map_err(|error| failed("PostgreSQL", error))
         };
-        tokio::time::timeout(CALL_LIMIT, ask)
-            .await
-            .unwrap_or_else(|_| Err(no_answer()))
+        within(CALL_LIMIT, "PostgreSQL does not answer", ask).await
     }
-}
-
-fn no_answer() -> SinkError {
-    SinkError::new(format!("PostgreSQL does not answer within {CALL_LIMIT:?}"))
 }
 
 /// A connection of the pool, which goes back there only if its last statement was answered: one that
@@ -331,27 +329,17 @@ fn is_refusal(error: &tokio_postgres::Error) -> bool {
         .is_some_and(|code| matches!(code.code().get(..2), Some("22" | "23" | "54")))
 }
 
-/// An error with its causes. Leaves out the details of broken constraints, which quote the row.
-fn text_of(error: &tokio_postgres::Error) -> String {
-    if let Some(error) = error.as_db_error() {
-        let code = error.code().code();
-        return match error.detail() {
-            Some(detail) if code.starts_with("22") => {
-                format!("{} ({code}): {detail}", error.message())
-            }
-            _ => format!("{} ({code})", error.message()),
-        };
-    }
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
+/// What an error says. Of what the server answered it leaves out the details of broken constraints, which quote the
+/// row; the library's own error, as a source, would show them.
+fn failed(what: &str, error: tokio_postgres::Error) -> SinkError {
+    let Some(answer) = error.as_db_error() else {
+        return SinkError::caused_by(what, error);
+    };
+    let (message, code) = (answer.message(), answer.code().code());
+    SinkError::new(match answer.detail() {
+        Some(detail) if code.starts_with("22") => format!("{what}: {message} ({code}): {detail}"),
+        _ => format!("{what}: {message} ({code})"),
+    })
 }
 
 fn is_table_name(name: &str) -> bool {

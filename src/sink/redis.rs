@@ -3,8 +3,13 @@
 //! sink makes sure that the old connection can write no more and looks at what it wrote.
 
 use super::{
-    Delivered, Rejection, Sink, SinkError, SinkEvent, SinkUrlError, address::Address,
-    recent::Recent, tls,
+    Delivered, Rejection, Sink, SinkError, SinkEvent, SinkUrlError,
+    shared::{
+        address::Address,
+        attempt::{outcome, within},
+        recent::Recent,
+        tls,
+    },
 };
 use crate::event::EventId;
 use ::redis::{
@@ -19,7 +24,7 @@ use tokio::{net::TcpStream, sync::Mutex, task::AbortHandle};
 use tokio_rustls::TlsConnector;
 use tracing::warn;
 
-pub(super) const ALLOWED: &str = "`redis://user:password@host:port/stream` or \
+const ALLOWED: &str = "`redis://user:password@host:port/stream` or \
      `redis://host:port/database-number/stream`, `rediss://` for TLS, with the \
      parameters `maxlen=N`, `tls_ca=FILE`";
 
@@ -27,6 +32,9 @@ pub(super) const ALLOWED: &str = "`redis://user:password@host:port/stream` or \
 const STEP_LIMIT: Duration = Duration::from_secs(8);
 /// How long a call may take in all.
 const CALL_LIMIT: Duration = Duration::from_secs(12);
+const NO_ANSWER: &str = "Redis does not answer";
+/// What errors of the server begin with.
+const REDIS: &str = "Redis";
 /// How many entries are read at once.
 const PAGE: usize = 100;
 /// How many pages are read after the last entry that the sink knows of. More than others write there
@@ -38,7 +46,7 @@ const FIRST_LOOK: usize = 1000;
 const DEFAULT_MAX_STRING: usize = 512 * 1024 * 1024;
 
 /// The sink for `redis://` and `rediss://`.
-pub(super) struct Redis {
+struct Redis {
     name: String,
     host: String,
     port: u16,
@@ -96,8 +104,13 @@ impl Drop for Connection {
     }
 }
 
+/// The sink of a `redis:` or `rediss:` URL.
+pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
+    Ok(Arc::new(Redis::new(url)?))
+}
+
 impl Redis {
-    pub(super) fn open(url: &str) -> Result<Self, SinkUrlError> {
+    fn new(url: &str) -> Result<Self, SinkUrlError> {
         let address = Address::parse(url, ALLOWED)?;
         let parameters = address.parameters(&["maxlen", "tls_ca"])?;
         let (database, stream) = match address.path()?.as_slice() {
@@ -152,29 +165,28 @@ impl Redis {
     }
 
     async fn connect(&self) -> Result<Connection, SinkError> {
-        let unreachable =
-            |error: &dyn fmt::Display| SinkError::new(format!("Redis cannot be reached: {error}"));
+        const UNREACHABLE: &str = "Redis cannot be reached";
         let stream = TcpStream::connect((self.host.as_str(), self.port))
             .await
-            .map_err(|error| unreachable(&error))?;
+            .map_err(|error| SinkError::caused_by(UNREACHABLE, error))?;
         stream
             .set_nodelay(true)
-            .map_err(|error| unreachable(&error))?;
+            .map_err(|error| SinkError::caused_by(UNREACHABLE, error))?;
         // The handshake is here and not left to the client library, which takes the provider of
         // cryptography from the process and panics where there are two.
         match &self.tls {
             None => self.greet(stream).await,
             Some(tls) => {
-                let name =
-                    ServerName::try_from(self.host.clone()).map_err(|error| unreachable(&error))?;
+                let name = ServerName::try_from(self.host.clone())
+                    .map_err(|error| SinkError::caused_by(UNREACHABLE, error))?;
                 let stream = tls
                     .connect(name, stream)
                     .await
-                    .map_err(|error| unreachable(&error))?;
+                    .map_err(|error| SinkError::caused_by(UNREACHABLE, error))?;
                 self.greet(stream).await
             }
         }
-        .map_err(|error| unreachable(&text_of(&error)))
+        .map_err(|error| failed(UNREACHABLE, error))
     }
 
     async fn greet<S>(&self, stream: S) -> RedisResult<Connection>
@@ -224,7 +236,7 @@ impl Redis {
                 .await;
             if let Err(error) = killed {
                 if error.is_io_error() || error.is_timeout() {
-                    return Err(failed(&error));
+                    return Err(failed(REDIS, error));
                 }
                 warn!(
                     stream = self.stream,
@@ -245,7 +257,7 @@ impl Redis {
                         .arg(PAGE)
                         .query_async::<StreamRangeReply>(&mut connection.redis)
                         .await
-                        .map_err(|error| failed(&error))?;
+                        .map_err(|error| failed(REDIS, error))?;
                     state.note(&page);
                     newest = newest.or_else(|| page.ids.first().map(|entry| entry.id.clone()));
                     match page.ids.last() {
@@ -264,7 +276,7 @@ impl Redis {
                         .arg(PAGE)
                         .query_async::<StreamRangeReply>(&mut connection.redis)
                         .await
-                        .map_err(|error| failed(&error))?;
+                        .map_err(|error| failed(REDIS, error))?;
                     state.note(&page);
                     match page.ids.last() {
                         Some(entry) if page.ids.len() == PAGE => {
@@ -297,14 +309,12 @@ impl Redis {
         let mut added = Vec::with_capacity(batch.len());
         for (index, event) in batch.iter().enumerate() {
             if event.json.len() > connection.max_string {
-                rejected.push(Rejection {
-                    index,
-                    reason: format!(
-                        "Redis refuses it: {} bytes are more than the {} of `proto-max-bulk-len`",
-                        event.json.len(),
-                        connection.max_string
-                    ),
-                });
+                let reason = format!(
+                    "Redis refuses it: {} bytes are more than the {} of `proto-max-bulk-len`",
+                    event.json.len(),
+                    connection.max_string
+                );
+                rejected.push(Rejection::new(index, reason));
             } else if !state.known.contains(event.event_id) {
                 transaction.add_command(self.add(event));
                 added.push(event.event_id);
@@ -316,7 +326,7 @@ impl Redis {
             let entries = transaction
                 .query_async::<Vec<String>>(&mut connection.redis)
                 .await
-                .map_err(|error| failed(&error))?;
+                .map_err(|error| failed(REDIS, error))?;
             state.in_doubt = false;
             state.doubtful = None;
             state.last_entry = entries.into_iter().next_back().or(state.last_entry.take());
@@ -371,10 +381,8 @@ impl Sink for Redis {
 
     async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
         let mut done = Delivered::default();
-        tokio::time::timeout(CALL_LIMIT, self.add_all(batch, &mut done))
-            .await
-            .unwrap_or_else(|_| Err(no_answer()))?;
-        Ok(done)
+        let end = within(CALL_LIMIT, NO_ANSWER, self.add_all(batch, &mut done)).await;
+        outcome(done, end)
     }
 
     async fn check(&self) -> Result<(), SinkError> {
@@ -384,20 +392,14 @@ impl Sink for Redis {
             ::redis::cmd("PING")
                 .query_async::<()>(&mut connection.redis)
                 .await
-                .map_err(|error| failed(&error))
+                .map_err(|error| failed(REDIS, error))
         };
-        tokio::time::timeout(CALL_LIMIT, ask)
-            .await
-            .unwrap_or_else(|_| Err(no_answer()))
+        within(CALL_LIMIT, NO_ANSWER, ask).await
     }
 }
 
-fn no_answer() -> SinkError {
-    SinkError::new(format!("Redis does not answer within {CALL_LIMIT:?}"))
-}
-
-fn failed(error: &RedisError) -> SinkError {
-    SinkError::new(format!("Redis: {}", text_of(error)))
+fn failed(what: &str, error: RedisError) -> SinkError {
+    SinkError::new(format!("{what}: {}", text_of(&error))).with_source(error)
 }
 
 /// An error with the words of the server, which quote no values.

@@ -3,10 +3,12 @@
 
 use super::{
     Delivered, Sink, SinkError, SinkEvent, SinkUrlError,
-    address::Address,
-    auth::{AuthProvider, Basic},
-    http_client::{Answer, HttpClient, REQUEST_TIMEOUT, Request, request_timeout},
-    parts::{self, Part, Receiver},
+    shared::{
+        address::Address,
+        auth::{AuthProvider, Basic},
+        http_client::{HttpClient, REQUEST_TIMEOUT, Request, Verdict, request_timeout},
+        parts::{self, Part, Receiver},
+    },
 };
 use crate::event::{Event, LifecycleEvent, WorkflowState};
 use async_trait::async_trait;
@@ -272,7 +274,7 @@ impl Receiver for SegmentSink {
         for event in part {
             match self.track(event) {
                 Ok(event) => events.extend(event),
-                Err(reason) => return Ok(Part::Unfit(reason)),
+                Err(reason) => return Ok(Part::Unsendable(reason)),
             }
         }
         if events.is_empty() {
@@ -281,14 +283,14 @@ impl Receiver for SegmentSink {
         let body = format!(r#"{{"batch":[{}]}}"#, events.join(","));
         if body.len() > MOST_BATCH_BYTES {
             // One event never is, so that halves are what goes out.
-            return Ok(Part::Unfit(format!(
+            return Ok(Part::Unsendable(format!(
                 "more than {MOST_BATCH_BYTES} bytes in one batch"
             )));
         }
         let request = Request::post(self.url.clone(), "application/json", body);
         Ok(match self.client.send(&request).await? {
-            Answer::Accepted => Part::Taken,
-            Answer::Refused(reason) => Part::Refused(reason),
+            Verdict::Accepted => Part::Taken,
+            Verdict::Refused(reason) => Part::Refused(reason),
         })
     }
 }

@@ -1,20 +1,21 @@
 //! Events as lines of JSON on standard output, for a look at them and for whoever collects the output
 //! of containers.
 
-use super::{Delivered, Sink, SinkError, SinkEvent, SinkUrlError, redacted};
+use super::{Delivered, Sink, SinkError, SinkEvent, SinkUrlError};
 use crate::event::EventId;
 use async_trait::async_trait;
 use std::{
     collections::VecDeque,
     io::{self, Write},
+    sync::Arc,
 };
 use tokio::sync::{Mutex, oneshot};
 
-pub(super) const ALLOWED: &str = "`stdout:`, with nothing after the colon";
+const ALLOWED: &str = "`stdout:`, with nothing after the colon";
 
 /// The sink for `stdout:`.
 #[derive(Debug, Default)]
-pub(super) struct Stdout {
+struct Stdout {
     state: Mutex<State>,
 }
 
@@ -34,17 +35,13 @@ struct Pending {
     result: oneshot::Receiver<io::Result<()>>,
 }
 
-impl Stdout {
-    pub(super) fn open(url: &str) -> Result<Self, SinkUrlError> {
-        if url == "stdout:" {
-            return Ok(Self::default());
-        }
-        Err(SinkUrlError {
-            url: redacted(url),
-            reason: "`stdout:` takes nothing after the colon".to_owned(),
-            allowed: ALLOWED.to_owned(),
-        })
+/// The sink of the URL `stdout:`.
+pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
+    if url == "stdout:" {
+        return Ok(Arc::new(Stdout::default()));
     }
+    let reason = "`stdout:` takes nothing after the colon";
+    Err(SinkUrlError::new(url, reason, ALLOWED))
 }
 
 impl State {
@@ -62,7 +59,7 @@ impl State {
             }
             Ok(Err(error)) => {
                 self.is_broken = true;
-                Err(SinkError::new(format!("standard output: {error}")))
+                Err(SinkError::caused_by("standard output", error))
             }
             Err(_) => Err(SinkError::new("standard output: its thread ended")),
         }
@@ -96,7 +93,7 @@ impl Sink for Stdout {
             std::thread::Builder::new()
                 .name("eventstore-stdout".to_owned())
                 .spawn(move || done.send(write(&mut io::stdout().lock(), &lines)).ok())
-                .map_err(|error| SinkError::new(format!("standard output: {error}")))?;
+                .map_err(|error| SinkError::caused_by("standard output", error))?;
             let ids = rest.iter().map(|event| event.event_id).collect();
             state.pending = Some(Pending { ids, result });
             state.finish().await?;

@@ -2,7 +2,10 @@
 //! allowed. Does not know how the options are used.
 
 use super::{BuildError, url};
-use crate::{record::Filter, sink::Sink};
+use crate::{
+    record::Filter,
+    sink::{self, Sink},
+};
 use serde::Deserialize;
 use std::{
     fmt,
@@ -424,7 +427,7 @@ impl EventStoreOptions {
                 name: name.clone(),
                 // A URL can hold a password, and an unknown variable anything.
                 value: match name.as_str() {
-                    "EVENTSTORE_URL" => crate::sink::redacted(&value),
+                    "EVENTSTORE_URL" => sink::redacted(&value),
                     _ => value.chars().take(80).collect(),
                 },
                 allowed: allowed.to_owned(),
@@ -482,14 +485,14 @@ impl EventStoreOptions {
                         Some(parse(&value, "`true` or `false`").map_err(|a| invalid(&a))?);
                 }
                 // The sinks read these themselves, so that no other part gets a secret.
-                name if SINK_NAMES.contains(&name) => {}
+                name if sink::variables().contains(&name) => {}
                 _ => {
                     return Err(BuildError::InvalidOption {
                         name,
                         value: "a value that is not shown".to_owned(),
                         allowed: format!(
                             "no such variable; known are {}",
-                            [&NAMES[..], &SINK_NAMES[..]].concat().join(", ")
+                            [NAMES.to_vec(), sink::variables()].concat().join(", ")
                         ),
                     });
                 }
@@ -581,16 +584,6 @@ const NAMES: [&str; 16] = [
     "EVENTSTORE_LIFECYCLE",
     "EVENTSTORE_ERROR_MESSAGES",
     "EVENTSTORE_REPAIR_ON_REPLAY",
-];
-
-/// The variables that the sinks read: their credentials.
-const SINK_NAMES: [&str; 6] = [
-    "EVENTSTORE_AUTH_TOKEN",
-    "EVENTSTORE_AUTH_TOKEN_URL",
-    "EVENTSTORE_AUTH_CLIENT_ID",
-    "EVENTSTORE_AUTH_CLIENT_SECRET",
-    "EVENTSTORE_AUTH_SCOPE",
-    "EVENTSTORE_SEGMENT_WRITE_KEY",
 ];
 
 fn parse<T: FromStr>(value: &str, allowed: &str) -> Result<T, String> {
@@ -812,7 +805,7 @@ mod tests {
 
     #[test]
     fn the_variables_of_sinks_are_known() {
-        for name in SINK_NAMES {
+        for name in sink::variables() {
             read(&[(name, "hunter2")]).unwrap();
         }
     }

@@ -50,7 +50,9 @@ fn begins_url(text: &str) -> bool {
         && scheme
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "+.-".contains(c));
-    is_scheme && rest.starts_with("//") || matches!(scheme, "sqlite" | "memory" | "stdout")
+    is_scheme && rest.starts_with("//")
+        || matches!(scheme, "sqlite" | "memory")
+        || sink::stands_alone(scheme)
 }
 
 /// Splits a list into its URLs. Some URLs contain commas (`kafka://one:9092,two:9092/topic`).

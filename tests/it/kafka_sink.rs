@@ -231,7 +231,7 @@ async fn what_the_broker_forbids_is_an_error_and_passes() {
         &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED],
     );
     let error = sink.deliver(&events).await.unwrap_err();
-    assert!(!error.reason.is_empty());
+    assert!(!error.reason().is_empty());
     assert_eq!(
         sink.deliver(&events).await.unwrap(),
         Delivered::all(&events)
@@ -307,7 +307,7 @@ async fn tls_and_scram_are_built_in() {
         .unwrap_err();
     // As far as the connection, and not stopped by a client that has no such mechanism.
     assert!(
-        error.reason.contains("no answer from the broker"),
+        error.reason().contains("no answer from the broker"),
         "{error}"
     );
     assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");

@@ -1,6 +1,6 @@
 //! What a Kafka URL names. Knows the client's configuration, and nothing of events.
 
-use crate::sink::{SinkUrlError, address::Address};
+use crate::sink::{SinkUrlError, shared::address::Address};
 use rdkafka::ClientConfig;
 use secrecy::{ExposeSecret as _, SecretString};
 use std::time::Duration;
@@ -15,7 +15,7 @@ const DEFAULT_PORT: u16 = 9092;
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A topic, and how it is reached.
-pub(super) struct Target {
+pub(super) struct TopicAddress {
     pub(super) topic: String,
     /// For a topic that is not there; -1 leaves it to the broker.
     pub(super) partitions: i32,
@@ -24,12 +24,19 @@ pub(super) struct Target {
     brokers: String,
     tls: bool,
     ca: Option<String>,
-    user: Option<(String, SecretString, &'static str)>,
+    login: Option<Login>,
     compression: String,
     max_bytes: u32,
 }
 
-impl Target {
+/// Who the sink is, and how it proves it.
+struct Login {
+    user: String,
+    password: SecretString,
+    mechanism: &'static str,
+}
+
+impl TopicAddress {
     pub(super) fn parse(url: &str) -> Result<Self, SinkUrlError> {
         let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
         let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -90,12 +97,16 @@ impl Target {
                 address.wrong("this build has no SCRAM; it needs the cargo feature `kafka-tls`")
             );
         }
-        let user = match (address.user()?, address.password()?) {
+        let login = match (address.user()?, address.password()?) {
             (None, None) if parameters.text("mechanism").is_some() => {
                 return Err(address.wrong("`mechanism` is of use with a user name only"));
             }
             (None, None) => None,
-            (Some(user), Some(password)) => Some((user, password, mechanism)),
+            (Some(user), Some(password)) => Some(Login {
+                user,
+                password,
+                mechanism,
+            }),
             _ => return Err(address.wrong("a user name and a password go together")),
         };
         let compression = match parameters.text("compression").unwrap_or("none") {
@@ -132,7 +143,7 @@ impl Target {
             brokers,
             tls,
             ca,
-            user,
+            login,
             compression,
             max_bytes,
         })
@@ -162,18 +173,18 @@ impl Target {
             .set("reconnect.backoff.max.ms", "1000")
             // Made by the sink, with the partitions that its URL asks for.
             .set("allow.auto.create.topics", "false");
-        let protocol = match (self.tls, &self.user) {
+        let protocol = match (self.tls, &self.login) {
             (false, None) => "plaintext",
             (false, Some(_)) => "sasl_plaintext",
             (true, None) => "ssl",
             (true, Some(_)) => "sasl_ssl",
         };
         config.set("security.protocol", protocol);
-        if let Some((user, password, mechanism)) = &self.user {
+        if let Some(login) = &self.login {
             config
-                .set("sasl.mechanisms", *mechanism)
-                .set("sasl.username", user)
-                .set("sasl.password", password.expose_secret());
+                .set("sasl.mechanisms", login.mechanism)
+                .set("sasl.username", &login.user)
+                .set("sasl.password", login.password.expose_secret());
         }
         if let Some(ca) = &self.ca {
             config.set("ssl.ca.location", ca);
@@ -192,11 +203,15 @@ mod tests {
 
     #[test]
     fn hosts_user_and_topic_are_read() {
-        let target =
-            Target::parse("kafka://u%40:p%2Fw@a,[::1]:7,c:9093/orders.v1?partitions=3").unwrap();
-        assert_eq!(target.brokers, "a:9092,[::1]:7,c:9093");
-        assert_eq!((target.topic.as_str(), target.partitions), ("orders.v1", 3));
-        let config = target.config();
+        let address =
+            TopicAddress::parse("kafka://u%40:p%2Fw@a,[::1]:7,c:9093/orders.v1?partitions=3")
+                .unwrap();
+        assert_eq!(address.brokers, "a:9092,[::1]:7,c:9093");
+        assert_eq!(
+            (address.topic.as_str(), address.partitions),
+            ("orders.v1", 3)
+        );
+        let config = address.config();
         assert_eq!(config.get("sasl.username"), Some("u@"));
         assert_eq!(config.get("sasl.password"), Some("p/w"));
         assert_eq!(config.get("security.protocol"), Some("sasl_plaintext"));
@@ -221,7 +236,7 @@ mod tests {
             ("kafka://u:hunter2@h/t?tls_ca=/x", "kafka+tls"),
             ("kafka://u:hunter2@h/t?acks=1", "unknown parameter"),
         ] {
-            let Err(error) = Target::parse(url) else {
+            let Err(error) = TopicAddress::parse(url) else {
                 panic!("{url} is taken");
             };
             assert!(error.reason.contains(word), "{url}: {error}");
@@ -235,7 +250,8 @@ mod tests {
     #[cfg(not(feature = "kafka-tls"))]
     #[test]
     fn scram_names_the_feature_that_it_needs() {
-        let Err(error) = Target::parse("kafka://u:hunter2@h/t?mechanism=SCRAM-SHA-256") else {
+        let Err(error) = TopicAddress::parse("kafka://u:hunter2@h/t?mechanism=SCRAM-SHA-256")
+        else {
             panic!("it is taken");
         };
         assert!(error.reason.contains("`kafka-tls`"), "{error}");

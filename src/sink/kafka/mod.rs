@@ -4,8 +4,14 @@
 mod address;
 mod producer;
 
-use super::{Delivered, Rejection, Sink, SinkError, SinkEvent, SinkUrlError, recent::Recent};
-use address::Target;
+use super::{
+    Delivered, Rejection, Sink, SinkError, SinkEvent, SinkUrlError,
+    shared::{
+        attempt::{outcome, within},
+        recent::Recent,
+    },
+};
+use address::TopicAddress;
 use async_trait::async_trait;
 use producer::{Failure, Producer};
 use std::{
@@ -14,7 +20,7 @@ use std::{
     sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
+use tokio::{sync::Mutex, task::spawn_blocking};
 
 /// How long one delivery may take with everything around it, such as looking for the topic.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(18);
@@ -22,7 +28,7 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(18);
 /// Delivers to a Kafka topic.
 struct KafkaSink {
     name: String,
-    target: Arc<Target>,
+    address: Arc<TopicAddress>,
     /// Made at the first delivery, and again after an error that a producer does not survive.
     producer: Mutex<Option<Arc<Producer>>>,
     /// What the broker confirmed.
@@ -39,10 +45,10 @@ impl fmt::Debug for KafkaSink {
 
 /// The sink of a `kafka:` or `kafka+tls:` URL.
 pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
-    let target = Target::parse(url)?;
+    let address = TopicAddress::parse(url)?;
     Ok(Arc::new(KafkaSink {
-        name: format!("kafka {}", target.topic),
-        target: Arc::new(target),
+        name: format!("kafka {}", address.topic),
+        address: Arc::new(address),
         producer: Mutex::new(None),
         arrived: std::sync::Mutex::default(),
     }))
@@ -58,7 +64,7 @@ impl KafkaSink {
             // It joins its threads, which no thread of the runtime should wait for.
             spawn_blocking(move || drop(old));
         }
-        let producer = Arc::new(Producer::connect(self.target.clone()).await?);
+        let producer = Arc::new(Producer::connect(self.address.clone()).await?);
         *kept = Some(producer.clone());
         Ok(producer)
     }
@@ -123,10 +129,9 @@ impl KafkaSink {
         for result in results {
             match result {
                 Ok(()) => {}
-                Err(Failure::Never(reason)) => done.rejected.push(Rejection {
-                    index: done.taken,
-                    reason,
-                }),
+                Err(Failure::Unsendable(reason)) => {
+                    done.rejected.push(Rejection::new(done.taken, reason));
+                }
                 Err(_) if is_set_refused => return self.deliver_each(batch, done).await,
                 Err(Failure::SetRefused(reason)) => return Err(SinkError::new(reason)),
                 Err(Failure::Now(error)) => return Err(error),
@@ -136,7 +141,7 @@ impl KafkaSink {
         Ok(())
     }
 
-    /// Delivers what is left one by one, so that only what is refused by itself is rejected.
+    /// Delivers what is left one by one, so that only what the broker refuses by itself is rejected.
     async fn deliver_each(
         &self,
         batch: &[SinkEvent],
@@ -147,11 +152,8 @@ impl KafkaSink {
             if is_missing.get(done.taken) == Some(&true) {
                 match self.send(&[event]).await?.pop() {
                     Some(Ok(())) => {}
-                    Some(Err(Failure::Never(reason) | Failure::SetRefused(reason))) => {
-                        done.rejected.push(Rejection {
-                            index: done.taken,
-                            reason,
-                        });
+                    Some(Err(Failure::Unsendable(reason) | Failure::SetRefused(reason))) => {
+                        done.rejected.push(Rejection::new(done.taken, reason));
                     }
                     Some(Err(Failure::Now(error))) => return Err(error),
                     None => return Err(SinkError::new("the event was not sent")),
@@ -183,18 +185,9 @@ impl Sink for KafkaSink {
 
     async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
         let mut done = Delivered::default();
-        let result = timeout(DELIVERY_TIMEOUT, self.deliver_all(batch, &mut done))
-            .await
-            .unwrap_or_else(|_| {
-                Err(SinkError::new(format!(
-                    "the batch took longer than {DELIVERY_TIMEOUT:?}"
-                )))
-            });
-        match result {
-            Err(error) if done.taken == 0 => Err(error),
-            // The failure shows again with what is left.
-            _ => Ok(done),
-        }
+        let call = self.deliver_all(batch, &mut done);
+        let end = within(DELIVERY_TIMEOUT, "the batch was not delivered", call).await;
+        outcome(done, end)
     }
 
     async fn check(&self) -> Result<(), SinkError> {

@@ -1,11 +1,11 @@
 //! The producer: how it is made, what it sends, and what its reports mean.
 
-use super::address::Target;
+use super::address::TopicAddress;
 use crate::{
     event::EventError,
     sink::{
         SinkError, SinkEvent,
-        attributes::{Attributes, HeaderNames},
+        shared::attributes::{Attributes, HeaderNames},
     },
 };
 use rdkafka::{
@@ -47,8 +47,8 @@ const NAMES: HeaderNames = [
 pub(super) enum Failure {
     /// It may next time.
     Now(SinkError),
-    /// It never will.
-    Never(String),
+    /// It cannot be sent as it is.
+    Unsendable(String),
     /// The broker refused the set of messages that it was in, for its size or for one of them.
     SetRefused(String),
 }
@@ -63,7 +63,7 @@ impl Failure {
 /// A producer for one topic.
 pub(super) struct Producer {
     producer: FutureProducer<Context>,
-    target: Arc<Target>,
+    address: Arc<TopicAddress>,
     said: LastError,
 }
 
@@ -90,18 +90,18 @@ impl ClientContext for Context {
 impl Producer {
     /// Makes a producer and looks for the topic, which is made if it is not there and the broker
     /// lets it.
-    pub(super) async fn connect(target: Arc<Target>) -> Result<Self, SinkError> {
+    pub(super) async fn connect(address: Arc<TopicAddress>) -> Result<Self, SinkError> {
         // The client's calls wait where they are called; making and ending it, too.
         blocking(move || {
             let said = LastError::default();
             let context = Context { said: said.clone() };
-            let producer: FutureProducer<Context> = target
+            let producer: FutureProducer<Context> = address
                 .config()
                 .create_with_context(context.clone())
-                .map_err(|error| SinkError::new(format!("no Kafka client: {error}")))?;
+                .map_err(|error| SinkError::caused_by("no Kafka client", error))?;
             let made = Self {
                 producer,
-                target,
+                address,
                 said,
             };
             if !made.topic_is_there()? {
@@ -121,7 +121,7 @@ impl Producer {
             } else {
                 Err(SinkError::new(format!(
                     "there is no topic {}",
-                    this.target.topic
+                    this.address.topic
                 )))
             }
         })
@@ -163,8 +163,8 @@ impl Producer {
     }
 
     fn queue(&self, event: &SinkEvent) -> Result<DeliveryFuture, Failure> {
-        let headers = headers(event).map_err(|error| Failure::Never(error.to_string()))?;
-        let mut record = FutureRecord::to(&self.target.topic)
+        let headers = headers(event).map_err(|error| Failure::Unsendable(error.to_string()))?;
+        let mut record = FutureRecord::to(&self.address.topic)
             .payload(&event.json)
             .headers(headers);
         if let Some(key) = event.key() {
@@ -174,7 +174,7 @@ impl Producer {
             match error.rdkafka_error_code() {
                 // Told by the client, of this message alone.
                 Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
-                    Failure::Never(format!("{} bytes: {error}", event.json.len()))
+                    Failure::Unsendable(format!("{} bytes: {error}", event.json.len()))
                 }
                 _ => self.failure(&error),
             }
@@ -197,10 +197,11 @@ impl Producer {
 
     fn error(&self, what: &str, error: &KafkaError) -> SinkError {
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*said {
-            Some(said) => SinkError::new(format!("{what}{error} ({said})")),
-            None => SinkError::new(format!("{what}{error}")),
-        }
+        let reason = match &*said {
+            Some(said) => format!("{what}{error} ({said})"),
+            None => format!("{what}{error}"),
+        };
+        SinkError::new(reason).with_source(error.clone())
     }
 
     fn forget(&self) {
@@ -213,15 +214,15 @@ impl Producer {
 
     /// Asks the broker.
     fn topic_is_there(&self) -> Result<bool, SinkError> {
-        let patience = METADATA_TIMEOUT.min(self.target.timeout);
+        let patience = METADATA_TIMEOUT.min(self.address.timeout);
         let metadata = self
             .client()
-            .fetch_metadata(Some(&self.target.topic), patience)
+            .fetch_metadata(Some(&self.address.topic), patience)
             .map_err(|error| self.error("no answer from the broker: ", &error))?;
         let topic = metadata
             .topics()
             .iter()
-            .find(|topic| topic.name() == self.target.topic);
+            .find(|topic| topic.name() == self.address.topic);
         match topic.map(|topic| topic.error().map(RDKafkaErrorCode::from)) {
             Some(None) => Ok(true),
             // It is being made.
@@ -232,7 +233,7 @@ impl Producer {
             | None => Ok(false),
             Some(Some(code)) => Err(SinkError::new(format!(
                 "the topic {}: {code}",
-                self.target.topic
+                self.address.topic
             ))),
         }
     }
@@ -241,18 +242,18 @@ impl Producer {
         let failed = |error: &dyn std::fmt::Display| {
             SinkError::new(format!(
                 "there is no topic {}, and it cannot be made: {error}",
-                self.target.topic
+                self.address.topic
             ))
         };
         let admin: AdminClient<Context> = self
-            .target
+            .address
             .config()
             .create_with_context(context)
             .map_err(|error| failed(&error))?;
         let topic = NewTopic::new(
-            &self.target.topic,
-            self.target.partitions,
-            TopicReplication::Fixed(self.target.replication),
+            &self.address.topic,
+            self.address.partitions,
+            TopicReplication::Fixed(self.address.replication),
         );
         let options = AdminOptions::new()
             .request_timeout(Some(METADATA_TIMEOUT))

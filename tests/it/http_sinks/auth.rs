@@ -141,7 +141,7 @@ async fn whoever_waited_for_a_failed_fetch_shares_its_failure() {
     let answers = futures::future::join_all((0..20).map(|_| provider.headers())).await;
     for answer in answers {
         let error = answer.unwrap_err();
-        assert_eq!(error.retry_after, Some(Duration::from_secs(9)));
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(9)));
     }
     assert_eq!(server.requests().len(), 1);
     // The next one asks again.
@@ -230,12 +230,12 @@ async fn a_second_401_is_an_error_and_a_failed_fetch_too() {
     let url = format!("http://{}/in", endpoint.address());
     let sink = sink::open_with_auth(&url, Arc::new(credentials(&server))).unwrap();
     let error = sink.deliver(&batch(1, 5)).await.unwrap_err();
-    assert!(error.reason.contains("401"), "{error}");
+    assert!(error.reason().contains("401"), "{error}");
     assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
     assert_eq!((endpoint.requests().len(), server.requests().len()), (2, 2));
     server.stop().await;
     let error = sink.deliver(&batch(1, 5)).await.unwrap_err();
-    assert!(error.reason.contains("no access token"), "{error}");
+    assert!(error.reason().contains("no access token"), "{error}");
     let error = sink.check().await.unwrap_err();
     assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
 }

@@ -110,7 +110,7 @@ async fn the_component_is_asked_for_once_and_again_after_an_error() {
     sink.deliver(&events).await.unwrap();
     assert_eq!(sidecar.requests_to("/v1.0/metadata").len(), 1);
     let error = sink.deliver(&events).await.unwrap_err();
-    assert!(error.reason.contains("connection refused"), "{error}");
+    assert!(error.reason().contains("connection refused"), "{error}");
     assert_eq!(sidecar.requests_to("/v1.0/metadata").len(), 1);
     sink.deliver(&events).await.unwrap();
     sink.deliver(&events).await.unwrap();
@@ -156,7 +156,10 @@ async fn a_missing_component_is_passed_over_and_said_once() {
     let said = String::from_utf8(said.0.lock().unwrap().clone()).unwrap();
     assert_eq!(said.matches("no such Dapr component").count(), 1, "{said}");
     let error = sink.check().await.unwrap_err();
-    assert!(error.reason.contains("no component eventstore"), "{error}");
+    assert!(
+        error.reason().contains("no component eventstore"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -176,7 +179,7 @@ async fn a_sidecar_that_is_not_ready_is_an_outage() {
     let sink = sink::open(&binding(&sidecar)).unwrap();
     let events = batch(1, 5);
     let error = sink.deliver(&events).await.unwrap_err();
-    assert!(error.reason.contains("not ready"), "{error}");
+    assert!(error.reason().contains("not ready"), "{error}");
     ready.store(1, Ordering::SeqCst);
     assert_eq!(
         sink.deliver(&events).await.unwrap(),
@@ -217,7 +220,7 @@ async fn a_sidecar_that_says_400_of_its_component_is_an_outage() {
         let sink = sink::open(&format!("dapr://{}/events/orders", sidecar.address())).unwrap();
         let events = batch(1, 3);
         let error = sink.deliver(&events).await.unwrap_err();
-        assert!(error.reason.contains(code), "{error}");
+        assert!(error.reason().contains(code), "{error}");
         is_there.store(1, Ordering::SeqCst);
         assert_eq!(
             sink.deliver(&events).await.unwrap(),
@@ -344,7 +347,7 @@ async fn a_401_behind_the_binding_renews_the_token() {
     let stale = Arc::new(StaticBearer::new("s3cr3t-stale"));
     let sink = sink::open_with_auth(&binding(&sidecar), stale).unwrap();
     let error = sink.deliver(&events).await.unwrap_err();
-    assert!(error.reason.contains("401"), "{error}");
+    assert!(error.reason().contains("401"), "{error}");
     assert!(!format!("{error:?}").contains("s3cr3t"), "{error:?}");
 }
 

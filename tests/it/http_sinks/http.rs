@@ -92,8 +92,8 @@ async fn what_passes_is_an_error_and_nothing_is_given_up() {
         let endpoint = always(ResponseTemplate::new(status)).await;
         let sink = sink::open(&url(&endpoint)).unwrap();
         let error = sink.deliver(&batch(1, 4)).await.unwrap_err();
-        assert!(error.reason.contains(&status.to_string()), "{error}");
-        assert_eq!(error.retry_after, None);
+        assert!(error.reason().contains(&status.to_string()), "{error}");
+        assert_eq!(error.retry_after(), None);
         assert_eq!(endpoint.requests().len(), 1, "{status} is not asked again");
     }
 }
@@ -128,7 +128,7 @@ async fn who_never_took_anything_may_be_the_wrong_place() {
     let sink = sink::open(&url(&endpoint)).unwrap();
     for events in [batch(1, 1), batch(1, 500)] {
         let error = sink.deliver(&events).await.unwrap_err();
-        let reason = &error.reason;
+        let reason = error.reason();
         assert!(reason.contains("400: speak HTTPS"), "{reason}");
         assert!(reason.contains("never took"), "{reason}");
     }
@@ -192,7 +192,7 @@ async fn an_answer_holds_whatever_becomes_of_its_body() {
         .deliver(&events)
         .await
         .unwrap_err();
-    assert!(error.reason.contains("answered 503"), "{error}");
+    assert!(error.reason().contains("answered 503"), "{error}");
 }
 
 #[tokio::test]
@@ -209,7 +209,7 @@ async fn a_pause_is_handed_on_in_seconds_and_as_a_date() {
             let endpoint = always(answer).await;
             let sink = sink::open(&url(&endpoint)).unwrap();
             let error = sink.deliver(&batch(1, 2)).await.unwrap_err();
-            let pause = error.retry_after.unwrap().as_secs();
+            let pause = error.retry_after().unwrap().as_secs();
             assert!(seconds.contains(&pause), "{value}: {pause}");
         }
     }
@@ -261,7 +261,7 @@ async fn a_slow_endpoint_costs_no_more_than_the_bound() {
     let started = Instant::now();
     let error = sink.deliver(&batch(1, 1)).await.unwrap_err();
     let took = started.elapsed();
-    assert!(error.reason.contains("timed out"), "{error}");
+    assert!(error.reason().contains("timed out"), "{error}");
     // The default, which no URL can raise.
     assert!((14..=19).contains(&took.as_secs()), "{took:?}");
 }
@@ -346,7 +346,7 @@ async fn tls_with_a_certificate_that_is_trusted_and_with_that_of_a_stranger() {
     ] {
         let sink = sink::open(&url).unwrap();
         let error = sink.deliver(&events).await.unwrap_err();
-        assert!(error.reason.contains("certificate"), "{error}");
+        assert!(error.reason().contains("certificate"), "{error}");
     }
     assert_eq!(served.load(Ordering::SeqCst), 1);
     let missing = format!("https://localhost:{port}/in?eventstore.tls_ca=/no/such/file");

@@ -334,7 +334,7 @@ async fn outage_slowness_and_return() {
     server.pause();
     let slow = sink.deliver(&events[10..20]).await.unwrap_err();
     assert!(started.elapsed() < Duration::from_secs(5));
-    assert!(slow.reason.contains("timed out"), "{slow}");
+    assert!(slow.reason().contains("timed out"), "{slow}");
     server.resume();
     // Dropped in flight, and delivered again.
     tokio::time::timeout(Duration::from_micros(300), sink.deliver(&events[10..20]))
@@ -366,7 +366,7 @@ async fn answers_mean_what_segment_says() {
         .deliver(&events)
         .await
         .unwrap_err();
-    assert_eq!(error.retry_after, Some(Duration::from_secs(11)));
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(11)));
     for status in [401, 500, 503] {
         open(&answer(status).await, "")
             .deliver(&events)

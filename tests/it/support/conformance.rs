@@ -258,7 +258,7 @@ async fn error_within_bound<T: std::fmt::Debug>(
         .expect("a call that ends")
         .unwrap_err();
     eprintln!("an error after {:?}: {error}", started.elapsed());
-    assert!(!error.reason.is_empty());
+    assert!(!error.reason().is_empty());
     error
 }
 

@@ -1,7 +1,7 @@
 //! The provider that the environment names.
 
 use super::{AuthProvider, ClientCredentials, StaticBearer};
-use crate::sink::{SinkUrlError, http_client};
+use crate::sink::{SinkUrlError, shared::http_client::is_header_value};
 use std::sync::Arc;
 
 const TOKEN: &str = "EVENTSTORE_AUTH_TOKEN";
@@ -36,7 +36,7 @@ fn from_variables(
     ) {
         (None, None, None, None, None) => Ok(None),
         (Some(token), None, None, None, None) => {
-            if !http_client::is_header_value(&token) {
+            if !is_header_value(&token) {
                 return Err(wrong("EVENTSTORE_AUTH_TOKEN does not fit into a header"));
             }
             Ok(Some(Arc::new(StaticBearer::new(token))))
@@ -136,6 +136,13 @@ mod tests {
                 !format!("{error} {error:?}").contains("hunter2"),
                 "{error:?}"
             );
+        }
+    }
+
+    #[test]
+    fn the_table_of_schemes_names_every_variable() {
+        for name in [TOKEN, TOKEN_URL, CLIENT_ID, CLIENT_SECRET, SCOPE] {
+            assert!(crate::sink::variables().contains(&name), "{name}");
         }
     }
 }

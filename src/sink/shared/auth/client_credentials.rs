@@ -2,7 +2,10 @@
 //! kept, and renewed in time. One fetch at a time, however many ask.
 
 use super::{AuthHeader, AuthProvider};
-use crate::sink::{SinkError, SinkUrlError, http_client};
+use crate::sink::{
+    SinkError, SinkUrlError,
+    shared::http_client::{answer, connector, is_header_value},
+};
 use async_trait::async_trait;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
@@ -68,7 +71,7 @@ impl ClientCredentials {
             ));
         }
         Ok(Self {
-            client: http_client::connector(&url, FETCH_TIMEOUT, None).map_err(wrong)?,
+            client: connector::connector(&url, FETCH_TIMEOUT, None).map_err(wrong)?,
             token_url: url,
             client_id: client_id.into(),
             client_secret: SecretString::from(client_secret.into()),
@@ -99,7 +102,7 @@ impl ClientCredentials {
         let failed = |reason: &str| {
             SinkError::new(format!(
                 "no access token from {}: {reason}",
-                http_client::place(&self.token_url)
+                connector::origin(&self.token_url)
             ))
         };
         let asked = Instant::now();
@@ -111,10 +114,13 @@ impl ClientCredentials {
             .body(self.form())
             .send()
             .await
-            .map_err(|error| failed(&http_client::cause(error)))?;
+            .map_err(|error| {
+                let error = error.without_url();
+                failed(&connector::cause(&error)).with_source(error)
+            })?;
         let status = response.status();
-        let retry_after = http_client::retry_after(response.headers());
-        let body = http_client::text(response).await;
+        let retry_after = answer::retry_after(response.headers());
+        let body = answer::text(response).await;
         // Only members that the standard defines are looked at: a server may echo what it was sent.
         let answer: Value = serde_json::from_str(&body).unwrap_or_default();
         if !status.is_success() {
@@ -123,15 +129,14 @@ impl ClientCredentials {
                 .and_then(Value::as_str)
                 .filter(|code| ERROR_CODES.contains(code))
                 .unwrap_or("no error code of the standard");
-            let mut error = failed(&format!("it answered {}, {code}", status.as_u16()));
-            error.retry_after = retry_after;
-            return Err(error);
+            return Err(failed(&format!("it answered {}, {code}", status.as_u16()))
+                .with_retry_after(retry_after));
         }
         let Some(token) = answer.get("access_token").and_then(Value::as_str) else {
             return Err(failed("its answer holds no access_token"));
         };
         let header = AuthHeader::bearer(token);
-        if !http_client::is_header_value(header.secret_value()) {
+        if !is_header_value(header.secret_value()) {
             return Err(failed("its access_token does not fit into a header"));
         }
         // A number by the standard, a text by some servers; absent: until a receiver says 401.
@@ -164,7 +169,7 @@ const ERROR_CODES: [&str; 6] = [
 impl fmt::Debug for ClientCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientCredentials")
-            .field("token_server", &http_client::place(&self.token_url))
+            .field("token_server", &connector::origin(&self.token_url))
             .finish_non_exhaustive()
     }
 }

@@ -1,11 +1,8 @@
 //! CloudEvents attributes as HTTP headers (binary mode): `ce-` and the attribute's name, the values
 //! percent-encoded as the HTTP binding says, so that no value can break a header.
 
-use super::{
-    SinkEvent,
-    attributes::{Attributes, HeaderNames},
-};
-use crate::event::EventError;
+use super::attributes::{Attributes, HeaderNames};
+use crate::{event::EventError, sink::SinkEvent};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 /// What the HTTP binding encodes besides everything outside of ASCII.
@@ -25,7 +22,7 @@ const NAMES: HeaderNames = [
 ];
 
 /// The headers of an event whose data is its native JSON.
-pub(super) fn cloud_event_headers(
+pub(in crate::sink) fn cloud_event_headers(
     event: &SinkEvent,
 ) -> Result<Vec<(&'static str, String)>, EventError> {
     let attributes = Attributes::of(event)?;
@@ -38,7 +35,7 @@ mod tests {
     use super::*;
     use crate::{
         event::{Event, EventId},
-        sink::attributes::tests::complete,
+        sink::shared::attributes::tests::complete,
     };
 
     #[test]

@@ -2,11 +2,13 @@
 //! (structured mode). The same as [`CloudEvent`](crate::event::CloudEvent) has them, but taken from
 //! the event's JSON without reading all of it, which would cost more than sending it.
 
-use super::SinkEvent;
-use crate::event::{
-    EventError,
-    cloudevents::{qualified_type, sequence_text, source},
-    is_traceparent,
+use crate::{
+    event::{
+        EventError,
+        cloudevents::{qualified_type, sequence_text, source},
+        is_traceparent,
+    },
+    sink::SinkEvent,
 };
 use serde::{Deserialize, Serialize};
 
@@ -25,11 +27,11 @@ struct OriginMetadata {
 }
 
 /// How a binding calls the attributes when they are headers; in the order of [`Attributes::headers`].
-pub(super) type HeaderNames = [&'static str; 10];
+pub(in crate::sink) type HeaderNames = [&'static str; 10];
 
 /// The attributes of one event.
 #[derive(Serialize)]
-pub(super) struct Attributes<'a> {
+pub(in crate::sink) struct Attributes<'a> {
     specversion: &'static str,
     id: String,
     source: String,
@@ -44,11 +46,11 @@ pub(super) struct Attributes<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     partitionkey: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) traceparent: Option<String>,
+    pub(in crate::sink) traceparent: Option<String>,
 }
 
 impl<'a> Attributes<'a> {
-    pub(super) fn of(event: &'a SinkEvent) -> Result<Self, EventError> {
+    pub(in crate::sink) fn of(event: &'a SinkEvent) -> Result<Self, EventError> {
         let Origin { metadata } =
             serde_json::from_str(&event.json).map_err(|error| EventError::NotAnEvent {
                 reason: error.to_string(),
@@ -71,11 +73,7 @@ impl<'a> Attributes<'a> {
     }
 
     /// The attributes that there are, each with its name as a header.
-    #[cfg_attr(
-        not(any(feature = "http", feature = "kafka", feature = "nats")),
-        allow(dead_code)
-    )]
-    pub(super) fn headers(
+    pub(in crate::sink) fn headers(
         &self,
         names: &HeaderNames,
     ) -> impl Iterator<Item = (&'static str, &str)> {
@@ -96,8 +94,7 @@ impl<'a> Attributes<'a> {
     }
 
     /// Adds the event these are of, in structured mode, to a body.
-    #[cfg_attr(not(any(feature = "http", feature = "dapr")), allow(dead_code))]
-    pub(super) fn write_around(
+    pub(in crate::sink) fn write_around(
         &self,
         event: &SinkEvent,
         body: &mut Vec<u8>,
@@ -120,7 +117,7 @@ pub(super) mod tests {
     use crate::event::{CloudEvent, Event, EventId, WorkflowState, lifecycle};
 
     /// An event with every attribute.
-    pub(in crate::sink) fn complete() -> Event {
+    pub(in crate::sink::shared) fn complete() -> Event {
         let mut event = lifecycle::workflow_end(WorkflowState::Completed, 1.0, None);
         let metadata = &mut event.metadata;
         metadata.event_id = Some(EventId::new());

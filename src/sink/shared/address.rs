@@ -1,27 +1,22 @@
 //! The pieces of a sink's URL, and the errors that say which piece is wrong. Nothing here shows a
 //! user name, a password or a parameter's value that could be one.
 
-use super::{SinkUrlError, redacted};
+use crate::sink::{SinkUrlError, redacted};
 use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 use std::str::FromStr;
 
 /// A URL of the form `scheme://[user[:password]@]host[:port]/path?parameters`.
-pub(super) struct Address {
+pub(in crate::sink) struct Address {
     url: url::Url,
     shown: String,
     allowed: &'static str,
 }
 
-#[allow(dead_code, reason = "each sink uses its part")]
 impl Address {
     /// Reads `url`; `allowed` goes into every error.
-    pub(super) fn parse(url: &str, allowed: &'static str) -> Result<Self, SinkUrlError> {
-        let wrong = |reason: String| SinkUrlError {
-            url: redacted(url),
-            reason,
-            allowed: allowed.to_owned(),
-        };
+    pub(in crate::sink) fn parse(url: &str, allowed: &'static str) -> Result<Self, SinkUrlError> {
+        let wrong = |reason: String| SinkUrlError::new(url, reason, allowed);
         let parsed = url::Url::parse(url).map_err(|error| {
             wrong(format!(
                 "{error} (a user name or password with one of `/?#@:%` in it is percent-encoded)"
@@ -46,7 +41,7 @@ impl Address {
     }
 
     /// An error about this URL.
-    pub(super) fn wrong(&self, reason: impl Into<String>) -> SinkUrlError {
+    pub(in crate::sink) fn wrong(&self, reason: impl Into<String>) -> SinkUrlError {
         SinkUrlError {
             url: self.shown.clone(),
             reason: reason.into(),
@@ -54,12 +49,12 @@ impl Address {
         }
     }
 
-    pub(super) fn scheme(&self) -> &str {
+    pub(in crate::sink) fn scheme(&self) -> &str {
         self.url.scheme()
     }
 
     /// The host: a name, an IPv4 address, or an IPv6 address without brackets.
-    pub(super) fn host(&self) -> String {
+    pub(in crate::sink) fn host(&self) -> String {
         let host = self.url.host_str().unwrap_or_default();
         host.trim_start_matches('[')
             .trim_end_matches(']')
@@ -67,16 +62,16 @@ impl Address {
     }
 
     /// The host as it stands in a URL: an IPv6 address in brackets.
-    pub(super) fn authority(&self) -> &str {
+    pub(in crate::sink) fn authority(&self) -> &str {
         self.url.host_str().unwrap_or_default()
     }
 
-    pub(super) fn port_or(&self, default: u16) -> u16 {
+    pub(in crate::sink) fn port_or(&self, default: u16) -> u16 {
         self.url.port().unwrap_or(default)
     }
 
     /// The user name, where there is one.
-    pub(super) fn user(&self) -> Result<Option<String>, SinkUrlError> {
+    pub(in crate::sink) fn user(&self) -> Result<Option<String>, SinkUrlError> {
         match self.url.username() {
             "" => Ok(None),
             user => self.decoded("the user name", user).map(Some),
@@ -84,7 +79,7 @@ impl Address {
     }
 
     /// The password, where there is one.
-    pub(super) fn password(&self) -> Result<Option<SecretString>, SinkUrlError> {
+    pub(in crate::sink) fn password(&self) -> Result<Option<SecretString>, SinkUrlError> {
         self.url
             .password()
             .map(|password| {
@@ -95,7 +90,7 @@ impl Address {
     }
 
     /// The segments of the path, none for no path or `/`.
-    pub(super) fn path(&self) -> Result<Vec<String>, SinkUrlError> {
+    pub(in crate::sink) fn path(&self) -> Result<Vec<String>, SinkUrlError> {
         let path = self.url.path().trim_start_matches('/');
         if path.is_empty() {
             return Ok(Vec::new());
@@ -106,7 +101,10 @@ impl Address {
     }
 
     /// The parameters, each of which has to be among `known` and may be there once.
-    pub(super) fn parameters(&self, known: &[&str]) -> Result<Parameters<'_>, SinkUrlError> {
+    pub(in crate::sink) fn parameters(
+        &self,
+        known: &[&str],
+    ) -> Result<Parameters<'_>, SinkUrlError> {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for (name, value) in self.url.query_pairs() {
             // What is no parameter's name may be the rest of a password: it is not shown.
@@ -146,14 +144,13 @@ impl Address {
 }
 
 /// A URL's parameters.
-pub(super) struct Parameters<'a> {
+pub(in crate::sink) struct Parameters<'a> {
     address: &'a Address,
     pairs: Vec<(String, String)>,
 }
 
-#[allow(dead_code, reason = "each sink uses its part")]
 impl Parameters<'_> {
-    pub(super) fn text(&self, name: &str) -> Option<&str> {
+    pub(in crate::sink) fn text(&self, name: &str) -> Option<&str> {
         self.pairs
             .iter()
             .find(|(other, _)| other == name)
@@ -161,7 +158,7 @@ impl Parameters<'_> {
     }
 
     /// A parameter that is read from text; `kind` says what it has to be.
-    pub(super) fn read<T: FromStr>(
+    pub(in crate::sink) fn read<T: FromStr>(
         &self,
         name: &str,
         kind: &str,

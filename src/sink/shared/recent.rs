@@ -8,26 +8,26 @@ const CAPACITY: usize = 16 * 1024;
 
 /// Ids, the oldest of which are forgotten.
 #[derive(Default)]
-pub(super) struct Recent {
+pub(in crate::sink) struct Recent {
     ids: HashSet<EventId>,
     order: VecDeque<EventId>,
 }
 
 impl Recent {
-    pub(super) fn contains(&self, id: EventId) -> bool {
+    pub(in crate::sink) fn contains(&self, id: EventId) -> bool {
         self.ids.contains(&id)
     }
 
     /// Adds an id. Forgets nothing yet: what was found in the stream may be more than the capacity,
     /// and the batch in doubt is not the last of it.
-    pub(super) fn insert(&mut self, id: EventId) {
+    pub(in crate::sink) fn insert(&mut self, id: EventId) {
         if self.ids.insert(id) {
             self.order.push_back(id);
         }
     }
 
     /// Forgets the oldest, down to the capacity.
-    pub(super) fn forget_oldest(&mut self) {
+    pub(in crate::sink) fn forget_oldest(&mut self) {
         while self.order.len() > CAPACITY {
             if let Some(id) = self.order.pop_front() {
                 self.ids.remove(&id);

@@ -20,7 +20,6 @@ impl Basic {
         }
     }
 
-    #[cfg(feature = "http")]
     /// What `url` holds; none if it holds neither.
     pub(in crate::sink) fn of(url: &url::Url) -> Option<Self> {
         let decoded = |text: &str| {

@@ -9,7 +9,7 @@ use std::{path::Path, sync::Arc};
 
 /// A client configuration that trusts the certificates in the file `roots`, or those of this machine
 /// where it is none.
-pub(super) fn client_config(roots: Option<&Path>) -> Result<ClientConfig, String> {
+pub(in crate::sink) fn client_config(roots: Option<&Path>) -> Result<ClientConfig, String> {
     let mut store = RootCertStore::empty();
     match roots {
         Some(path) => {
@@ -35,8 +35,7 @@ pub(super) fn client_config(roots: Option<&Path>) -> Result<ClientConfig, String
 }
 
 /// A configuration that trusts nobody, for a client that will not speak TLS.
-#[cfg(feature = "http-client")]
-pub(super) fn without_roots() -> Result<ClientConfig, String> {
+pub(in crate::sink) fn without_roots() -> Result<ClientConfig, String> {
     trusting(RootCertStore::empty())
 }
 

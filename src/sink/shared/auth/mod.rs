@@ -1,19 +1,15 @@
 //! How sinks that speak HTTP prove who they are: a provider gives headers, and is told when a
 //! receiver refused them. Knows nothing of events or of what is sent.
 
-#[cfg(any(feature = "http", feature = "segment"))]
 mod basic;
 mod client_credentials;
-#[cfg(any(feature = "dapr", feature = "http"))]
 mod variables;
 
-#[cfg(any(feature = "http", feature = "segment"))]
-pub(super) use basic::Basic;
+pub(in crate::sink) use basic::Basic;
 pub use client_credentials::ClientCredentials;
-#[cfg(any(feature = "dapr", feature = "http"))]
-pub(super) use variables::from_environment;
+pub(in crate::sink) use variables::from_environment;
 
-use super::SinkError;
+use crate::sink::SinkError;
 use async_trait::async_trait;
 use secrecy::{ExposeSecret as _, SecretString};
 use std::fmt;

@@ -1,0 +1,55 @@
+//! Publishing to a topic of a pub/sub component: a CloudEvent in structured mode. Knows nothing of bindings.
+
+use super::{sidecar::Sidecar, too_large};
+use crate::sink::{
+    SinkError, SinkEvent,
+    shared::{
+        attributes::Attributes,
+        http_client::{Request, Verdict},
+        parts::Part,
+    },
+};
+
+/// Publishes an event to a topic of the component `name`.
+pub(super) async fn publish(
+    sidecar: &Sidecar,
+    name: &str,
+    topic: &[String],
+    max_bytes: Option<usize>,
+    event: &SinkEvent,
+) -> Result<Part, SinkError> {
+    let attributes_and_body = Attributes::of(event).and_then(|attributes| {
+        let mut body = Vec::new();
+        attributes.write_around(event, &mut body)?;
+        Ok((attributes, body))
+    });
+    let (attributes, body) = match attributes_and_body {
+        Ok(both) => both,
+        Err(error) => return Ok(Part::Unsendable(error.to_string())),
+    };
+    if let Some(unsendable) = too_large(body.len(), max_bytes) {
+        return Ok(unsendable);
+    }
+    let mut path = vec!["v1.0", "publish", name];
+    path.extend(topic.iter().map(String::as_str));
+    let mut url = sidecar.url(&path);
+    if let Some(key) = event.key() {
+        // What keeps a workflow's events in order where the broker has partitions.
+        url.query_pairs_mut()
+            .append_pair("metadata.partitionKey", key);
+    }
+    let mut request = sidecar.request(Request::post(url, "application/cloudevents+json", body));
+    if let Some(traceparent) = attributes.traceparent {
+        // The sidecar puts its own in the event's place, as the child of this one.
+        request.headers.push(("traceparent", traceparent));
+    }
+    let answer = sidecar.client.answer(&request).await?;
+    match answer.verdict? {
+        Verdict::Accepted => Ok(Part::Taken),
+        // About the component, and not about the event.
+        Verdict::Refused(reason) if answer.body.contains("ERR_PUBSUB_NOT_") => {
+            Err(SinkError::new(reason))
+        }
+        Verdict::Refused(reason) => Ok(Part::Refused(reason)),
+    }
+}
