@@ -40,15 +40,15 @@ mod temporal;
 pub mod testing;
 
 pub use context::Frame;
-pub use delivery::{RedeliverError, SinkStats};
+pub use delivery::{RedeliverError, SinkCheck, SinkStats};
 pub use event::{DeadLetter, Event, EventId, EventMetadata, WorkflowState};
 pub use journal::JournalError;
 pub use record::{Filter, FilterAction};
 pub use store::{
     Append, BuildError, DEFAULT_BATCH_SIZE, DEFAULT_COMMIT_TIMEOUT, DEFAULT_LINGER,
     DEFAULT_MAX_QUEUED_BYTES, DEFAULT_QUEUE_SIZE, Durability, EventStore, EventStoreOptions,
-    EventStoreOptionsBuilder, FlushError, Health, LifecycleSelection, PublishError, Published,
-    Receipt, Stats, event_store_options_builder, publish,
+    EventStoreOptionsBuilder, FailingSink, FlushError, Health, LifecycleSelection, PublishError,
+    Published, Receipt, Stats, event_store_options_builder, publish,
 };
 #[cfg(feature = "plugin")]
 pub use temporal::EventStorePlugin;

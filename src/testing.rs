@@ -100,7 +100,7 @@ pub struct TestSink {
     state: Arc<Mutex<TestSinkState>>,
 }
 
-type Refuse = dyn Fn(&SinkEvent) -> Option<String> + Send;
+type Reject = dyn Fn(&SinkEvent) -> Option<String> + Send;
 
 #[derive(Default)]
 struct TestSinkState {
@@ -109,7 +109,7 @@ struct TestSinkState {
     failing: Option<String>,
     answers_to_lose: usize,
     delay: Duration,
-    refuse: Option<Box<Refuse>>,
+    reject: Option<Box<Reject>>,
 }
 
 impl TestSink {
@@ -145,9 +145,9 @@ impl TestSink {
         self.state().delay = delay;
     }
 
-    /// From now on events for which `refuse` gives a reason are refused for good.
-    pub fn refuse(&self, refuse: impl Fn(&SinkEvent) -> Option<String> + Send + 'static) {
-        self.state().refuse = Some(Box::new(refuse));
+    /// From now on events for which `reject` gives a reason are rejected.
+    pub fn reject(&self, reject: impl Fn(&SinkEvent) -> Option<String> + Send + 'static) {
+        self.state().reject = Some(Box::new(reject));
     }
 
     /// Returns what arrived, in order. An event that came twice is there twice.
@@ -199,7 +199,7 @@ impl Sink for TestSink {
         }
         let mut rejected = Vec::new();
         for (index, event) in batch.iter().enumerate() {
-            match state.refuse.as_ref().and_then(|refuse| refuse(event)) {
+            match state.reject.as_ref().and_then(|reject| reject(event)) {
                 Some(reason) => rejected.push(Rejection::new(index, reason)),
                 None => state.received.push(event.clone()),
             }

@@ -5,11 +5,13 @@ mod guard;
 mod reading;
 mod selection;
 mod status;
+mod subscription;
 mod task;
 
 pub(crate) use reading::cursor_name;
-pub(crate) use selection::Selection;
+use selection::Selection;
 pub use status::SinkStats;
+pub(crate) use subscription::{Subscription, SubscriptionError};
 
 use crate::{
     journal::{Journal, JournalError},
@@ -24,15 +26,6 @@ use tokio::{sync::watch, task::JoinHandle};
 
 /// How many dead letters are read at once to be sent again.
 const DEAD_LETTERS_AT_ONCE: usize = 100;
-
-/// A sink, and which events it gets.
-#[derive(Clone, Debug)]
-pub(crate) struct Target {
-    /// The name under which the sink's cursor and dead letters are kept.
-    pub(crate) name: String,
-    pub(crate) sink: Arc<dyn Sink>,
-    pub(crate) only: Selection,
-}
 
 /// The bounds of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +47,16 @@ struct Line {
     reading: Arc<Reading>,
     progress: Arc<Progress>,
     task: JoinHandle<()>,
+}
+
+/// What a sink answered when it was asked whether its server can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SinkCheck {
+    /// The sink's name.
+    pub name: String,
+    /// The answer. The error says what is wrong.
+    pub result: Result<(), SinkError>,
 }
 
 /// Why dead letters were not sent again.
@@ -94,25 +97,29 @@ impl From<JournalError> for RedeliverError {
 }
 
 impl Delivery {
-    /// Starts one task per target. Must be called within a tokio runtime.
-    pub(crate) fn start(targets: Vec<Target>, journal: &Journal, batch: BatchOptions) -> Self {
+    /// Starts one task per subscription. Must be called within a tokio runtime.
+    pub(crate) fn start(
+        subscriptions: Vec<Subscription>,
+        journal: &Journal,
+        batch: BatchOptions,
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let lines = targets
+        let lines = subscriptions
             .into_iter()
-            .map(|target| {
+            .map(|Subscription { name, sink, only }| {
                 let progress = Arc::new(Progress::default());
-                let reading = Arc::new(Reading::new(journal, &target.name));
+                let reading = Arc::new(Reading::new(journal, &name));
                 let task = Task {
-                    name: target.name.clone(),
-                    sink: target.sink.clone(),
-                    only: target.only,
+                    name: name.clone(),
+                    sink: sink.clone(),
+                    only,
                     reading: reading.clone(),
                     batch,
                     progress: progress.clone(),
                 };
                 Line {
-                    name: target.name,
-                    sink: target.sink,
+                    name,
+                    sink,
                     reading,
                     progress,
                     task: tokio::spawn(task.run(stopped.clone())),
@@ -150,11 +157,13 @@ impl Delivery {
     }
 
     /// Asks each sink whether its server can be reached now.
-    pub(crate) async fn check(&self) -> Vec<(String, Result<(), SinkError>)> {
-        let checks = self
-            .lines
-            .iter()
-            .map(|line| async { (line.name.clone(), call(line.sink.check()).await) });
+    pub(crate) async fn check(&self) -> Vec<SinkCheck> {
+        let checks = self.lines.iter().map(|line| async {
+            SinkCheck {
+                name: line.name.clone(),
+                result: call(line.sink.check()).await,
+            }
+        });
         futures_util::future::join_all(checks).await
     }
 
@@ -183,7 +192,7 @@ impl Delivery {
                 return Ok(taken);
             };
             after = last.position;
-            // One by one, so that a refusal concerns no other event.
+            // One by one, so that a rejection concerns no other event.
             for letter in letters {
                 let Ok(event) = letter.stored_event() else {
                     continue;

@@ -58,7 +58,7 @@ impl Reading {
             .await
     }
 
-    /// Notes that the sink is done with everything up to `position`, and what it refused. The store's next
+    /// Notes that the sink is done with everything up to `position`, and what it rejected. The store's next
     /// transaction writes the note. After a crash before that, the sink gets the same events again.
     pub(super) fn settle(&self, position: u64, dead: Vec<DeadLetter>) -> Result<(), JournalError> {
         self.journal()?

@@ -18,7 +18,7 @@ pub struct SinkStats {
     pub name: String,
     /// Events that it took.
     pub delivered: u64,
-    /// Events that it refused for good, and that are dead letters now.
+    /// Events that it rejected, and that are dead letters now.
     pub rejected: u64,
     /// Events that it does not take, or that are not selected for it.
     pub passed_over: u64,

@@ -1,5 +1,5 @@
 //! The task of one sink: reads a batch, hands it over until the sink is done with all of it, and moves the cursor.
-//! Retries for ever, unless the sink refuses an event for good.
+//! Retries for ever, unless the sink rejects an event.
 
 use super::guard::call;
 use super::{BatchOptions, reading::Reading, selection::Selection, status::Progress};
@@ -170,12 +170,12 @@ impl Task {
                 events = dead.len(),
                 event_id = %first.event_id,
                 reason = first.reason,
-                "the sink refused events for good; they are dead letters now"
+                "the sink rejected events; they are dead letters now"
             );
         }
-        let refused = dead.len() as u64;
-        self.progress.rejected.fetch_add(refused, Relaxed);
-        let accepted = (taken.len() as u64).saturating_sub(refused);
+        let rejected = dead.len() as u64;
+        self.progress.rejected.fetch_add(rejected, Relaxed);
+        let accepted = (taken.len() as u64).saturating_sub(rejected);
         self.progress.delivered.fetch_add(accepted, Relaxed);
         // The caller moves the cursor to the end of the batch, past events that were passed over there.
         if let Some(last) = taken.last()

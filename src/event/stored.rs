@@ -1,4 +1,4 @@
-//! An event as it is stored, and one that a sink refused. The journal keeps and sinks get the same type.
+//! An event as it is stored, and one that a sink rejected. The journal keeps and sinks get the same type.
 
 use super::{Event, EventError, EventId};
 use serde::{Deserialize, Serialize};
@@ -101,7 +101,7 @@ impl StoredEvent {
     }
 }
 
-/// An event that a sink refused for good.
+/// An event that a sink rejected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct DeadLetter {
@@ -111,7 +111,7 @@ pub struct DeadLetter {
     pub event_id: EventId,
     /// The event's position in the journal.
     pub position: u64,
-    /// Why it was refused.
+    /// Why it was rejected.
     pub reason: String,
     /// The event, as JSON.
     pub event: String,

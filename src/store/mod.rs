@@ -19,16 +19,15 @@ pub use options::{
 };
 pub(crate) use outlet::{Outlet, Place};
 pub use publish::{Published, Receipt};
-pub use stats::{Health, Stats};
+pub use stats::{FailingSink, Health, Stats};
 
 use crate::{
     context::Context,
-    delivery::{self, BatchOptions, Delivery, RedeliverError, Selection, Target},
+    delivery::{self, BatchOptions, Delivery, RedeliverError, SinkCheck, Subscription},
     event::{DEFAULT_MAX_EVENT_BYTES, DeadLetter, Event},
     journal::{self, Journal, JournalError, JournalOptions},
     record::{self, Budget, Draft, Identity, Rules, Trimmed},
     said::{self, Said},
-    sink::SinkError,
 };
 use claims::Claims;
 use stats::{Counters, add, get};
@@ -115,7 +114,7 @@ impl EventStore {
     /// stands in for it, new events wait in the log for a start with a whole file, and
     /// [`health`](Self::health) is degraded.
     pub async fn from_options(options: EventStoreOptions) -> Result<Self, BuildError> {
-        let Some((journal_options, targets)) = places(&options)? else {
+        let Some((journal_options, subscriptions)) = places(&options)? else {
             return Ok(Self::new(options, None));
         };
         let is_lasting = journal_options.target != journal::Target::Memory;
@@ -130,7 +129,8 @@ impl EventStore {
         let journal = tokio::task::spawn_blocking(move || Journal::open(journal_options))
             .await
             .map_err(|error| JournalError::Stopped(error.to_string()))??;
-        let delivery = (!targets.is_empty()).then(|| Delivery::start(targets, &journal, batch));
+        let delivery =
+            (!subscriptions.is_empty()).then(|| Delivery::start(subscriptions, &journal, batch));
         if delivery.is_some() && !is_lasting {
             info!(
                 "no journal file is set (EVENTSTORE_JOURNAL): events are in memory until the sinks \
@@ -366,7 +366,7 @@ impl EventStore {
         }
     }
 
-    /// Returns events that sinks refused for good, with the reasons, in the order of their positions: at most `limit`
+    /// Returns events that sinks rejected, with the reasons, in the order of their positions: at most `limit`
     /// of those after `position` (0 for the beginning), and then the rest of those that share the last position.
     ///
     /// Like [`read`](Self::read), waits until the store has everything that was published before.
@@ -403,7 +403,7 @@ impl EventStore {
     }
 
     /// Asks each sink whether its server can be reached now.
-    pub async fn check_sinks(&self) -> Vec<(String, Result<(), SinkError>)> {
+    pub async fn check_sinks(&self) -> Vec<SinkCheck> {
         match &self.shared.delivery {
             Some(delivery) => delivery.check().await,
             None => Vec::new(),
@@ -469,10 +469,15 @@ impl EventStore {
 
     fn health_of_sinks(&self, newest: u64) -> Health {
         let sinks = self.shared.delivery.as_ref().map(|it| it.stats(newest));
-        let failing: Vec<(String, String)> = sinks
+        let failing: Vec<FailingSink> = sinks
             .unwrap_or_default()
             .into_iter()
-            .filter_map(|sink| Some((sink.name, sink.failing?)))
+            .filter_map(|sink| {
+                Some(FailingSink {
+                    name: sink.name,
+                    reason: sink.failing?,
+                })
+            })
             .collect();
         if failing.is_empty() {
             Health::Healthy
@@ -593,14 +598,10 @@ const DELIVERING_MAX_BYTES: u64 = 1 << 30;
 
 fn places(
     options: &EventStoreOptions,
-) -> Result<Option<(JournalOptions, Vec<Target>)>, BuildError> {
+) -> Result<Option<(JournalOptions, Vec<Subscription>)>, BuildError> {
     options.check()?;
     let journal_path: Option<&Path> = options.journal.as_deref();
-    let own = options.sinks.iter().map(|sink| Target {
-        name: sink.name().to_owned(),
-        sink: sink.clone(),
-        only: Selection::default(),
-    });
+    let own = options.sinks.iter().cloned().map(Subscription::to_all);
     let Some(places) = url::places(options.url.as_deref(), journal_path, own.collect())? else {
         return Ok(None);
     };
@@ -611,7 +612,7 @@ fn places(
         #[cfg(not(feature = "sqlite"))]
         url::Log::Sqlite { path, .. } => return Err(BuildError::SqliteDisabled { path }),
     };
-    let sinks = places.targets.iter();
+    let sinks = places.subscriptions.iter();
     let journal_options = JournalOptions {
         target,
         queue_size: options.queue_size.unwrap_or(DEFAULT_QUEUE_SIZE),
@@ -631,14 +632,14 @@ fn places(
             None => journal::Retention::For(DELIVERED_RETENTION),
         },
         sinks: sinks
-            .map(|target| delivery::cursor_name(&target.name))
+            .map(|subscription| delivery::cursor_name(&subscription.name))
             .collect(),
         // A filter is the application's code, and must not run on the thread of a worker.
         appends_inline: options.filter.is_none()
             && options.append.unwrap_or_default() == Append::Inline,
         is_store,
     };
-    Ok(Some((journal_options, places.targets)))
+    Ok(Some((journal_options, places.subscriptions)))
 }
 
 /// Returns the program's file name.

@@ -81,8 +81,8 @@ pub enum Health {
     },
     /// Sinks take no events now. The events wait in the journal, and none is lost while it has room.
     SinksFailing {
-        /// The name of each such sink, and why it takes none.
-        sinks: Vec<(String, String)>,
+        /// The sinks that take none.
+        sinks: Vec<FailingSink>,
     },
     /// The journal's thread ended, though the store was not shut down. Events are refused until the program starts
     /// again. What was appended before is in the journal's files.
@@ -92,6 +92,16 @@ pub enum Health {
     },
     /// The store was shut down.
     ShutDown,
+}
+
+/// A sink that takes no events now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FailingSink {
+    /// The sink's name.
+    pub name: String,
+    /// Why it takes none.
+    pub reason: String,
 }
 
 /// The counters that the journal does not keep itself.

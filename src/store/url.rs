@@ -3,7 +3,7 @@
 
 use super::BuildError;
 use crate::{
-    delivery::{Selection, Target},
+    delivery::{Subscription, SubscriptionError},
     sink::{self, redacted},
 };
 use std::path::{Path, PathBuf};
@@ -16,13 +16,6 @@ fn allowed() -> String {
         sink::schemes()
     )
 }
-
-/// The parameter of a sink's URL that selects events.
-const ONLY: &str = "eventstore.only";
-/// The parameter of a sink's URL that names the sink.
-const NAME: &str = "eventstore.name";
-/// The longest such name.
-const MAX_NAME_LENGTH: usize = 100;
 
 /// Where the journal is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +30,7 @@ pub(crate) enum Log {
 #[derive(Debug)]
 pub(crate) struct Places {
     pub(crate) log: Log,
-    pub(crate) targets: Vec<Target>,
+    pub(crate) subscriptions: Vec<Subscription>,
 }
 
 /// Whether a URL begins here, after a comma that may also be a part of the URL before it.
@@ -86,10 +79,10 @@ pub(super) fn shown(list: &str) -> String {
 pub(crate) fn places(
     list: Option<&str>,
     journal: Option<&Path>,
-    own: Vec<Target>,
+    own: Vec<Subscription>,
 ) -> Result<Option<Places>, BuildError> {
     let mut log = None;
-    let mut targets = own;
+    let mut subscriptions = own;
     for url in split(list.unwrap_or_default()) {
         match log_of(url)? {
             Some(named) => {
@@ -98,7 +91,7 @@ pub(crate) fn places(
                 }
                 log = Some((url, named));
             }
-            None => targets.push(target(url)?),
+            None => subscriptions.push(subscription(url)?),
         }
     }
     let differs = |url: &str, journal: &Path| BuildError::JournalDiffers {
@@ -106,12 +99,12 @@ pub(crate) fn places(
         journal: journal.to_owned(),
     };
     let log = match (log, journal) {
-        (None, None) if targets.is_empty() => return Ok(None),
+        (None, None) if subscriptions.is_empty() => return Ok(None),
         (None, None) => Log::Memory,
         // A journal alone is the store.
         (None, Some(path)) => Log::Sqlite {
             path: path.to_owned(),
-            is_store: targets.is_empty(),
+            is_store: subscriptions.is_empty(),
         },
         (Some((_, log)), None) => log,
         (Some((url, log)), Some(journal)) => match &log {
@@ -119,13 +112,17 @@ pub(crate) fn places(
             _ => return Err(differs(url, journal)),
         },
     };
-    for (index, target) in targets.iter().enumerate() {
-        let name = &target.name;
-        if targets.iter().take(index).any(|other| other.name == *name) {
+    for (index, subscription) in subscriptions.iter().enumerate() {
+        let name = &subscription.name;
+        if subscriptions
+            .iter()
+            .take(index)
+            .any(|other| other.name == *name)
+        {
             return Err(BuildError::SameSinkTwice { name: name.clone() });
         }
     }
-    Ok(Some(Places { log, targets }))
+    Ok(Some(Places { log, subscriptions }))
 }
 
 fn invalid(url: &str, reason: &str) -> BuildError {
@@ -198,85 +195,20 @@ fn log_of(url: &str) -> Result<Option<Log>, BuildError> {
     }
 }
 
-/// Returns the sink that a URL names, with the name and the selection in the URL.
-fn target(url: &str) -> Result<Target, BuildError> {
-    let Own { url, only, name } = take_own(url);
-    let shortened = |text: &str| text.chars().take(80).collect::<String>();
-    let only = match only {
-        None => Selection::default(),
-        Some(text) => Selection::parse(&text).ok_or_else(|| BuildError::InvalidOption {
-            name: ONLY.to_owned(),
-            value: shortened(&text),
-            allowed:
-                "`lifecycle`, `user`, event names, event types, and beginnings of either with \
-                      `*` at the end, with commas between them"
-                    .to_owned(),
-        })?,
-    };
-    let sink = sink::open(&url)?;
-    let name = match name {
-        None => sink.name().to_owned(),
-        Some(name) if is_name(&name) => name,
-        Some(name) => {
-            return Err(BuildError::InvalidOption {
-                name: NAME.to_owned(),
-                value: shortened(&name),
-                allowed: format!("1 to {MAX_NAME_LENGTH} letters, digits and signs"),
-            });
-        }
-    };
-    Ok(Target { name, sink, only })
-}
-
-fn is_name(name: &str) -> bool {
-    !name.trim().is_empty()
-        && name.chars().count() <= MAX_NAME_LENGTH
-        && !name.chars().any(char::is_control)
-}
-
-/// A sink's URL without the parameters that are not the sink's own.
-#[derive(Debug, PartialEq, Eq)]
-struct Own {
-    url: String,
-    only: Option<String>,
-    name: Option<String>,
-}
-
-fn take_own(url: &str) -> Own {
-    let mut own = Own {
-        url: url.to_owned(),
-        only: None,
-        name: None,
-    };
-    let Some((before, query)) = url.split_once('?') else {
-        return own;
-    };
-    let decoded = |value: &str| {
-        // In a URL a `+` means itself; only in forms does it stand for a space.
-        let value = value.replace('+', "%2B");
-        let mut pairs = url::form_urlencoded::parse(value.as_bytes());
-        pairs.next().map(|(value, _)| value.into_owned())
-    };
-    let rest: Vec<&str> = query
-        .split('&')
-        .filter(|parameter| match parameter.split_once('=') {
-            Some((ONLY, value)) => {
-                own.only = Some(decoded(value).unwrap_or_default());
-                false
-            }
-            Some((NAME, value)) => {
-                own.name = Some(decoded(value).unwrap_or_default());
-                false
-            }
-            _ => true,
-        })
-        .collect();
-    own.url = if rest.is_empty() {
-        before.to_owned()
-    } else {
-        format!("{before}?{}", rest.join("&"))
-    };
-    own
+/// Returns the subscription that the URL of a sink names.
+fn subscription(url: &str) -> Result<Subscription, BuildError> {
+    Subscription::from_url(url).map_err(|error| match error {
+        SubscriptionError::Parameter {
+            name,
+            value,
+            allowed,
+        } => BuildError::InvalidOption {
+            name: name.to_owned(),
+            value,
+            allowed,
+        },
+        SubscriptionError::Sink(error) => BuildError::Sink(error),
+    })
 }
 
 #[cfg(test)]
@@ -360,26 +292,24 @@ mod tests {
 
     #[test]
     fn what_a_sink_gets_and_is_called_stands_in_its_url() {
-        let own =
-            take_own("nats://n/s?stream=x&eventstore.only=lifecycle&eventstore.name=a%20b&y=z");
-        assert_eq!(own.url, "nats://n/s?stream=x&y=z");
-        assert_eq!(own.only.as_deref(), Some("lifecycle"));
-        assert_eq!(own.name.as_deref(), Some("a b"));
-        let own = take_own("nats://n/s?eventstore.only=a%2Cb+c");
-        assert_eq!(own.url, "nats://n/s");
-        assert_eq!(own.only.as_deref(), Some("a,b+c"));
         let text = error("stdout:?eventstore.name=", None);
-        assert!(text.contains(NAME) && text.contains("1 to 100"), "{text}");
-        let targets = places(
+        assert!(
+            text.contains("eventstore.name") && text.contains("1 to 100"),
+            "{text}"
+        );
+        let places = places(
             Some("stdout:,stdout:?eventstore.name=other"),
             None,
             Vec::new(),
         );
-        let targets = targets.unwrap().unwrap().targets;
-        assert_eq!(targets[0].name, "stdout");
-        assert_eq!(targets[1].name, "other");
+        let subscriptions = places.unwrap().unwrap().subscriptions;
+        assert_eq!(subscriptions[0].name, "stdout");
+        assert_eq!(subscriptions[1].name, "other");
         let text = error("stdout:?eventstore.only=*", None);
-        assert!(text.contains("lifecycle") && text.contains(ONLY), "{text}");
+        assert!(
+            text.contains("lifecycle") && text.contains("eventstore.only"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -457,7 +387,6 @@ mod tests {
             let journal = rng.bool().then_some(Path::new("a.db"));
             for url in split(&list) {
                 log_of(url).ok();
-                take_own(url);
             }
             // Clients of servers take milliseconds to make.
             let is_local = split(&list).iter().all(|url| {
@@ -466,7 +395,7 @@ mod tests {
                     .any(|scheme| url.starts_with(scheme))
             });
             if is_local && let Ok(Some(places)) = places(Some(&list), journal, Vec::new()) {
-                assert!(places.targets.len() <= list.len());
+                assert!(places.subscriptions.len() <= list.len());
             }
         });
     }

@@ -100,7 +100,10 @@ async fn a_sink_that_is_away_holds_back_no_other_and_misses_nothing() {
     let Health::SinksFailing { sinks } = events.health() else {
         panic!("{:?}", events.health());
     };
-    assert_eq!(sinks, [("down".to_owned(), "it is away".to_owned())]);
+    let [failing] = &sinks[..] else {
+        panic!("{sinks:?}");
+    };
+    assert_eq!((&*failing.name, &*failing.reason), ("down", "it is away"));
     let error = events.flush(Duration::from_millis(100)).await.unwrap_err();
     assert!(
         matches!(&error, FlushError::SinksBehind { sinks, .. } if sinks == "down (95)"),
@@ -175,7 +178,7 @@ async fn a_lost_answer_repeats_a_batch_and_keeps_the_order() {
 async fn refused_events_are_dead_letters_and_can_be_sent_again() {
     let scratch = Scratch::new();
     let sink = TestSink::new("sink");
-    sink.refuse(|event| {
+    sink.reject(|event| {
         event
             .json
             .contains("\"number\":3}")
@@ -199,7 +202,7 @@ async fn refused_events_are_dead_letters_and_can_be_sent_again() {
     let error = events.redeliver("sink").await.unwrap_err();
     assert!(matches!(error, RedeliverError::Sink { .. }), "{error}");
     sink.recover();
-    sink.refuse(|_| None);
+    sink.reject(|_| None);
     // Dead letters outlive the process.
     events.shutdown(TIMEOUT).await.unwrap();
     let events = open(Some(&scratch.file()), std::slice::from_ref(&sink)).await;
@@ -376,11 +379,9 @@ async fn checks_ask_the_sinks_now() {
     let events = open(None, &[up, down.clone()]).await;
     down.fail("it is away");
     let checks = events.check_sinks().await;
-    assert_eq!(checks[0], ("up".to_owned(), Ok(())));
-    assert_eq!(
-        checks[1],
-        ("down".to_owned(), Err(SinkError::new("it is away")))
-    );
+    assert_eq!((&*checks[0].name, &checks[0].result), ("up", &Ok(())));
+    assert_eq!(checks[1].name, "down");
+    assert_eq!(checks[1].result, Err(SinkError::new("it is away")));
     events.shutdown(TIMEOUT).await.unwrap();
 }
 
@@ -430,7 +431,7 @@ async fn a_batch_that_is_too_much_is_made_smaller() {
     // One about which the sink panics when asked whether it takes it is among them.
     assert_eq!(numbers(&inner), up_to(100));
     let checks = events.check_sinks().await;
-    assert_eq!(checks[0].1, Err(SinkError::new("it panicked")));
+    assert_eq!(checks[0].result, Err(SinkError::new("it panicked")));
     events.shutdown(TIMEOUT).await.unwrap();
 }
 
