@@ -1,6 +1,8 @@
 //! For the tests of programs that publish: a store in memory whose events can be looked at, and a sink
 //! that fails on demand.
 
+pub mod conformance;
+
 use crate::{
     event::Event,
     sink::{Delivered, Rejection, Sink, SinkError, SinkEvent},
