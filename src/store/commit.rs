@@ -355,7 +355,7 @@ mod tests {
         for other in others {
             let waited = other.await.unwrap();
             assert!(waited >= TIMEOUT, "nothing was stalled: {waited:?}");
-            assert!(waited < TIMEOUT * 2, "{waited:?}");
+            assert!(waited < TIMEOUT * 3, "{waited:?}");
         }
         let waited = stalled.await.unwrap();
         assert!(waited >= STALL, "{waited:?}");
