@@ -115,17 +115,20 @@ impl Draft {
 
     /// Returns the ids under which the event may be stored already.
     pub(crate) fn known_ids(&self) -> impl Iterator<Item = EventId> {
-        let restarted = || {
-            let Identity::Attempt { kind, ordinal } = self.identity else {
-                return None;
-            };
-            let frame = ActivityFrame {
-                restarted_time: Some(self.began?),
-                ..self.context.activity()?.clone()
-            };
-            attempt_event_id(&self.context.push(frame), kind, ordinal)
+        let restarted = match self.identity {
+            Identity::Attempt { kind, ordinal } => self.restarted_event_id(kind, ordinal),
+            _ => None,
         };
-        self.derived_id().into_iter().chain(restarted())
+        self.derived_id().into_iter().chain(restarted)
+    }
+
+    /// Returns the id that contains the time at which the attempt began, if that is known.
+    fn restarted_event_id(&self, kind: &str, ordinal: u64) -> Option<EventId> {
+        let frame = ActivityFrame {
+            restarted_time: Some(self.began?),
+            ..self.context.activity()?.clone()
+        };
+        attempt_event_id(&self.context.push(frame), kind, ordinal)
     }
 
     /// Returns which lifecycle event it is, if it has the name of one.
@@ -170,15 +173,9 @@ impl Draft {
     /// the time at which the attempt began comes first: it belongs to no other attempt.
     pub(crate) fn attempt_event_ids(&self, event: LifecycleEvent) -> impl Iterator<Item = EventId> {
         let kind = event.as_str();
-        let restarted = move || {
-            let frame = ActivityFrame {
-                restarted_time: Some(self.began?),
-                ..self.context.activity()?.clone()
-            };
-            attempt_event_id(&self.context.push(frame), kind, 0)
-        };
+        let restarted = self.restarted_event_id(kind, 0);
         let plain = attempt_event_id(&self.context, kind, 0);
-        restarted().into_iter().chain(plain)
+        restarted.into_iter().chain(plain)
     }
 
     /// Makes a draft of an event that was stored before and is stored again, so that only its encoding is left.
