@@ -188,7 +188,8 @@ pub fn workflow_start() -> Event {
     in_state(LifecycleEvent::WorkflowStart, WorkflowState::Running)
 }
 
-/// Creates a `workflow_end` with the outcome of the run. `duration_ms` is in milliseconds, and is rounded to hundredths.
+/// Creates a `workflow_end` with the outcome of the run. `duration_ms` is in milliseconds, and is rounded to
+/// hundredths.
 pub fn workflow_end(
     state: WorkflowState,
     duration_ms: f64,
