@@ -1,18 +1,5 @@
-//! The CloudEvents 1.0 JSON encoding (structured mode), and the one place where the mapping is
-//! decided:
-//!
-//! | attribute | value |
-//! |---|---|
-//! | `id` | `metadata.event_id` |
-//! | `source` | `/temporal/{namespace}/{application_name}`, percent-encoded, with `-` for an unknown part |
-//! | `type` | `application_events.{event_name}` for lifecycle events, else the event type |
-//! | `subject` | the workflow id, else the activity id |
-//! | `time` | `metadata.created_at` |
-//! | `datacontenttype` | `application/json` |
-//! | `data` | the whole native event, so that nothing is lost |
-//! | `sequence` | `metadata.sequence`, with leading zeros so that texts sort as numbers do |
-//! | `partitionkey` | the workflow id, else the activity id |
-//! | `traceparent` | `metadata.traceparent`, if it is valid |
+//! The CloudEvents 1.0 JSON encoding (structured mode). This is the only place where attributes are mapped;
+//! [`Event::to_cloud_event`] has the table.
 
 use super::{Event, EventError, is_traceparent, lifecycle::APPLICATION_EVENTS};
 use serde::{Deserialize, Serialize};
