@@ -30,7 +30,7 @@ pub struct Stats {
     /// stopped.
     pub refused: u64,
     /// Events that were skipped because no store is configured, or because they were published where nothing may be
-    /// published (queries, update validators).
+    /// published: in queries, in update validators, and in local activities that were given up.
     pub skipped: u64,
     /// Events of workflow code and of local activities that waited for their workflow task to complete.
     pub staged: u64,
