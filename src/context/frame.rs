@@ -24,6 +24,7 @@ use std::{sync::Arc, time::SystemTime};
 /// assert_eq!(seen, 1);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
+#[must_use = "a frame does nothing outside of its scope"]
 pub struct Frame {
     pub(crate) fields: Map<String, Value>,
 }
@@ -35,14 +36,12 @@ impl Frame {
     }
 
     /// Adds a field. A second value for the same name replaces the first.
-    #[must_use]
     pub fn field(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.fields.insert(name.into(), value.into());
         self
     }
 
     /// Adds the field `correlation_id`.
-    #[must_use]
     pub fn correlation_id(self, id: impl Into<String>) -> Self {
         self.field("correlation_id", id.into())
     }

@@ -49,6 +49,7 @@ pub(crate) const MAX_ERROR_BYTES: usize = 16 * 1024;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[must_use = "an event is stored only when it is published"]
 pub struct Event {
     /// Where and when the event happened.
     #[serde(default)]
@@ -79,7 +80,6 @@ impl Event {
     }
 
     /// Sets the name for people to read. Without one, the event is named after its type.
-    #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.event_name = name.into();
         self
@@ -88,7 +88,6 @@ impl Event {
     /// Sets the data to a value that serializes to a JSON object.
     ///
     /// Any other value is not kept: [`validate`](Self::validate) returns an error, and publishing refuses the event.
-    #[must_use]
     pub fn data(mut self, data: impl Serialize) -> Self {
         match serde_json::to_value(data) {
             Ok(Value::Object(fields)) => self.data = fields,
@@ -110,7 +109,6 @@ impl Event {
     ///
     /// A value that the field of [`EventMetadata`] cannot hold is not kept: [`validate`](Self::validate) returns an
     /// error, and publishing refuses the event.
-    #[must_use]
     pub fn metadata(mut self, field: impl Into<String>, value: impl Into<Value>) -> Self {
         let field = field.into();
         let value = value.into();
@@ -126,7 +124,6 @@ impl Event {
     }
 
     /// Sets the metadata field `correlation_id`.
-    #[must_use]
     pub fn correlation_id(self, id: impl Into<String>) -> Self {
         self.metadata("correlation_id", id.into())
     }

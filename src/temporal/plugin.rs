@@ -43,6 +43,7 @@ const NAME: &str = "temporal-eventstore";
 /// .await?;
 /// # let _ = client; Ok(()) }
 /// ```
+#[must_use = "a plugin does nothing until it is given to a client or a worker"]
 pub struct EventStorePlugin {
     store: EventStore,
     namespace: Option<String>,
@@ -73,7 +74,6 @@ impl EventStorePlugin {
     ///
     /// The plugin asks rarely: when the acknowledgement of a workflow's end is lost, after a crash, and for each
     /// end if `max_cached_workflows` is 0.
-    #[must_use]
     pub fn connection(mut self, connection: &Connection) -> Self {
         self.registrations = Arc::new(Registrations::with_connection(connection.clone()));
         self.registration = self.registrations.register();
@@ -83,7 +83,6 @@ impl EventStorePlugin {
     /// Sets the namespace, for a plugin that is registered only on a worker's options. If the namespace is missing or
     /// wrong, the plugin learns it from the worker's first task. Until then it does not settle what an earlier worker
     /// left unsettled, and does not reconcile.
-    #[must_use]
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = Some(namespace.into());
         self
@@ -110,7 +109,6 @@ impl EventStorePlugin {
 
     /// Runs a [`Reconciler`](crate::Reconciler) in the background of each worker, with a pause of `every` between two
     /// passes. It looks at the worker's own task queue, unless the options name a queue or have a filter.
-    #[must_use]
     pub fn reconcile(mut self, options: ReconcilerOptions, every: Duration) -> Self {
         self.reconcile = Some((options, every));
         self
