@@ -15,6 +15,23 @@ impl EventStore {
     /// Waits first until the store has every event that was published before this call. While another program has the
     /// file locked, it waits until the lock is released.
     ///
+    /// ```
+    /// # use temporal_eventstore::EventStore;
+    /// # #[tokio::main] async fn main() -> anyhow::Result<()> {
+    /// # let events = EventStore::builder().store("memory:").build().await?;
+    /// let mut position = 0;
+    /// loop {
+    ///     let stored = events.read(position, 100).await?;
+    ///     let Some(last) = stored.last() else { break };
+    ///     position = last.position;
+    ///     for event in &stored {
+    ///         println!("{}", event.json);
+    ///     }
+    /// }
+    /// # events.shutdown(std::time::Duration::from_secs(5)).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`JournalError`] if the store cannot be read.
     pub async fn read(
