@@ -13,7 +13,7 @@ impl EventStore {
     /// call returns at most `limit` events and about 8 MiB. To continue, pass the position of the last event.
     ///
     /// Waits first until the store has every event that was published before this call. While another program has the
-    /// file locked, it waits until the lock is released.
+    /// file locked, it waits until the lock is released. Cancel safe.
     ///
     /// ```
     /// # use temporal_eventstore::EventStore;
@@ -55,6 +55,7 @@ impl EventStore {
     /// position.
     ///
     /// Like [`read`](Self::read), waits first until the store has every event that was published before this call.
+    /// Cancel safe.
     ///
     /// # Errors
     /// [`JournalError`] if the store cannot be read.

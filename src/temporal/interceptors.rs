@@ -37,7 +37,7 @@ use temporalio_sdk::{
 ///   waits for the log before the completion is sent.
 /// * `workflow_end` is stored when the server, asked in the background, says that the run is closed. The plugin rarely
 ///   has to ask.
-/// * There are no `worker_start` and `worker_end` events, and the metadata has no fields of the worker.
+/// * There are no `worker_start` and `worker_end` events, and the metadata has no `worker_identity` and no `build_id`.
 /// * What `#[init]` publishes is skipped.
 ///
 /// Take the workflow interceptor and the activity interceptor of a worker from the same `EventInterceptors`, since its

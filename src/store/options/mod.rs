@@ -91,7 +91,7 @@ pub struct EventStoreOptions {
     pub max_queued_bytes: Option<usize>,
     /// The largest number of events that the journal's thread writes to the log at once, and that a sink gets at once,
     /// from 1 to 100,000. Events that were queued as one unit, such as those of one workflow task, are written
-    /// together.
+    /// together, even if there are more.
     pub batch_size: Option<usize>,
     /// How long an event that nobody waits for may wait for further events, so that they are written, or delivered,
     /// together. From 0 (do not wait) to a minute. If the process crashes before the event is written, the event is
@@ -120,7 +120,8 @@ pub struct EventStoreOptions {
     /// applications before lifecycle events. If it is left out, a store has no cap, and a journal that only feeds
     /// sinks has a cap of 1 GiB.
     ///
-    /// The log beside the file has the same bound, but at least 16 MiB and at most 256 MiB.
+    /// The log beside the file has the same bound, but at least 16 MiB and at most 256 MiB. If there is no cap, it has
+    /// 256 MiB.
     pub max_journal_bytes: Option<u64>,
     /// The limit for the size of one event as JSON, in bytes, from 1 to 8,388,608. A larger event is refused. A
     /// lifecycle event is never refused: its largest fields are shortened or left out until it fits, but never the

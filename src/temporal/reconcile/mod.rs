@@ -145,8 +145,9 @@ impl Reconciler {
     /// window.
     ///
     /// # Errors
-    /// Returns a [`ReconcileError`] if the server refuses a request, or if the server or the journal still fails after
-    /// a few retries. Events that were found until then are in the store.
+    /// Returns a [`ReconcileError`] if the options name a task queue that the server cannot be asked for, if the
+    /// server refuses a request or still fails after a few retries, or if the journal fails. Events that were found
+    /// until then are in the store.
     pub async fn run_once(&self) -> Result<Reconciled, ReconcileError> {
         self.shared.options.check()?;
         let mut found = self.catch_up(Kind::Runs).await?;
