@@ -1,4 +1,4 @@
-//! Where events are stored: in memory, or in a file that is fed from a log. Feeds the file. Does not know when.
+//! Where events are stored: in memory, or in a file. Feeds the file from the log, and does not decide when.
 
 use super::{
     JournalError, JournalOptions, Target, append::Appender, memory::MemoryLog, record::Note,
