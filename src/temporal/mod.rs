@@ -23,6 +23,8 @@ mod holding_model;
 mod interceptors;
 mod local;
 mod local_attempt;
+#[cfg(feature = "plugin")]
+mod metrics;
 mod payload;
 #[cfg(feature = "plugin")]
 mod plugin;
