@@ -485,7 +485,7 @@ impl EventStoreOptions {
                         Some(parse(&value, "`true` or `false`").map_err(|a| invalid(&a))?);
                 }
                 // The sinks read these themselves, so that no other part gets a secret.
-                name if sink::variables().contains(&name) => {}
+                name if sink::is_variable(name) => {}
                 _ => {
                     return Err(BuildError::InvalidOption {
                         name,

@@ -83,6 +83,7 @@ pub(crate) fn places(
 ) -> Result<Option<Places>, BuildError> {
     let mut log = None;
     let mut subscriptions = own;
+    sink::check_together(&split(list.unwrap_or_default())).map_err(BuildError::Sink)?;
     for url in split(list.unwrap_or_default()) {
         match log_of(url)? {
             Some(named) => {

@@ -380,7 +380,7 @@ async fn rejects<S: SinkUnderTest>(
     ensure(rejected == poisoned, || {
         format!("{rejected:?} are rejected instead of {poisoned:?}")
     })?;
-    for Rejection { index, reason } in &delivered.rejected {
+    for Rejection { index, reason, .. } in &delivered.rejected {
         ensure(!reason.is_empty(), || {
             format!("the rejection of {index} gives no reason")
         })?;
