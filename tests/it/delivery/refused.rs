@@ -12,7 +12,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use temporal_eventstore::{Event, EventStore, Health, sink::Sink, testing::TestSink};
+use temporal_eventstore::{Event, EventStore, Health, testing::TestSink};
 use wiremock::ResponseTemplate;
 
 /// An endpoint that answers 409 to what is marked, and 400 to everything while it is told so.
@@ -61,7 +61,7 @@ impl Endpoint {
 
     async fn open(&self, file: &Path) -> EventStore {
         EventStore::builder()
-            .url(format!("http://{}/in", self.server.address()))
+            .store(format!("http://{}/in", self.server.address()))
             .journal(file)
             .batch_size(20)
             .build()
@@ -325,10 +325,8 @@ async fn dead_letters_push_out_nothing_that_is_not_delivered() {
         .journal(scratch.file())
         .max_journal_bytes(800_000)
         .batch_size(20)
-        .sinks(vec![
-            Arc::new(rejecting) as Arc<dyn Sink>,
-            Arc::new(away.clone()),
-        ])
+        .sink(rejecting)
+        .sink(away.clone())
         .build()
         .await
         .unwrap();

@@ -176,7 +176,7 @@ async fn the_token_server_is_trusted_by_the_same_certificates() {
 #[tokio::test]
 async fn as_a_child_with_two_hosts() {
     let url = std::env::var("TEST_URL").unwrap();
-    let store = EventStore::builder().url(url).build().await;
+    let store = EventStore::builder().store(url).build().await;
     match std::env::var("TEST_REFUSED") {
         Err(_) => drop(store.unwrap()),
         Ok(words) => {

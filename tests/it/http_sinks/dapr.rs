@@ -133,7 +133,7 @@ async fn the_component_is_asked_for_once_and_again_after_an_error() {
 /// A store that delivers to the binding.
 async fn store(sidecar: &StandIn, journal: &Path) -> EventStore {
     EventStore::builder()
-        .url(binding(sidecar))
+        .store(binding(sidecar))
         .journal(journal)
         .build()
         .await
