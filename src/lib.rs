@@ -39,7 +39,7 @@ mod temporal;
 pub mod testing;
 
 pub use context::Frame;
-pub use delivery::{RedeliverError, SinkCheck, SinkStats};
+pub use delivery::{ControlError, RedeliverError, SinkCheck, SinkStats};
 pub use event::{DeadLetter, Event, EventId, EventMetadata, StoredEvent, WorkflowState};
 pub use journal::JournalError;
 pub use record::{Filter, FilterAction};

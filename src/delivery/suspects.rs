@@ -13,6 +13,8 @@ const LOOK_EVERY: u32 = 100;
 #[derive(Debug)]
 pub(super) struct Suspect {
     pub(super) letter: DeadLetter,
+    /// When the event happened.
+    pub(super) created_at: String,
     pub(super) reason: String,
 }
 
@@ -125,6 +127,15 @@ impl Suspects {
         self.clear()
     }
 
+    /// Takes the first of them out, which is given up for another reason.
+    pub(super) fn take_first(&mut self) -> Option<Suspect> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        self.refused = self.refused.saturating_sub(1);
+        Some(self.waiting.remove(0))
+    }
+
     /// Notes that the place is at fault.
     pub(super) fn blame_place(&mut self) {
         let now = Instant::now();
@@ -170,6 +181,7 @@ mod tests {
                 reason: "no".to_owned(),
                 event: "{}".to_owned(),
             },
+            created_at: String::new(),
             reason: "no".to_owned(),
         }
     }

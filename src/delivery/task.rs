@@ -5,7 +5,8 @@ use super::{
     BatchOptions,
     guard::call,
     judgement::{Before, Judgement},
-    reading::Reading,
+    patience::{Patience, Tried},
+    reading::{Reading, Standing},
     selection::Selection,
     status::Progress,
     suspects::{Suspect, Suspects},
@@ -38,6 +39,7 @@ pub(super) struct Task {
     pub(super) only: Selection,
     pub(super) reading: Arc<Reading>,
     pub(super) batch: BatchOptions,
+    pub(super) patience: Patience,
     pub(super) progress: Arc<Progress>,
 }
 
@@ -45,6 +47,7 @@ pub(super) struct Task {
 struct Attempts {
     suspects: Suspects,
     pauses: ExponentialBackoff,
+    tried: Tried,
     /// Events up to this position that were passed over are counted.
     counted: u64,
     /// It was said that nobody is there who takes events.
@@ -61,8 +64,8 @@ enum HandedOver {
 }
 
 impl Task {
-    /// Delivers until it is told to stop or the journal is closed.
-    pub(super) async fn run(self, mut stop: watch::Receiver<bool>) {
+    /// Delivers until it is told to stop or the journal is closed. Ends at once if the sink is paused.
+    pub(super) async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         tokio::select! {
             // An error means that the delivery is gone, and this task with it.
             _ = stop.wait_for(|stop| *stop) => {}
@@ -72,12 +75,20 @@ impl Task {
 
     async fn deliver_all(&self) -> Result<(), JournalError> {
         // How far it has read: further than the cursor while events wait for a judgement.
-        let mut position = self.insist(|| self.reading.position()).await?;
+        let Standing {
+            mut position,
+            is_paused,
+        } = self.insist(|| self.reading.standing()).await?;
         self.progress.move_to(position);
+        self.progress.pause(is_paused);
+        if is_paused {
+            return Ok(());
+        }
         let mut is_looked_for = position > 0;
         let mut attempts = Attempts {
             suspects: Suspects::default(),
             pauses: pauses(),
+            tried: Tried::default(),
             counted: position,
             is_absence_said: false,
         };
@@ -123,7 +134,9 @@ impl Task {
                     }
                 });
             if handed_over? == HandedOver::Again {
-                position = attempts.suspects.rewind().unwrap_or(position);
+                // What was given up may be all that it had read.
+                let done = position.max(self.progress.position());
+                position = attempts.suspects.rewind().unwrap_or(done);
                 continue;
             }
             position = last;
@@ -174,7 +187,12 @@ impl Task {
                 self.settle(position, dead)?;
                 return Ok(position);
             }
-            Judgement::PlaceAtFault => self.blame_place(attempts).await,
+            Judgement::PlaceAtFault => {
+                self.blame_place(attempts).await?;
+                if attempts.suspects.is_empty() {
+                    self.settle(position, Vec::new())?;
+                }
+            }
             Judgement::AskAgain | Judgement::LookFurther => {
                 self.pause(attempts, None).await;
             }
@@ -196,7 +214,7 @@ impl Task {
         };
         while !events.is_empty() {
             if attempts.suspects.judge(true) == Judgement::PlaceAtFault {
-                self.blame_place(attempts).await;
+                self.blame_place(attempts).await?;
                 return Ok(HandedOver::Again);
             }
             let began = Instant::now();
@@ -235,11 +253,13 @@ impl Task {
             } else {
                 debug!(sink = self.name, %error, "the sink still takes no events");
             }
-            self.pause(attempts, error.retry_after()).await;
             // What was refused before an outage says nothing after it.
             if !attempts.suspects.is_empty() {
+                self.pause(attempts, error.retry_after()).await;
                 return Ok(HandedOver::Again);
             }
+            events = self.give_up(events, attempts, &error)?;
+            self.pause(attempts, error.retry_after()).await;
         }
         Ok(HandedOver::All)
     }
@@ -249,7 +269,60 @@ impl Task {
         attempts.suspects.is_empty() && !self.reading.has_taken()
     }
 
-    async fn blame_place(&self, attempts: &mut Attempts) {
+    /// Gives up the first events of those that wait, as far as the sink's URL says so. Returns the others.
+    fn give_up<'a>(
+        &self,
+        events: &'a [SinkEvent],
+        attempts: &mut Attempts,
+        error: &SinkError,
+    ) -> Result<&'a [SinkEvent], JournalError> {
+        if let Some(first) = events.first() {
+            attempts.tried.failed(first.position);
+        }
+        let mut given_up = Vec::new();
+        for event in events {
+            let tried = attempts.tried;
+            let is_over = self
+                .patience
+                .is_over(event.position, &event.created_at, tried);
+            let Some(why) = is_over else {
+                break;
+            };
+            let reason = format!("{why}: {}", error.reason());
+            given_up.push(self.suspect(event, Rejection::new(0, reason)));
+        }
+        let (given_up_events, waiting) = events.split_at(given_up.len());
+        if let Some(last) = given_up_events.last() {
+            let dead = self.bury(given_up);
+            self.settle(last.position, dead)?;
+        }
+        Ok(waiting)
+    }
+
+    /// The same for events that were refused, of a place that seems to be at fault.
+    fn give_up_suspects(&self, attempts: &mut Attempts) -> Result<(), JournalError> {
+        if let Some(first) = attempts.suspects.first() {
+            attempts.tried.failed(first.letter.position);
+        }
+        let mut given_up = Vec::new();
+        while let Some(first) = attempts.suspects.first()
+            && let Some(why) =
+                self.patience
+                    .is_over(first.letter.position, &first.created_at, attempts.tried)
+            && let Some(mut suspect) = attempts.suspects.take_first()
+        {
+            suspect.letter.reason = format!("{why}: {}", suspect.letter.reason);
+            suspect.reason = format!("{why}: {}", suspect.reason);
+            given_up.push(suspect);
+        }
+        if let Some(last) = given_up.last().map(|last| last.letter.position) {
+            let dead = self.bury(given_up);
+            self.settle(last, dead)?;
+        }
+        Ok(())
+    }
+
+    async fn blame_place(&self, attempts: &mut Attempts) -> Result<(), JournalError> {
         let suspects = &mut attempts.suspects;
         suspects.blame_place();
         let first = suspects.first().map(|first| &*first.reason);
@@ -269,7 +342,9 @@ impl Task {
                 "the sink refuses events alike; they wait in the journal, and it is tried again"
             );
         }
+        self.give_up_suspects(attempts)?;
         self.pause(attempts, None).await;
+        Ok(())
     }
 
     async fn pause(&self, attempts: &mut Attempts, at_least: Option<Duration>) {
@@ -351,6 +426,7 @@ impl Task {
         };
         Suspect {
             letter: DeadLetter::new(&self.name, event, whole),
+            created_at: event.created_at.clone(),
             reason,
         }
     }

@@ -15,15 +15,15 @@ use std::{
 use temporal_eventstore::{Event, EventStore, Health, testing::TestSink};
 use wiremock::ResponseTemplate;
 
-/// An endpoint that answers 409 to what is marked, and 400 to everything while it is told so.
-struct Endpoint {
-    server: StandIn,
+/// An endpoint that answers 409 or 503 to what is marked, and 400 to everything while it is told so.
+pub(super) struct Endpoint {
+    pub(super) server: StandIn,
     refuses_all: Arc<AtomicBool>,
     taken: Arc<Mutex<Vec<u64>>>,
 }
 
 impl Endpoint {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let refuses_all = Arc::new(AtomicBool::new(false));
         let taken = Arc::new(Mutex::new(Vec::new()));
         let (refuses, into) = (refuses_all.clone(), taken.clone());
@@ -36,6 +36,9 @@ impl Endpoint {
             if events.iter().any(|event| data(event).contains_key("odd")) {
                 // Some servers quote what they were sent.
                 return ResponseTemplate::new(409).set_body_string("not hunter2");
+            }
+            if events.iter().any(|event| data(event).contains_key("stuck")) {
+                return ResponseTemplate::new(503);
             }
             let numbers = events
                 .iter()
@@ -51,11 +54,11 @@ impl Endpoint {
         }
     }
 
-    fn refuse_all(&self, refuses: bool) {
+    pub(super) fn refuse_all(&self, refuses: bool) {
         self.refuses_all.store(refuses, Ordering::SeqCst);
     }
 
-    fn taken(&self) -> Vec<u64> {
+    pub(super) fn taken(&self) -> Vec<u64> {
         self.taken.lock().unwrap().clone()
     }
 
@@ -70,11 +73,11 @@ impl Endpoint {
     }
 }
 
-fn odd(number: usize) -> Event {
+pub(super) fn odd(number: usize) -> Event {
     Event::new("test.event").data(json!({ "number": number, "odd": "hunter2" }))
 }
 
-async fn dead(events: &EventStore) -> Vec<u64> {
+pub(super) async fn dead(events: &EventStore) -> Vec<u64> {
     let letters = events.dead_letters(0, 1_000).await.unwrap();
     letters
         .iter()
