@@ -48,6 +48,8 @@ struct Attempts {
     suspects: Suspects,
     pauses: ExponentialBackoff,
     tried: Tried,
+    /// How many events are handed over at once when it begins again.
+    at_once: usize,
     /// Events up to this position that were passed over are counted.
     counted: u64,
     /// It was said that nobody is there who takes events.
@@ -89,6 +91,7 @@ impl Task {
             suspects: Suspects::default(),
             pauses: pauses(),
             tried: Tried::default(),
+            at_once: usize::MAX,
             counted: position,
             is_absence_said: false,
         };
@@ -207,7 +210,7 @@ impl Task {
         mut events: &[SinkEvent],
         attempts: &mut Attempts,
     ) -> Result<HandedOver, JournalError> {
-        let mut at_once = events.len();
+        let mut at_once = std::mem::replace(&mut attempts.at_once, usize::MAX);
         let mut before = match self.reading.has_taken() {
             true => Before::Once,
             false => Before::Nothing,
@@ -256,6 +259,7 @@ impl Task {
             // What was refused before an outage says nothing after it.
             if !attempts.suspects.is_empty() {
                 self.pause(attempts, error.retry_after()).await;
+                attempts.at_once = at_once;
                 return Ok(HandedOver::Again);
             }
             events = self.give_up(events, attempts, &error)?;

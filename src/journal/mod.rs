@@ -38,6 +38,7 @@ mod removed;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod status;
+mod storage;
 mod thread;
 
 #[cfg(test)]

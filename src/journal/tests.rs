@@ -904,7 +904,11 @@ mod file {
         }
         assert_eq!(counters.status().lost, 0);
         assert_eq!(store.read(None, 0, 10).unwrap().len(), 1);
-        assert_eq!(store.place().unwrap().position, 0, "it is not known now");
+        assert_eq!(
+            store.log_position().unwrap().position,
+            0,
+            "it is not known now"
+        );
         store.limit_pages(1_000_000);
         let started = Instant::now();
         while store.durable().is_err() {
@@ -912,11 +916,11 @@ mod file {
             std::thread::sleep(Duration::from_millis(100));
             store.tick(&counters);
         }
-        assert_eq!(store.place().unwrap().position, 1);
+        assert_eq!(store.log_position().unwrap().position, 1);
         let fed = store.apply(&mut many, &mut notes, Some(2), &counters);
         assert_eq!((fed, many.len(), notes.len()), (Fed::Stored, 0, 0));
         assert_eq!(store.read(None, 0, 1_000).unwrap().len(), 199);
         assert_eq!(store.cursor("sink").unwrap(), Some(4_999));
-        assert_eq!(store.place().unwrap().position, 2);
+        assert_eq!(store.log_position().unwrap().position, 2);
     }
 }

@@ -5,10 +5,11 @@ use super::{
     Delivered, Sink, SinkError, SinkEvent, SinkUrlError,
     shared::{
         attributes::Attributes,
-        auth::{self, AuthProvider, Basic},
+        auth::{self, AuthHeader, AuthProvider, Basic, Signer},
         headers::cloud_event_headers,
         http_client::{
-            Head, HttpClient, REQUEST_TIMEOUT, Request, Verdict, origin, request_timeout,
+            Head, HttpClient, REQUEST_TIMEOUT, Request, Verdict, is_header_value, origin,
+            request_timeout,
         },
         parts::{self, Part, Receiver},
     },
@@ -16,15 +17,17 @@ use super::{
 use crate::event::EventError;
 use async_trait::async_trait;
 use percent_encoding::percent_decode_str;
-use reqwest::Method;
+use reqwest::{Method, header::HeaderName};
 use std::{fmt, path::PathBuf, sync::Arc};
 use url::Url;
 
 /// What is allowed, for error messages.
 const ALLOWED: &str = "`https://[USER:PASSWORD@]HOST[:PORT]/PATH` or `http://…`; its parameters are \
      passed on, except `eventstore.mode` (`batched`, `structured` or `binary`), \
-     `eventstore.timeout` (up to `15s`), `eventstore.tls_ca` (a file of certificates) and \
-     `eventstore.auth` (the name of credentials, or `none`)";
+     `eventstore.timeout` (up to `15s`), `eventstore.tls_ca` (a file of certificates), \
+     `eventstore.auth` (the name of credentials, or `none`) and `eventstore.header.NAME` (a header)";
+/// The beginning of parameters that are headers.
+const HEADER: &str = "eventstore.header.";
 /// Parameters that are ours; every other one is the receiver's.
 const OWN: &str = "eventstore.";
 /// How many bytes an event's attributes may take as headers in binary mode. Of the widespread servers, none takes more
@@ -47,6 +50,9 @@ struct HttpSink {
     url: Url,
     mode: Mode,
     client: HttpClient,
+    signer: Option<Signer>,
+    /// The user's own, which may be secret.
+    headers: Vec<AuthHeader>,
 }
 
 // Without the URL: its path and parameters can hold a key.
@@ -76,6 +82,7 @@ pub(super) fn open(
     let mut timeout = REQUEST_TIMEOUT;
     let mut roots = None;
     let mut named = None;
+    let mut headers = Vec::new();
     let mut passed_on = Vec::new();
     // Pair by pair as it is written: a signature over the parameters survives.
     for pair in url.query().into_iter().flat_map(|query| query.split('&')) {
@@ -104,6 +111,7 @@ pub(super) fn open(
             }
             auth::AUTH => named = Some(percent_decode_str(value).decode_utf8_lossy().into_owned()),
             "eventstore.timeout" => timeout = request_timeout(value).map_err(wrong)?,
+            _ if name.starts_with(HEADER) => headers.push(own_header(name, value).map_err(wrong)?),
             // Not shown: it may hold what it should not.
             _ => {
                 return Err(wrong(
@@ -118,6 +126,13 @@ pub(super) fn open(
     // Both fail only for URLs that cannot have a user name, and then there is none.
     url.set_username("").ok();
     url.set_password(None).ok();
+    let place = auth::Place {
+        text,
+        receiver: &url,
+        auth: named.as_deref(),
+        roots: roots.as_deref(),
+    };
+    let signer = auth::signer(place)?;
     let auth = match (given, basic) {
         (Some(_), Some(_)) => {
             return Err(wrong(
@@ -132,19 +147,51 @@ pub(super) fn open(
         }
         (Some(given), None) => Some(given),
         (None, Some(basic)) => Some(Arc::new(basic) as Arc<dyn AuthProvider>),
-        (None, None) => auth::from_environment(auth::Place {
-            text,
-            receiver: &url,
-            auth: named.as_deref(),
-            roots: roots.as_deref(),
-        })?,
+        (None, None) => auth::from_environment(place)?,
     };
     Ok(Arc::new(HttpSink {
         name: origin(&url),
         client: HttpClient::new(&url, timeout, roots.as_deref(), auth).map_err(wrong)?,
         url,
         mode,
+        signer,
+        headers,
     }))
+}
+
+/// A header that the URL names, with its value percent-encoded.
+fn own_header(parameter: &str, value: &str) -> Result<AuthHeader, String> {
+    let name = parameter
+        .strip_prefix(HEADER)
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    let is_ours = ["ce-", "webhook-"]
+        .iter()
+        .any(|ours| name.starts_with(ours))
+        || [
+            "content-type",
+            "content-length",
+            "host",
+            "transfer-encoding",
+            "connection",
+        ]
+        .contains(&&*name);
+    let value = percent_decode_str(value).decode_utf8_lossy().into_owned();
+    if is_ours || HeaderName::from_bytes(name.as_bytes()).is_err() || !is_header_value(&value) {
+        return Err(format!(
+            "`{HEADER}NAME` names no header that may be set, or its value is none"
+        ));
+    }
+    Ok(AuthHeader::new(name, value))
+}
+
+/// What names a request for whoever tells repetitions: the same events have the same name.
+fn message_id(part: &[SinkEvent]) -> String {
+    match part {
+        [] => String::new(),
+        [event] => event.event_id.to_string(),
+        [first, ..] => format!("{}_{}", first.event_id, part.len()),
+    }
 }
 
 impl HttpSink {
@@ -210,6 +257,12 @@ impl Receiver for HttpSink {
             Ok(None) => return Ok(Part::Unsendable("one event per request".to_owned())),
             Err(error) => return Ok(Part::Unsendable(error.to_string())),
         };
+        let mut request = request;
+        request.secret_headers.clone_from(&self.headers);
+        if let Some(signer) = &self.signer {
+            let signed = signer.headers(&message_id(part), &request.body).await?;
+            request.headers.extend(signed);
+        }
         Ok(match self.client.send(&request).await? {
             Verdict::Accepted => Part::Taken,
             Verdict::Refused(refusal) => Part::Refused(refusal),
@@ -230,8 +283,10 @@ impl Sink for HttpSink {
     /// Asks with HEAD, which changes nothing. An endpoint that only knows POST refuses it, and is
     /// there; one that refuses the credentials is of no use.
     async fn check(&self) -> Result<(), SinkError> {
-        self.client
-            .reach(&Request::bare(Method::HEAD, self.url.clone()))
-            .await
+        let request = Request {
+            secret_headers: self.headers.clone(),
+            ..Request::bare(Method::HEAD, self.url.clone())
+        };
+        self.client.reach(&request).await
     }
 }

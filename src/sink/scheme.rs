@@ -86,6 +86,9 @@ const AUTH: &[&str] = &[
     "EVENTSTORE_AUTH_SCOPE",
 ];
 
+/// What credentials with a name may hold besides.
+const OF_ONE: &[&str] = &["SIGNING_KEY", "SIGNING_KEY_FILE"];
+
 /// Every scheme that has a sink, in this build or another one.
 #[rustfmt::skip]
 const SCHEMES: &[Scheme] = &[
@@ -191,7 +194,7 @@ pub(crate) fn is_variable(name: &str) -> bool {
     };
     let is_named = || {
         let rest = name.strip_prefix(AUTH_PREFIX)?;
-        AUTH.iter().find(|known| {
+        AUTH.iter().chain(OF_ONE).find(|known| {
             let field = known.strip_prefix(AUTH_PREFIX).unwrap_or(known);
             let before = rest.strip_suffix(field);
             before

@@ -12,7 +12,11 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use temporal_eventstore::{Event, EventStore, Health, testing::TestSink};
+use temporal_eventstore::{
+    Event, EventStore, Health,
+    sink::{Delivered, Sink, SinkError, SinkEvent},
+    testing::TestSink,
+};
 use wiremock::ResponseTemplate;
 
 /// An endpoint that answers 409 or 503 to what is marked, and 400 to everything while it is told so.
@@ -220,6 +224,53 @@ async fn many_in_a_row_are_at_fault_when_one_behind_them_is_taken() {
     assert_eq!(super::numbers(&sink), [0, 1, 42, 43]);
     let stats = &events.stats().sinks[0];
     assert_eq!((stats.delivered, stats.rejected), (4, 40));
+    events.shutdown(TIMEOUT).await.unwrap();
+}
+
+/// Takes three events at once, and is too slow for more.
+#[derive(Debug)]
+struct Slow(TestSink);
+
+#[async_trait::async_trait]
+impl Sink for Slow {
+    fn name(&self) -> &str {
+        "slow"
+    }
+
+    async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
+        match batch.len() {
+            0..=3 => self.0.deliver(batch).await,
+            _ => Err(SinkError::new("it takes too long")),
+        }
+    }
+
+    async fn check(&self) -> Result<(), SinkError> {
+        self.0.check().await
+    }
+}
+
+#[tokio::test]
+async fn what_is_behind_a_refused_event_may_be_too_much_at_once() {
+    let sink = TestSink::new("inner");
+    sink.refuse(|_| Some("no".to_owned()));
+    let events = EventStore::builder()
+        .batch_size(10)
+        .sink(Slow(sink.clone()))
+        .build()
+        .await
+        .unwrap();
+    drop(events.publish(odd(0)));
+    for number in 1..15 {
+        drop(events.publish(numbered(number)));
+    }
+    until("it is an outage", || {
+        format!("{:?}", events.health()).contains("in a row")
+    })
+    .await;
+    sink.refuse(|event| event.json.contains("odd").then(|| "it is odd".to_owned()));
+    events.flush(TIMEOUT * 4).await.unwrap();
+    assert_eq!(super::numbers(&sink), (1..15).collect::<Vec<u64>>());
+    assert_eq!(dead(&events).await, [0]);
     events.shutdown(TIMEOUT).await.unwrap();
 }
 

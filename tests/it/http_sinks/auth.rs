@@ -462,3 +462,97 @@ async fn no_secret_is_logged_at_any_level() {
     );
     assert!(!log.contains("hunter2"), "{log}");
 }
+
+/// What the test below does in a process of its own, whose environment has the key.
+#[ignore = "run by the test below"]
+#[tokio::test]
+async fn as_a_child_that_signs() {
+    let url = std::env::var("TEST_URL").unwrap();
+    let events = batch(1, 3);
+    for mode in ["batched", "binary"] {
+        let sink = sink::open(&format!("{url}&eventstore.mode={mode}")).unwrap();
+        assert!(!format!("{sink:?}").contains("hunter2"), "{sink:?}");
+        // Twice, as after a lost answer.
+        for _ in 0..2 {
+            sink.deliver(&events).await.unwrap();
+        }
+        sink.check().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn requests_are_signed_and_have_the_users_headers() {
+    const KEY: [u8; 32] = [7; 32];
+    let endpoint = StandIn::start(|_| ResponseTemplate::new(200)).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("key");
+    let key = "whsec_BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+    std::fs::write(&file, format!("{key}\n")).unwrap();
+    let url = format!(
+        "http://{}/in?eventstore.auth=hooks&eventstore.header.X-Tenant=hunter2%20b&tenant=c",
+        endpoint.address()
+    );
+    let output = tokio::task::spawn_blocking(move || {
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--ignored",
+                "--exact",
+                "http_sinks::auth::as_a_child_that_signs",
+            ])
+            .env("TEST_URL", url)
+            .env("EVENTSTORE_AUTH_HOOKS_SIGNING_KEY_FILE", file)
+            .output()
+            .unwrap()
+    })
+    .await
+    .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let requests = endpoint.requests();
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &KEY);
+    let mut ids = Vec::new();
+    for request in &requests {
+        assert_eq!(header(request, "x-tenant"), Some("hunter2 b"));
+        assert_eq!(request.url.query(), Some("tenant=c"));
+        if request.method.as_str() == "HEAD" {
+            continue;
+        }
+        let value = |name: &str| header(request, name).unwrap().to_owned();
+        let (id, timestamp) = (value("webhook-id"), value("webhook-timestamp"));
+        let age = chrono::Utc::now().timestamp() - timestamp.parse::<i64>().unwrap();
+        assert!((0..60).contains(&age), "{age}");
+        let signed = [
+            format!("{id}.{timestamp}.").into_bytes(),
+            request.body.clone(),
+        ]
+        .concat();
+        let signature = value("webhook-signature");
+        let bytes = signature.strip_prefix("v1,").unwrap();
+        let bytes = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, bytes).unwrap();
+        ring::hmac::verify(&key, &signed, &bytes).unwrap();
+        ids.push(id);
+    }
+    // One batch twice, and three events twice: what comes again has the same id.
+    assert_eq!(ids.len(), 8);
+    assert_eq!(ids[0], ids[1]);
+    assert_eq!(ids[2..5], ids[5..8]);
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 4);
+}
+
+#[test]
+fn headers_that_are_not_the_users_are_refused() {
+    for header in [
+        "content-type=x",
+        "Ce-Id=x",
+        "webhook-id=x",
+        "Host=x",
+        "=x",
+        "a:b=x",
+        "x-y=a%0Ahunter2",
+    ] {
+        let error = sink::open(&format!("https://h/?eventstore.header.{header}")).unwrap_err();
+        assert!(error.reason.contains("eventstore.header.NAME"), "{error}");
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    }
+}

@@ -2,7 +2,8 @@
 //! one host only and to nobody who could listen.
 
 use super::{
-    AuthProvider, ClientCredentials, FromFile, Scheme, SecretFile, StaticBearer, secret::Secret,
+    AuthProvider, ClientCredentials, FromFile, Scheme, SecretFile, Signer, StaticBearer,
+    secret::Secret,
 };
 use crate::sink::{
     SinkUrlError,
@@ -26,6 +27,8 @@ const CLIENT_ID: &str = "CLIENT_ID";
 const CLIENT_SECRET: &str = "CLIENT_SECRET";
 const CLIENT_SECRET_FILE: &str = "CLIENT_SECRET_FILE";
 const SCOPE: &str = "SCOPE";
+const SIGNING_KEY: &str = "SIGNING_KEY";
+const SIGNING_KEY_FILE: &str = "SIGNING_KEY_FILE";
 
 /// Where credentials would go.
 #[derive(Clone, Copy)]
@@ -61,8 +64,9 @@ fn from_variables(
         })?,
         None => PREFIX.to_owned(),
     };
-    let provider = read(place, &prefix, variable)?;
+    let provider = read(place, &prefix, &variable)?;
     match (&provider, place.auth) {
+        (None, Some(_)) if signing_keys(place, &prefix, &variable)?.is_some() => Ok(None),
         (None, Some(_)) => Err(SinkUrlError::new(
             place.text,
             format!("`{AUTH}` names credentials of which the environment has none"),
@@ -85,6 +89,56 @@ fn from_variables(
     }
 }
 
+/// What signs the requests to a receiver; none if the environment has no key for it. A key is of a sink: there is none for
+/// all sinks.
+pub(in crate::sink) fn signer(place: Place<'_>) -> Result<Option<Signer>, SinkUrlError> {
+    let Some(prefix) = place.auth.and_then(prefix_of) else {
+        return Ok(None);
+    };
+    signing_keys(place, &prefix, |name| std::env::var(name).ok())
+}
+
+fn signing_keys(
+    place: Place<'_>,
+    prefix: &str,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Option<Signer>, SinkUrlError> {
+    let secret = secret_of(place, prefix, SIGNING_KEY, SIGNING_KEY_FILE, variable)?;
+    let Some(secret) = secret else {
+        return Ok(None);
+    };
+    let origin = match secret {
+        Secret::Given(_) => format!("{prefix}{SIGNING_KEY}"),
+        Secret::File(_) => format!("the file that {prefix}{SIGNING_KEY_FILE} names"),
+    };
+    let signer = Signer::new(secret, origin);
+    match signer.check() {
+        Ok(()) => Ok(Some(signer)),
+        Err(reason) => Err(SinkUrlError::new(place.text, reason, allowed(prefix))),
+    }
+}
+
+/// A secret that is in one variable, or in the file that another one names.
+fn secret_of(
+    place: Place<'_>,
+    prefix: &str,
+    given: &str,
+    file: &str,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Option<Secret>, SinkUrlError> {
+    let read = |name: &str| variable(&format!("{prefix}{name}")).filter(|value| !value.is_empty());
+    match (read(given), read(file)) {
+        (Some(_), Some(_)) => Err(SinkUrlError::new(
+            place.text,
+            format!("{prefix}{given} is set together with {prefix}{file}"),
+            allowed(prefix),
+        )),
+        (Some(given), None) => Ok(Some(Secret::Given(SecretString::from(given)))),
+        (None, Some(file)) => Ok(Some(Secret::File(SecretFile::new(file)))),
+        (None, None) => Ok(None),
+    }
+}
+
 /// The longest name of credentials.
 const LONGEST_NAME: usize = 40;
 
@@ -102,7 +156,8 @@ fn prefix_of(name: &str) -> Option<String> {
 fn allowed(prefix: &str) -> String {
     format!(
         "{prefix}{TOKEN} or {prefix}{TOKEN_FILE} alone, or {prefix}{TOKEN_URL} with {prefix}{CLIENT_ID} and \
-         {prefix}{CLIENT_SECRET} or {prefix}{CLIENT_SECRET_FILE}, and perhaps {prefix}{SCOPE}"
+         {prefix}{CLIENT_SECRET} or {prefix}{CLIENT_SECRET_FILE}, and perhaps {prefix}{SCOPE}; with a name, also \
+         {SIGNING_KEY} or {SIGNING_KEY_FILE} alone or beside them"
     )
 }
 
@@ -113,16 +168,8 @@ fn read(
 ) -> Result<Option<Arc<dyn AuthProvider>>, SinkUrlError> {
     let read = |name: &str| variable(&format!("{prefix}{name}")).filter(|value| !value.is_empty());
     let wrong = |reason: String| SinkUrlError::new(place.text, reason, allowed(prefix));
-    let one_of = |given: &str, file: &str| match (read(given), read(file)) {
-        (Some(_), Some(_)) => Err(wrong(format!(
-            "{prefix}{given} is set together with {prefix}{file}"
-        ))),
-        (Some(given), None) => Ok(Some(Secret::Given(SecretString::from(given)))),
-        (None, Some(file)) => Ok(Some(Secret::File(SecretFile::new(file)))),
-        (None, None) => Ok(None),
-    };
-    let token = one_of(TOKEN, TOKEN_FILE)?;
-    let secret = one_of(CLIENT_SECRET, CLIENT_SECRET_FILE)?;
+    let token = secret_of(place, prefix, TOKEN, TOKEN_FILE, &variable)?;
+    let secret = secret_of(place, prefix, CLIENT_SECRET, CLIENT_SECRET_FILE, &variable)?;
     match (token, read(TOKEN_URL), read(CLIENT_ID), secret, read(SCOPE)) {
         (None, None, None, None, None) => Ok(None),
         (Some(Secret::Given(token)), None, None, None, None) => {
@@ -429,6 +476,16 @@ mod tests {
             let of_one = prefix_of("partner-a").unwrap();
             assert!(
                 crate::sink::is_variable(&format!("{of_one}{name}")),
+                "{name}"
+            );
+        }
+        for name in [SIGNING_KEY, SIGNING_KEY_FILE] {
+            assert!(
+                !crate::sink::is_variable(&format!("{PREFIX}{name}")),
+                "{name}"
+            );
+            assert!(
+                crate::sink::is_variable(&format!("{PREFIX}A_{name}")),
                 "{name}"
             );
         }
