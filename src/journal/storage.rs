@@ -1,8 +1,8 @@
-//! Where events are stored: in memory, or in a file that is fed from a log. Feeds the file. Does not know when.
+//! Where events are stored: in memory, or in a file. Feeds the file from the log, and does not decide when.
 
 use super::{
-    Ask, JournalError, JournalOptions, Target, append::Appender, memory::MemoryLog, record::Note,
-    status::Counters,
+    JournalError, JournalOptions, Target, append::Appender, memory::MemoryLog, record::Note,
+    state::Ask, status::Counters,
 };
 #[cfg(feature = "sqlite")]
 use super::{

@@ -2,10 +2,11 @@
 //! maintains the files. Owns the store.
 
 use super::{
-    JournalError, JournalOptions, Question, Shared, State,
+    JournalError, JournalOptions,
     append::{self, Appender},
     queue::Slot,
     record::Note,
+    state::{Question, Shared, State, add_notes},
     status::Counters,
     storage::{FedUp, Storage},
 };
@@ -181,7 +182,7 @@ impl Thread {
             let mut state = self.shared.state();
             state.questions.splice(0..0, questions);
             let newer = std::mem::replace(&mut state.notes, notes);
-            super::add_notes(&mut state.notes, newer);
+            add_notes(&mut state.notes, newer);
         }
         if lost > 0 {
             tracing::warn!(
