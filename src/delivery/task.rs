@@ -218,13 +218,17 @@ impl Task {
         while !events.is_empty() {
             if attempts.suspects.judge(true) == Judgement::PlaceAtFault {
                 self.blame_place(attempts).await?;
+                attempts.at_once = at_once;
                 return Ok(HandedOver::Again);
             }
             let began = Instant::now();
             let (batch, rest) = events.split_at(at_once.clamp(1, events.len()));
             let error = match call(self.sink.deliver(batch)).await {
                 Ok(delivered) if delivered.taken > 0 => {
-                    at_once = at_once.saturating_mul(2);
+                    // What was refused says nothing of how much it takes at once.
+                    if delivered.rejected.len() < delivered.taken {
+                        at_once = at_once.saturating_mul(2);
+                    }
                     events = self.answered(events, delivered, &mut before, attempts, began)?;
                     continue;
                 }

@@ -429,15 +429,15 @@ async fn no_secret_is_logged_at_any_level() {
         .with_writer(log.clone())
         .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
-    let mut server = token_server(Some(1), Duration::ZERO).await;
+    let mut server = token_server(Some(4), Duration::ZERO).await;
     let endpoint = endpoint("hunter2-token-2").await;
     let url = format!("http://{}/in?code=hunter2-code", endpoint.address());
     let provider = Arc::new(credentials(&server));
     let sink = sink::open_with_auth(&url, provider.clone()).unwrap();
     sink.deliver(&batch(1, 3)).await.unwrap();
     sink.check().await.unwrap();
-    tokio::time::sleep(Duration::from_millis(950)).await;
     server.stop().await;
+    tokio::time::sleep(Duration::from_millis(3650)).await;
     // The renewal fails while the token still holds.
     provider.headers().await.unwrap();
     until("the renewal fails", || {
