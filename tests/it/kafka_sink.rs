@@ -5,7 +5,7 @@ use crate::support::conformance::batch;
 use crate::support::kafka_broker::{Broker, Kind, read};
 use crate::support::{conformance, target_kafka};
 use rdkafka::{
-    admin::AdminClient,
+    admin::{AdminClient, AdminOptions},
     client::DefaultClientContext,
     mocking::MockCluster,
     producer::DefaultProducerContext,
@@ -237,6 +237,74 @@ async fn what_the_broker_forbids_is_an_error_and_passes() {
         Delivered::all(&events)
     );
     assert_eq!(ids_in(&cluster).await, ids(&events));
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_is_no_fault_of_the_event() {
+    let cluster = cluster();
+    let sink = open(&cluster);
+    let events = batch(1, 10);
+    sink.deliver(&events[..5]).await.unwrap();
+    cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP; 12],
+    );
+    let error = sink.deliver(&events[5..]).await.unwrap_err();
+    assert!(error.reason().contains("timestamp"), "{error}");
+    cluster.clear_request_errors(RDKafkaApiKey::Produce);
+    let rest = &events[5..];
+    assert_eq!(sink.deliver(rest).await.unwrap(), Delivered::all(rest));
+    assert_eq!(ids_in(&cluster).await, ids(&events));
+}
+
+#[tokio::test]
+async fn a_topic_that_was_deleted_is_made_again() {
+    // Tansu acknowledges what it gets for a topic that it has deleted.
+    let broker = Broker::start(Kind::Noida);
+    let address = broker.address();
+    let url = format!("kafka://{address}/gone?partitions=2&replication=1&timeout=4s");
+    let sink = sink::open(&url).unwrap();
+    let events = batch(1, 20);
+    sink.deliver(&events[..10]).await.unwrap();
+    let admin: AdminClient<DefaultClientContext> = rdkafka::ClientConfig::new()
+        .set("bootstrap.servers", &address)
+        .create()
+        .unwrap();
+    let deleted = admin.delete_topics(&["gone"], &AdminOptions::new()).await;
+    deleted.unwrap()[0].as_ref().unwrap();
+    let rest = &events[10..];
+    let started = Instant::now();
+    while let Err(error) = sink.deliver(rest).await {
+        assert!(started.elapsed() < Duration::from_secs(30), "{error}");
+    }
+    let found = tokio::task::spawn_blocking(move || read(&address, "gone"));
+    assert_eq!(found.await.unwrap().len(), rest.len());
+}
+
+#[tokio::test]
+async fn sets_are_compressed() {
+    let mut compressions = vec!["gzip", "lz4", "snappy"];
+    if cfg!(feature = "kafka-zstd") {
+        compressions.push("zstd");
+    } else {
+        let error = sink::open("kafka://h/t?compression=zstd").unwrap_err();
+        assert!(error.reason.contains("`kafka-zstd`"), "{error}");
+    }
+    for compression in compressions {
+        let cluster = cluster();
+        let brokers = cluster.bootstrap_servers();
+        let url = format!(
+            "kafka://{brokers}/{TOPIC}?timeout=4s&compression={compression}&property.linger.ms=20"
+        );
+        let sink = sink::open(&url).unwrap();
+        let events = batch(1, 50);
+        assert_eq!(
+            sink.deliver(&events).await.unwrap(),
+            Delivered::all(&events),
+            "{compression}"
+        );
+        assert_eq!(ids_in(&cluster).await, ids(&events), "{compression}");
+    }
 }
 
 #[tokio::test]

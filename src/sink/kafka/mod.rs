@@ -3,6 +3,8 @@
 
 mod address;
 mod producer;
+mod properties;
+mod token;
 
 use super::{
     Delivered, Rejection, Sink, SinkError, SinkEvent, SinkUrlError,
@@ -58,12 +60,22 @@ impl KafkaSink {
     async fn producer(&self) -> Result<Arc<Producer>, SinkError> {
         let mut kept = self.producer.lock().await;
         if let Some(producer) = kept.as_ref().filter(|producer| producer.is_usable()) {
-            return Ok(producer.clone());
+            if !producer.is_doubtful() {
+                return Ok(producer.clone());
+            }
+            match producer.has_topic().await {
+                Ok(true) => return Ok(producer.clone()),
+                // Made again below, by a producer that knows nothing of the old one.
+                Ok(false) => {}
+                Err(error) => {
+                    if self.address.reads_files() {
+                        end(kept.take());
+                    }
+                    return Err(error);
+                }
+            }
         }
-        if let Some(old) = kept.take() {
-            // It joins its threads, which no thread of the runtime should wait for.
-            spawn_blocking(move || drop(old));
-        }
+        end(kept.take());
         let producer = Arc::new(Producer::connect(self.address.clone()).await?);
         *kept = Some(producer.clone());
         Ok(producer)
@@ -165,6 +177,13 @@ impl KafkaSink {
     }
 }
 
+/// Ends a producer. It joins its threads, which no thread of the runtime should wait for.
+fn end(producer: Option<Arc<Producer>>) {
+    if let Some(producer) = producer {
+        spawn_blocking(move || drop(producer));
+    }
+}
+
 impl Drop for KafkaSink {
     fn drop(&mut self) {
         // Ending a producer joins its threads, which no thread of a runtime should wait for.
@@ -191,6 +210,12 @@ impl Sink for KafkaSink {
     }
 
     async fn check(&self) -> Result<(), SinkError> {
-        self.producer().await?.check().await
+        match self.producer().await?.has_topic().await? {
+            true => Ok(()),
+            false => Err(SinkError::new(format!(
+                "there is no topic {}",
+                self.address.topic
+            ))),
+        }
     }
 }
