@@ -1,12 +1,21 @@
 //! The log's files, torn, failing, damaged and mixed up.
 
 use super::{
+    appender::SLOW,
     file::{Fault, HEADER},
     *,
 };
-use crate::event::{Event, Execution, StoredEvent};
+use crate::{
+    event::{Event, Execution, StoredEvent},
+    journal::{JournalError, memory::Backlog, record::Change, status::Counters},
+};
 use proptest::prelude::*;
-use std::fs;
+use std::{
+    fs, io,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+use uuid::Uuid;
 
 fn event(number: u64, size: usize) -> StoredEvent {
     let data = serde_json::json!({ "n": number, "pad": "x".repeat(size) });
