@@ -112,6 +112,7 @@ struct TestSinkState {
     answers_to_lose: usize,
     delay: Duration,
     reject: Option<Box<Reject>>,
+    refuse: Option<Box<Reject>>,
 }
 
 impl TestSink {
@@ -147,9 +148,14 @@ impl TestSink {
         self.state().delay = delay;
     }
 
-    /// From now on events for which `reject` gives a reason are rejected.
+    /// From now on events for which `reject` gives a reason are rejected: they cannot be sent as they are.
     pub fn reject(&self, reject: impl Fn(&SinkEvent) -> Option<String> + Send + 'static) {
         self.state().reject = Some(Box::new(reject));
+    }
+
+    /// From now on events for which `refuse` gives a reason are refused, as by a receiver that does not like them.
+    pub fn refuse(&self, refuse: impl Fn(&SinkEvent) -> Option<String> + Send + 'static) {
+        self.state().refuse = Some(Box::new(refuse));
     }
 
     /// Returns what arrived, in order. An event that came twice is there twice.
@@ -201,9 +207,13 @@ impl Sink for TestSink {
         }
         let mut rejected = Vec::new();
         for (index, event) in batch.iter().enumerate() {
-            match state.reject.as_ref().and_then(|reject| reject(event)) {
-                Some(reason) => rejected.push(Rejection::new(index, reason)),
-                None => state.received.push(event.clone()),
+            let asked = |rule: &Option<Box<Reject>>| rule.as_ref().and_then(|rule| rule(event));
+            if let Some(reason) = asked(&state.reject) {
+                rejected.push(Rejection::new(index, reason));
+            } else if let Some(reason) = asked(&state.refuse) {
+                rejected.push(Rejection::refused(index, reason));
+            } else {
+                state.received.push(event.clone());
             }
         }
         if state.answers_to_lose > 0 {

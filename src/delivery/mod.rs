@@ -2,10 +2,12 @@
 //! not hold back the others. No workflow and no activity waits for anything here.
 
 mod guard;
+mod judgement;
 mod reading;
 mod selection;
 mod status;
 mod subscription;
+mod suspects;
 mod task;
 
 pub(crate) use reading::cursor_name;
@@ -204,6 +206,7 @@ impl Delivery {
                     error,
                 })?;
                 if delivered.taken > 0 && delivered.rejected.is_empty() {
+                    line.reading.taken(position)?;
                     line.reading.remove_dead_letter(position)?;
                     taken += 1;
                 }

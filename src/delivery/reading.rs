@@ -5,7 +5,10 @@ use crate::{
     journal::{Journal, JournalError, WeakJournal},
     sink::SinkEvent,
 };
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
 use tokio::sync::watch;
 
 /// How long to wait for new events before looking anyway: a journal that could not be read for a moment does not
@@ -17,11 +20,18 @@ pub(crate) fn cursor_name(sink: &str) -> String {
     format!("sink {sink}")
 }
 
+/// Returns the name under which the journal remembers that the sink took an event once: a cursor alone may have passed
+/// over all of them.
+fn taken_name(sink: &str) -> String {
+    format!("taken {sink}")
+}
+
 /// A sink's view of the journal.
 pub(super) struct Reading {
     journal: WeakJournal,
     newest: watch::Receiver<u64>,
     sink: String,
+    has_taken: AtomicBool,
 }
 
 impl Reading {
@@ -30,6 +40,7 @@ impl Reading {
             journal: journal.downgrade(),
             newest: journal.newest(),
             sink: sink.to_owned(),
+            has_taken: AtomicBool::new(false),
         }
     }
 
@@ -37,12 +48,31 @@ impl Reading {
         self.journal.upgrade().ok_or(JournalError::Closed)
     }
 
-    /// Returns the position up to which the sink is done.
+    /// Returns the position up to which the sink is done, and learns whether it ever took an event.
     pub(super) async fn position(&self) -> Result<u64, JournalError> {
-        let name = cursor_name(&self.sink);
+        let names = (cursor_name(&self.sink), taken_name(&self.sink));
         let journal = self.journal()?;
-        let position = journal.ask(move |store| store.cursor(&name)).await?;
+        let cursors =
+            journal.ask(move |store| Ok((store.cursor(&names.0)?, store.cursor(&names.1)?)));
+        let (position, taken) = cursors.await?;
+        if taken.is_some() {
+            self.has_taken.store(true, Relaxed);
+        }
         Ok(position.unwrap_or_default())
+    }
+
+    /// Whether the sink ever took an event, also before the program was started.
+    pub(super) fn has_taken(&self) -> bool {
+        self.has_taken.load(Relaxed)
+    }
+
+    /// Notes that the sink took the event at this position.
+    pub(super) fn taken(&self, position: u64) -> Result<(), JournalError> {
+        if self.has_taken.swap(true, Relaxed) {
+            return Ok(());
+        }
+        self.journal()?
+            .move_cursor(taken_name(&self.sink), position, Vec::new())
     }
 
     /// Reads the next events after a position, in order: at most `limit`, and fewer if they are large. Only sees

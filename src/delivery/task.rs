@@ -1,12 +1,19 @@
 //! The task of one sink: reads a batch, hands it over until the sink is done with all of it, and moves the cursor.
-//! Retries for ever, unless the sink rejects an event.
+//! Retries for ever, unless an event is at fault.
 
-use super::guard::call;
-use super::{BatchOptions, reading::Reading, selection::Selection, status::Progress};
+use super::{
+    BatchOptions,
+    guard::call,
+    judgement::{Before, Judgement},
+    reading::Reading,
+    selection::Selection,
+    status::Progress,
+    suspects::{Suspect, Suspects},
+};
 use crate::{
     event::DeadLetter,
     journal::JournalError,
-    sink::{Delivered, Sink, SinkError, SinkEvent},
+    sink::{Delivered, Rejection, RejectionKind, Sink, SinkError, SinkEvent},
 };
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use std::{
@@ -15,11 +22,13 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Jitter included.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How many characters of what a receiver said are kept.
+const MOST_ANSWER: usize = 1000;
 /// How long to wait when the journal cannot be read or written.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
 
@@ -30,6 +39,25 @@ pub(super) struct Task {
     pub(super) reading: Arc<Reading>,
     pub(super) batch: BatchOptions,
     pub(super) progress: Arc<Progress>,
+}
+
+/// What the task remembers from one attempt to the next.
+struct Attempts {
+    suspects: Suspects,
+    pauses: ExponentialBackoff,
+    /// Events up to this position that were passed over are counted.
+    counted: u64,
+    /// It was said that nobody is there who takes events.
+    is_absence_said: bool,
+}
+
+/// How handing a batch over ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HandedOver {
+    /// The sink has answered for all of it. What it refused may wait for a judgement.
+    All,
+    /// It begins again with what was refused, after a pause.
+    Again,
 }
 
 impl Task {
@@ -43,48 +71,77 @@ impl Task {
     }
 
     async fn deliver_all(&self) -> Result<(), JournalError> {
+        // How far it has read: further than the cursor while events wait for a judgement.
         let mut position = self.insist(|| self.reading.position()).await?;
         self.progress.move_to(position);
         let mut is_looked_for = position > 0;
+        let mut attempts = Attempts {
+            suspects: Suspects::default(),
+            pauses: pauses(),
+            counted: position,
+            is_absence_said: false,
+        };
         let mut ahead = None;
         loop {
             let batch = match ahead.take() {
                 Some(batch) => batch,
+                // Who refuses everything is asked about one event, and about more only if it refuses that.
+                None if attempts.suspects.is_outage() && attempts.suspects.is_empty() => {
+                    self.insist(|| self.reading.read(position, 1)).await?
+                }
                 None => self.next(position).await?,
             };
             if let Some(first) = batch.first().filter(|_| is_looked_for) {
                 is_looked_for = false;
-                let missing = first.position.saturating_sub(position + 1);
-                if missing > 0 {
-                    warn!(
-                        sink = self.name,
-                        missing,
-                        "events that were removed from the journal while this sink was not named \
-                         are not delivered to it"
-                    );
-                }
+                self.say_missing(first.position.saturating_sub(position + 1));
             }
             let Some(last) = batch.last().map(|event| event.position) else {
-                self.reading.more(position).await;
+                if attempts.suspects.is_empty() {
+                    self.reading.more(position).await;
+                } else {
+                    position = self.judge_the_last(position, &mut attempts).await?;
+                }
                 continue;
             };
             let before = batch.len();
             let mut selected = batch;
-            selected.retain(|event| self.only.contains(event) && takes(&*self.sink, event));
-            let passed_over = (before - selected.len()) as u64;
+            let mut passed_over = 0;
+            selected.retain(|event| {
+                let is_selected = self.only.contains(event) && takes(&*self.sink, event);
+                passed_over += u64::from(!is_selected && event.position > attempts.counted);
+                is_selected
+            });
+            attempts.counted = attempts.counted.max(last);
             self.progress.passed_over.fetch_add(passed_over, Relaxed);
             // If there is more, read the next batch while this one is delivered.
             let is_full = before >= self.batch.size;
-            let (handed_over, next) = tokio::join!(self.hand_over(&selected), async {
-                match is_full {
-                    true => self.insist(|| self.read(last)).await,
-                    false => Ok(Vec::new()),
-                }
-            });
-            handed_over?;
+            let (handed_over, next) =
+                tokio::join!(self.hand_over(&selected, &mut attempts), async {
+                    match is_full {
+                        true => self.insist(|| self.read(last)).await,
+                        false => Ok(Vec::new()),
+                    }
+                });
+            if handed_over? == HandedOver::Again {
+                position = attempts.suspects.rewind().unwrap_or(position);
+                continue;
+            }
             position = last;
-            self.settle(position, Vec::new())?;
+            if attempts.suspects.is_empty() {
+                self.settle(position, Vec::new())?;
+            }
             ahead = Some(next?).filter(|next| next.len() >= self.batch.size);
+        }
+    }
+
+    fn say_missing(&self, missing: u64) {
+        if missing > 0 {
+            warn!(
+                sink = self.name,
+                missing,
+                "events that were removed from the journal while this sink was not named are not \
+                 delivered to it"
+            );
         }
     }
 
@@ -103,26 +160,64 @@ impl Task {
         self.insist(read).await
     }
 
-    /// Hands events over until the sink is done with all of them. After a failure it hands over fewer at once:
-    /// the batch may have been too large to be taken in time, and would fail again for ever.
-    async fn hand_over(&self, mut events: &[SinkEvent]) -> Result<(), JournalError> {
-        let mut pauses = pauses();
+    /// Judges refused events behind which there is nothing up to `position`. Returns where to go on.
+    async fn judge_the_last(
+        &self,
+        position: u64,
+        attempts: &mut Attempts,
+    ) -> Result<u64, JournalError> {
+        match attempts.suspects.judge(false) {
+            Judgement::EventsAtFault => {
+                let dead = self.bury(attempts.suspects.give_up());
+                attempts.pauses = pauses();
+                self.progress.recovered();
+                self.settle(position, dead)?;
+                return Ok(position);
+            }
+            Judgement::PlaceAtFault => self.blame_place(attempts).await,
+            Judgement::AskAgain | Judgement::LookFurther => {
+                self.pause(attempts, None).await;
+            }
+        }
+        Ok(attempts.suspects.rewind().unwrap_or(position))
+    }
+
+    /// Hands events over until the sink has answered for all of them. After a failure it hands over fewer at once: the
+    /// batch may have been too large to be taken in time, and would fail again for ever.
+    async fn hand_over(
+        &self,
+        mut events: &[SinkEvent],
+        attempts: &mut Attempts,
+    ) -> Result<HandedOver, JournalError> {
         let mut at_once = events.len();
+        let mut before = match self.reading.has_taken() {
+            true => Before::Once,
+            false => Before::Nothing,
+        };
         while !events.is_empty() {
+            if attempts.suspects.judge(true) == Judgement::PlaceAtFault {
+                self.blame_place(attempts).await;
+                return Ok(HandedOver::Again);
+            }
             let began = Instant::now();
-            let (batch, _) = events.split_at(at_once.clamp(1, events.len()));
+            let (batch, rest) = events.split_at(at_once.clamp(1, events.len()));
             let error = match call(self.sink.deliver(batch)).await {
                 Ok(delivered) if delivered.taken > 0 => {
                     at_once = at_once.saturating_mul(2);
-                    if let Some(outage) = self.progress.succeeded(began.elapsed()) {
-                        warn!(sink = self.name, ?outage, "the sink takes events again");
-                    }
-                    pauses = self::pauses();
-                    let taken = delivered.taken.min(batch.len());
-                    events = self.done_with(events, taken, delivered).await?;
+                    events = self.answered(events, delivered, &mut before, attempts, began)?;
                     continue;
                 }
                 Ok(_) => SinkError::new("it took nothing, and said nothing"),
+                Err(error) if error.is_absent() && self.passes_over(attempts) => {
+                    if !std::mem::replace(&mut attempts.is_absence_said, true) {
+                        warn!(sink = self.name, %error, "nobody is there yet: events are passed over");
+                    }
+                    let passed_over = batch.len() as u64;
+                    self.progress.passed_over.fetch_add(passed_over, Relaxed);
+                    self.progress.recovered();
+                    events = rest;
+                    continue;
+                }
                 Err(error) => error,
             };
             // After a single event failed, the whole batch again: the sink may take others of it.
@@ -131,9 +226,6 @@ impl Task {
             } else {
                 events.len()
             };
-            let pause = pauses.next().unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE);
-            let pause = pause.max(error.retry_after().unwrap_or_default());
-            self.progress.retries.fetch_add(1, Relaxed);
             if self.progress.failed(error.reason().to_owned()) {
                 warn!(
                     sink = self.name,
@@ -141,49 +233,142 @@ impl Task {
                     "the sink takes no events; they wait in the journal, and it is tried again"
                 );
             } else {
-                debug!(sink = self.name, %error, ?pause, "the sink still takes no events");
+                debug!(sink = self.name, %error, "the sink still takes no events");
             }
-            tokio::time::sleep(pause).await;
+            self.pause(attempts, error.retry_after()).await;
+            // What was refused before an outage says nothing after it.
+            if !attempts.suspects.is_empty() {
+                return Ok(HandedOver::Again);
+            }
         }
-        Ok(())
+        Ok(HandedOver::All)
+    }
+
+    /// Whether events for a receiver that is not there are passed over: it never took one.
+    fn passes_over(&self, attempts: &Attempts) -> bool {
+        attempts.suspects.is_empty() && !self.reading.has_taken()
+    }
+
+    async fn blame_place(&self, attempts: &mut Attempts) {
+        let suspects = &mut attempts.suspects;
+        suspects.blame_place();
+        let first = suspects.first().map(|first| &*first.reason);
+        let taken = match self.reading.has_taken() {
+            true => "it takes none of them",
+            false => "it never took an event yet, so that the place may be wrong",
+        };
+        let reason = format!(
+            "{} (of {} events in a row; {taken})",
+            first.unwrap_or_default(),
+            suspects.refused()
+        );
+        if self.progress.failed(reason.clone()) {
+            warn!(
+                sink = self.name,
+                reason,
+                "the sink refuses events alike; they wait in the journal, and it is tried again"
+            );
+        }
+        self.pause(attempts, None).await;
+    }
+
+    async fn pause(&self, attempts: &mut Attempts, at_least: Option<Duration>) {
+        let pause = attempts.pauses.next().unwrap_or(LONGEST_PAUSE);
+        let pause = pause.min(LONGEST_PAUSE).max(at_least.unwrap_or_default());
+        self.progress.retries.fetch_add(1, Relaxed);
+        tokio::time::sleep(pause).await;
     }
 
     /// Notes what became of the first events of a batch. Returns the rest.
-    async fn done_with<'a>(
+    fn answered<'a>(
         &self,
         events: &'a [SinkEvent],
-        taken: usize,
         delivered: Delivered,
+        before: &mut Before,
+        attempts: &mut Attempts,
+        began: Instant,
     ) -> Result<&'a [SinkEvent], JournalError> {
-        let (taken, rest) = events.split_at(taken.min(events.len()));
-        let dead: Vec<DeadLetter> = delivered
-            .rejected
-            .into_iter()
-            .filter_map(|rejection| {
-                let event = taken.get(rejection.index)?;
-                Some(DeadLetter::new(&self.name, event, rejection.reason))
-            })
-            .collect();
-        if let Some(first) = dead.first() {
+        let (answered, rest) = events.split_at(delivered.taken.min(events.len()));
+        let mut rejected = delivered.rejected;
+        rejected.sort_by_key(|rejection| rejection.index);
+        rejected.dedup_by_key(|rejection| rejection.index);
+        let mut rejected = rejected.into_iter().peekable();
+        let suspects = &mut attempts.suspects;
+        let mut at_fault = Vec::new();
+        let mut taken: Option<u64> = None;
+        let mut accepted = 0;
+        for (index, event) in answered.iter().enumerate() {
+            let Some(rejection) = rejected.next_if(|rejection| rejection.index == index) else {
+                at_fault.append(&mut suspects.taken());
+                *before = Before::SameBatch;
+                accepted += 1;
+                taken.get_or_insert(event.position);
+                continue;
+            };
+            let is_refused = rejection.kind == RejectionKind::Refused;
+            let suspect = self.suspect(event, rejection);
+            match is_refused {
+                true => suspects.refuse(suspect, *before),
+                false if suspects.is_empty() => at_fault.push(suspect),
+                false => suspects.keep(suspect),
+            }
+        }
+        if let Some(position) = taken {
+            self.reading.taken(position)?;
+            self.progress.delivered.fetch_add(accepted, Relaxed);
+            if let Some(outage) = self.progress.succeeded(began.elapsed()) {
+                warn!(sink = self.name, ?outage, "the sink takes events again");
+            }
+            if std::mem::take(&mut attempts.is_absence_said) {
+                info!(sink = self.name, "the sink takes events now");
+            }
+            attempts.pauses = pauses();
+        } else if suspects.is_empty() {
+            self.progress.recovered();
+        }
+        let dead = self.bury(at_fault);
+        let done = match (attempts.suspects.first(), answered.last()) {
+            (Some(first), _) => first.letter.position.checked_sub(1),
+            // The caller moves the cursor to the end of the batch, past events that were passed over there.
+            (None, Some(last)) if !rest.is_empty() || !dead.is_empty() => Some(last.position),
+            _ => None,
+        };
+        if let Some(done) = done.filter(|done| !dead.is_empty() || *done > self.progress.position())
+        {
+            self.settle(done, dead)?;
+        }
+        Ok(rest)
+    }
+
+    fn suspect(&self, event: &SinkEvent, rejection: Rejection) -> Suspect {
+        let Rejection { reason, answer, .. } = rejection;
+        let whole = match answer {
+            Some(answer) => {
+                let answer: String = answer.chars().take(MOST_ANSWER).collect();
+                format!("{reason}: {answer}")
+            }
+            None => reason.clone(),
+        };
+        Suspect {
+            letter: DeadLetter::new(&self.name, event, whole),
+            reason,
+        }
+    }
+
+    /// Returns the dead letters of events that are at fault, counted and said.
+    fn bury(&self, at_fault: Vec<Suspect>) -> Vec<DeadLetter> {
+        if let Some(first) = at_fault.first() {
             warn!(
                 sink = self.name,
-                events = dead.len(),
-                event_id = %first.event_id,
+                events = at_fault.len(),
+                event_id = %first.letter.event_id,
                 reason = first.reason,
                 "the sink rejected events; they are dead letters now"
             );
         }
-        let rejected = dead.len() as u64;
+        let rejected = at_fault.len() as u64;
         self.progress.rejected.fetch_add(rejected, Relaxed);
-        let accepted = (taken.len() as u64).saturating_sub(rejected);
-        self.progress.delivered.fetch_add(accepted, Relaxed);
-        // The caller moves the cursor to the end of the batch, past events that were passed over there.
-        if let Some(last) = taken.last()
-            && (!rest.is_empty() || !dead.is_empty())
-        {
-            self.settle(last.position, dead)?;
-        }
-        Ok(rest)
+        at_fault.into_iter().map(|suspect| suspect.letter).collect()
     }
 
     fn settle(&self, position: u64, dead: Vec<DeadLetter>) -> Result<(), JournalError> {

@@ -7,7 +7,9 @@ use super::{
         attributes::Attributes,
         auth::{self, AuthProvider, Basic},
         headers::cloud_event_headers,
-        http_client::{HttpClient, REQUEST_TIMEOUT, Request, Verdict, origin, request_timeout},
+        http_client::{
+            Head, HttpClient, REQUEST_TIMEOUT, Request, Verdict, origin, request_timeout,
+        },
         parts::{self, Part, Receiver},
     },
 };
@@ -15,19 +17,19 @@ use crate::event::EventError;
 use async_trait::async_trait;
 use percent_encoding::percent_decode_str;
 use reqwest::Method;
-use std::{
-    fmt,
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{fmt, path::PathBuf, sync::Arc};
 use url::Url;
 
 /// What is allowed, for error messages.
 const ALLOWED: &str = "`https://[USER:PASSWORD@]HOST[:PORT]/PATH` or `http://…`; its parameters are \
      passed on, except `eventstore.mode` (`batched`, `structured` or `binary`), \
-     `eventstore.timeout` (up to `15s`) and `eventstore.tls_ca` (a file of certificates)";
+     `eventstore.timeout` (up to `15s`), `eventstore.tls_ca` (a file of certificates) and \
+     `eventstore.auth` (the name of credentials, or `none`)";
 /// Parameters that are ours; every other one is the receiver's.
 const OWN: &str = "eventstore.";
+/// How many bytes an event's attributes may take as headers in binary mode. Of the widespread servers, none takes more
+/// than 16 KiB of headers unless told so (Node.js; nginx, Apache and Tomcat take 8 KiB in one).
+const MOST_HEADER_BYTES: usize = 16 * 1024;
 /// About how many bytes the attributes around an event take.
 const ATTRIBUTES: usize = 512;
 
@@ -45,7 +47,6 @@ struct HttpSink {
     url: Url,
     mode: Mode,
     client: HttpClient,
-    has_taken: AtomicBool,
 }
 
 // Without the URL: its path and parameters can hold a key.
@@ -74,6 +75,7 @@ pub(super) fn open(
     let mut mode = Mode::Batched;
     let mut timeout = REQUEST_TIMEOUT;
     let mut roots = None;
+    let mut named = None;
     let mut passed_on = Vec::new();
     // Pair by pair as it is written: a signature over the parameters survives.
     for pair in url.query().into_iter().flat_map(|query| query.split('&')) {
@@ -100,6 +102,7 @@ pub(super) fn open(
                 let path = percent_decode_str(value).decode_utf8_lossy().into_owned();
                 roots = Some(PathBuf::from(path));
             }
+            auth::AUTH => named = Some(percent_decode_str(value).decode_utf8_lossy().into_owned()),
             "eventstore.timeout" => timeout = request_timeout(value).map_err(wrong)?,
             // Not shown: it may hold what it should not.
             _ => {
@@ -121,16 +124,26 @@ pub(super) fn open(
                 "it holds a user name or password beside an auth provider".to_owned(),
             ));
         }
+        (Some(_), _) | (_, Some(_)) if named.is_some() => {
+            return Err(wrong(
+                "`eventstore.auth` is there beside an auth provider, or a user name or password"
+                    .to_owned(),
+            ));
+        }
         (Some(given), None) => Some(given),
         (None, Some(basic)) => Some(Arc::new(basic) as Arc<dyn AuthProvider>),
-        (None, None) => auth::from_environment(text)?,
+        (None, None) => auth::from_environment(auth::Place {
+            text,
+            receiver: &url,
+            auth: named.as_deref(),
+            roots: roots.as_deref(),
+        })?,
     };
     Ok(Arc::new(HttpSink {
         name: origin(&url),
         client: HttpClient::new(&url, timeout, roots.as_deref(), auth).map_err(wrong)?,
         url,
         mode,
-        has_taken: AtomicBool::new(false),
     }))
 }
 
@@ -166,6 +179,7 @@ impl HttpSink {
             Mode::Binary => match part {
                 [event] => Some(Request {
                     headers: cloud_event_headers(event)?,
+                    head: Head::OfEvent,
                     body: event.json.clone().into(),
                     ..Request::bare(Method::POST, self.url.clone())
                 }),
@@ -183,19 +197,22 @@ impl Receiver for HttpSink {
         }
     }
 
-    fn has_taken(&self) -> &AtomicBool {
-        &self.has_taken
-    }
-
     async fn send(&self, part: &[SinkEvent]) -> Result<Part, SinkError> {
         let request = match self.request(part) {
+            Ok(Some(request)) if request.header_bytes() > MOST_HEADER_BYTES => {
+                return Ok(Part::Unsendable(format!(
+                    "its attributes take {} bytes as headers, of which {MOST_HEADER_BYTES} are allowed; \
+                     `eventstore.mode=structured` has them in the body",
+                    request.header_bytes()
+                )));
+            }
             Ok(Some(request)) => request,
             Ok(None) => return Ok(Part::Unsendable("one event per request".to_owned())),
             Err(error) => return Ok(Part::Unsendable(error.to_string())),
         };
         Ok(match self.client.send(&request).await? {
             Verdict::Accepted => Part::Taken,
-            Verdict::Refused(reason) => Part::Refused(reason),
+            Verdict::Refused(refusal) => Part::Refused(refusal),
         })
     }
 }

@@ -5,8 +5,8 @@ use crate::sink::{
     SinkError, SinkUrlError,
     shared::{
         address::{Address, Parameters},
+        auth::secret::Secret,
         hosts,
-        secret::Secret,
     },
 };
 use rdkafka::ClientConfig;
@@ -177,7 +177,7 @@ impl TopicAddress {
                 config
                     .set("sasl.mechanisms", *mechanism)
                     .set("sasl.username", user)
-                    .set("sasl.password", password.now_blocking()?.expose_secret());
+                    .set("sasl.password", password.read_blocking()?.expose_secret());
             }
             Some(Login::Token(_)) => {
                 config.set("sasl.mechanisms", "OAUTHBEARER");

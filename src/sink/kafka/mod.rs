@@ -164,8 +164,11 @@ impl KafkaSink {
             if is_missing.get(done.taken) == Some(&true) {
                 match self.send(&[event]).await?.pop() {
                     Some(Ok(())) => {}
-                    Some(Err(Failure::Unsendable(reason) | Failure::SetRefused(reason))) => {
+                    Some(Err(Failure::Unsendable(reason))) => {
                         done.rejected.push(Rejection::new(done.taken, reason));
+                    }
+                    Some(Err(Failure::SetRefused(reason))) => {
+                        done.rejected.push(Rejection::refused(done.taken, reason));
                     }
                     Some(Err(Failure::Now(error))) => return Err(error),
                     None => return Err(SinkError::new("the event was not sent")),

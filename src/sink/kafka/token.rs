@@ -1,6 +1,6 @@
 //! The token of OAUTHBEARER, from a file that is read again when it is about to end. Shows nothing of it.
 
-use crate::sink::shared::secret::Secret;
+use crate::sink::shared::auth::secret::Secret;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use rdkafka::client::OAuthToken;
 use secrecy::ExposeSecret as _;
@@ -17,7 +17,7 @@ const READ_AGAIN: Duration = Duration::from_secs(5 * 60);
 pub(super) fn of(file: Option<&Secret>) -> Result<OAuthToken, Box<dyn Error>> {
     let token = file
         .ok_or("the URL names no `token_file`")?
-        .now_blocking()?;
+        .read_blocking()?;
     let token = token.expose_secret();
     let claims = claims(token).unwrap_or_default();
     let end = claims.get("exp").and_then(Value::as_i64).map_or_else(

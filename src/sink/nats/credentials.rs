@@ -1,6 +1,6 @@
 //! How the sink says who it is. Files are read again for each connection. Shows no secret.
 
-use crate::sink::shared::secret::Secret;
+use crate::sink::shared::auth::secret::Secret;
 use async_nats::{Auth, AuthError};
 use nkeys::KeyPair;
 use secrecy::ExposeSecret as _;
@@ -51,7 +51,7 @@ impl Credentials {
 }
 
 async fn text_of(secret: &Secret) -> Result<String, AuthError> {
-    match secret.now().await {
+    match secret.read().await {
         Ok(secret) => Ok(secret.expose_secret().to_owned()),
         Err(error) => Err(AuthError::new(error.reason())),
     }

@@ -105,20 +105,20 @@ impl Nats {
             }
         }
         for publication in published {
-            let reason = match publication {
-                Publication::Rejected(reason) => reason,
+            let rejection = match publication {
+                Publication::Rejected(reason) => Rejection::new(done.taken, reason),
                 Publication::Sent(answer) => match (*answer).await {
                     Ok(_) => {
                         done.taken += 1;
                         continue;
                     }
                     Err(error) => match refusal(&error) {
-                        Some(reason) => reason,
+                        Some(reason) => Rejection::refused(done.taken, reason),
                         None => return Err(publish_error(error)),
                     },
                 },
             };
-            done.rejected.push(Rejection::new(done.taken, reason));
+            done.rejected.push(rejection);
             done.taken += 1;
         }
         failure.map_or(Ok(()), Err)

@@ -46,7 +46,7 @@ impl Connection {
     async fn to(address: &TableAddress, index: usize) -> Result<Self, SinkError> {
         let mut config = address.servers.get(index).cloned().unwrap_or_default();
         if let Some(password) = &address.password {
-            config.password(password.now().await?.expose_secret());
+            config.password(password.read().await?.expose_secret());
         }
         let (client, driver) = match &address.tls {
             Some(tls) => {

@@ -18,12 +18,12 @@ use super::{
 use address::TableAddress;
 use async_trait::async_trait;
 use connection::Connection;
-use refusal::{failed, is_refusal};
+use refusal::{failed, is_refusal, refusal};
 use rows::{Columns, insert_statement};
 use schema::Key;
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio_postgres::types::Type;
@@ -39,7 +39,6 @@ struct Postgres {
     last_that_worked: LastThatWorked,
     /// Kept after a success or a refused row alone: after anything else the server may be the wrong one by now.
     kept: Mutex<Option<Connection>>,
-    has_taken: AtomicBool,
 }
 
 impl fmt::Debug for Postgres {
@@ -58,8 +57,6 @@ pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
         address,
         last_that_worked: LastThatWorked::default(),
         kept: Mutex::default(),
-        // What counts as a refusal is about the rows, and never about the place.
-        has_taken: AtomicBool::new(true),
     }))
 }
 
@@ -115,10 +112,6 @@ impl Receiver for Postgres {
         CALL_LIMIT
     }
 
-    fn has_taken(&self) -> &AtomicBool {
-        &self.has_taken
-    }
-
     async fn send(&self, part: &[SinkEvent]) -> Result<Part, SinkError> {
         let mut connection = self.connection().await?;
         let key = self.key(&mut connection).await?;
@@ -135,9 +128,7 @@ impl Receiver for Postgres {
             .await
         {
             Ok(_) => Part::Taken,
-            Err(error) if is_refusal(&error) => {
-                Part::Refused(failed("PostgreSQL refuses it", error).reason().to_owned())
-            }
+            Err(error) if is_refusal(&error) => Part::Refused(refusal(&error)),
             Err(error) => return Err(failed("PostgreSQL", error)),
         };
         *self.kept() = Some(connection);

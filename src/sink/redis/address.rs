@@ -4,8 +4,8 @@ use crate::sink::{
     SinkUrlError,
     shared::{
         address::{Address, Parameters},
+        auth::secret::Secret,
         hosts,
-        secret::Secret,
         tls::{Tls, TlsFiles},
     },
 };

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::sink::{
     SinkError,
-    shared::{hosts::LastThatWorked, secret::Secret},
+    shared::{auth::secret::Secret, hosts::LastThatWorked},
 };
 use ::redis::{
     AsyncConnectionConfig, RedisConnectionInfo, RedisError, RedisResult, Value,
@@ -191,7 +191,7 @@ async fn connect(
     password: Option<&Secret>,
 ) -> Result<Connection, SinkError> {
     if let Some(password) = password {
-        login = login.set_password(password.now().await?.expose_secret());
+        login = login.set_password(password.read().await?.expose_secret());
     }
     let unreachable = |error| SinkError::caused_by("no connection", error);
     let stream = TcpStream::connect((server.host.as_str(), server.port))

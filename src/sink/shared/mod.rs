@@ -9,5 +9,4 @@ pub(super) mod hosts;
 pub(super) mod http_client;
 pub(super) mod parts;
 pub(super) mod recent;
-pub(super) mod secret;
 pub(super) mod tls;

@@ -99,6 +99,15 @@ pub(in crate::sink) fn client_config(roots: Option<&Path>) -> Result<ClientConfi
         .with_no_client_auth())
 }
 
+/// A client configuration that trusts the certificates of this machine, and those in the file `more`, too.
+pub(in crate::sink) fn client_config_with(more: &Path) -> Result<ClientConfig, String> {
+    let mut store = root_store(None)?;
+    add_file(&mut store, more)?;
+    Ok(builder()?
+        .with_root_certificates(store)
+        .with_no_client_auth())
+}
+
 /// A configuration that trusts nobody, for a client that will not speak TLS.
 pub(in crate::sink) fn without_roots() -> Result<ClientConfig, String> {
     Ok(builder()?
@@ -115,15 +124,21 @@ fn root_store(roots: Option<&Path>) -> Result<RootCertStore, String> {
         store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         return Ok(store);
     };
-    for certificate in certificates(path)? {
+    add_file(&mut store, path)?;
+    Ok(store)
+}
+
+fn add_file(store: &mut RootCertStore, path: &Path) -> Result<(), String> {
+    let certificates = certificates(path)?;
+    if certificates.is_empty() {
+        return Err(unusable(path, &"it holds no certificate"));
+    }
+    for certificate in certificates {
         store
             .add(certificate)
             .map_err(|error| unusable(path, &error))?;
     }
-    match store.is_empty() {
-        true => Err(unusable(path, &"it holds no certificate")),
-        false => Ok(store),
-    }
+    Ok(())
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {

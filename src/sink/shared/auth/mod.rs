@@ -3,11 +3,15 @@
 
 mod basic;
 mod client_credentials;
+mod from_secret;
+pub(in crate::sink) mod secret;
 mod variables;
 
 pub(in crate::sink) use basic::Basic;
 pub use client_credentials::ClientCredentials;
-pub(in crate::sink) use variables::from_environment;
+pub(in crate::sink) use from_secret::{FromFile, Scheme};
+pub(in crate::sink) use secret::SecretFile;
+pub(in crate::sink) use variables::{AUTH, Place, check_together, from_environment};
 
 use crate::sink::SinkError;
 use async_trait::async_trait;
