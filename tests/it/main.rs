@@ -23,6 +23,7 @@ mod kafka_sink;
 mod lifecycle;
 mod lossy_line;
 mod nats_sink;
+mod operated_sinks;
 mod own_log;
 mod postgres_sink;
 mod programs;
