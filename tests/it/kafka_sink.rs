@@ -5,7 +5,7 @@ use crate::support::conformance::batch;
 use crate::support::kafka_broker::{Broker, Kind, read};
 use crate::support::{conformance, target_kafka};
 use rdkafka::{
-    admin::{AdminClient, AdminOptions},
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     mocking::MockCluster,
     producer::DefaultProducerContext,
@@ -379,6 +379,43 @@ async fn tls_and_scram_are_built_in() {
         "{error}"
     );
     assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+}
+
+#[cfg(feature = "kafka-tls")]
+#[tokio::test]
+async fn a_token_says_who_the_sink_is() {
+    use crate::support::{kafka_broker::free_port, kafka_gate::Gate};
+
+    let (port, gate) = (free_port(), Gate::new());
+    let broker = Broker::start_behind(Kind::Tansu, port, gate.port());
+    let place = format!("127.0.0.1:{}", gate.port());
+    let let_in = gate.ask_for("the-right-one", port);
+    // With OAUTHBEARER the sink makes no topic.
+    let admin: AdminClient<DefaultClientContext> = rdkafka::ClientConfig::new()
+        .set("bootstrap.servers", broker.address())
+        .create()
+        .unwrap();
+    let topic = NewTopic::new(TOPIC, 1, TopicReplication::Fixed(1));
+    let made = admin.create_topics([&topic], &AdminOptions::new()).await;
+    made.unwrap()[0].as_ref().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    std::fs::write(&file, "the-wrong-one\n").unwrap();
+    let url = format!(
+        "kafka://{place}/{TOPIC}?timeout=4s&token_file={}",
+        file.display()
+    );
+    let sink = sink::open(&url).unwrap();
+    let events = batch(1, 10);
+    let error = sink.deliver(&events).await.unwrap_err();
+    assert!(!format!("{error:?}").contains("the-wrong-one"), "{error:?}");
+    assert_eq!(*let_in.lock().unwrap(), 0);
+    std::fs::write(&file, "the-right-one\n").unwrap();
+    assert_eq!(
+        sink.deliver(&events).await.unwrap(),
+        Delivered::all(&events)
+    );
+    assert!(*let_in.lock().unwrap() > 0);
 }
 
 #[cfg(not(feature = "kafka-tls"))]

@@ -245,6 +245,48 @@ async fn nats_that_asks_for_a_certificate() {
     .await;
 }
 
+#[cfg(feature = "kafka-tls")]
+#[tokio::test]
+async fn kafka_that_asks_for_a_certificate() {
+    use crate::support::{
+        kafka_broker::{Broker, Kind, free_port},
+        kafka_gate::Gate,
+    };
+    use tokio_rustls::rustls::{
+        RootCertStore, ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+        server::WebPkiClientVerifier,
+    };
+
+    let authority = Authority::for_server("127.0.0.1");
+    let certificate = |text: &str| CertificateDer::from_pem_slice(text.as_bytes()).unwrap();
+    let provider = std::sync::Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate(&authority.text())).unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(
+            vec![certificate(&authority.server.certificate)],
+            PrivateKeyDer::from_pem_slice(authority.server.key.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    let (port, gate) = (free_port(), Gate::new());
+    let _broker = Broker::start_behind(Kind::Tansu, port, gate.port());
+    let place = format!("127.0.0.1:{}", gate.port());
+    gate.speak_tls(port, config);
+    asks_for_a_certificate(&authority, |more| {
+        let more = more.replace("CERT", "tls_cert").replace("KEY", "tls_key");
+        let ca = authority.file();
+        format!(
+            "kafka+tls://{place}/events?partitions=1&replication=1&timeout=4s&tls_ca={ca}{more}"
+        )
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn postgres_that_asks_for_a_certificate() {
     let authority = Authority::for_server("127.0.0.1");

@@ -207,13 +207,11 @@ impl TopicAddress {
 
     /// Whether a client that is made anew may be let in where the old one is not.
     pub(super) fn reads_files(&self) -> bool {
-        let has_file = matches!(
-            &self.login,
-            Some(Login::Password {
-                password: Secret::File(_),
-                ..
-            })
-        );
+        let has_file = match &self.login {
+            Some(Login::Password { password, .. }) => matches!(password, Secret::File(_)),
+            Some(Login::Token(_)) => true,
+            None => false,
+        };
         has_file || self.ca.is_some() || self.identity.is_some()
     }
 }

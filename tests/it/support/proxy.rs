@@ -88,8 +88,7 @@ async fn forward(
                 break;
             }
             let speed = speed.load(Ordering::Relaxed);
-            if speed > 0 {
-                let pause = length as u64 * 1_000_000 / speed;
+            if let Some(pause) = (length as u64 * 1_000_000).checked_div(speed) {
                 tokio::time::sleep(Duration::from_micros(pause)).await;
             }
         }
