@@ -101,14 +101,8 @@ impl Reader {
                 }
                 file
             };
-            if self.at >= file.end() {
-                // Numbers have gaps.
-                self.reach(appended);
-                return Ok(None);
-            }
-            if let Some((changes, written)) =
-                lock(&self.log.recent).take(file.header.generation, self.at)
-            {
+            let recent = lock(&self.log.recent).take(file.header.generation, self.at);
+            if let Some((changes, written)) = recent {
                 return Ok(Some(Frames {
                     changes,
                     progress: Progress {
@@ -117,6 +111,11 @@ impl Reader {
                         end: Some(written.end),
                     },
                 }));
+            }
+            if self.at >= file.end() {
+                // Numbers have gaps.
+                self.reach(appended);
+                return Ok(None);
             }
             let (frames, end) = match file.read(self.at, FEED_BYTES) {
                 Ok(read) => read,
