@@ -2,6 +2,8 @@
 //! never sees a password.
 
 use crate::support::servers::{Certificate, DATABASE, PASSWORD, PASSWORD_IN_URL, Server, USER};
+#[cfg(feature = "kafka-tls")]
+use rcgen::SanType;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::path::Path;
 use temporal_eventstore::{
@@ -18,6 +20,10 @@ struct Authority {
 
 impl Authority {
     fn for_server(name: &str) -> Self {
+        Self::for_server_with(CertificateParams::new(vec![name.to_owned()]).unwrap())
+    }
+
+    fn for_server_with(server: CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut parameters = CertificateParams::new(Vec::new()).unwrap();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -26,10 +32,7 @@ impl Authority {
         std::fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
         let issuer = Issuer::new(parameters, key);
         let server_key = KeyPair::generate().unwrap();
-        let server = CertificateParams::new(vec![name.to_owned()])
-            .unwrap()
-            .signed_by(&server_key, &issuer)
-            .unwrap();
+        let server = server.signed_by(&server_key, &issuer).unwrap();
         Self {
             directory,
             server: Certificate {
@@ -258,7 +261,11 @@ async fn kafka_that_asks_for_a_certificate() {
         server::WebPkiClientVerifier,
     };
 
-    let authority = Authority::for_server("127.0.0.1");
+    // OpenSSL, as librdkafka asks it, takes an address for a name.
+    let mut server = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let name = SanType::DnsName("127.0.0.1".try_into().unwrap());
+    server.subject_alt_names.push(name);
+    let authority = Authority::for_server_with(server);
     let certificate = |text: &str| CertificateDer::from_pem_slice(text.as_bytes()).unwrap();
     let provider = std::sync::Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();

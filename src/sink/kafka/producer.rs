@@ -97,7 +97,12 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, "{reason}");
-        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        // Comes behind the reason for which they are.
+        let is_about_all = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
+        if said.is_none() || !is_about_all {
+            *said = Some(reason.to_owned());
+        }
     }
 }
 
