@@ -23,7 +23,9 @@ impl Authority {
         Self::for_server_with(CertificateParams::new(vec![name.to_owned()]).unwrap())
     }
 
-    fn for_server_with(server: CertificateParams) -> Self {
+    fn for_server_with(mut server: CertificateParams) -> Self {
+        // OpenSSL takes what has the name of its issuer for its own issuer.
+        server.distinguished_name.push(DnType::CommonName, "server");
         let key = KeyPair::generate().unwrap();
         let mut parameters = CertificateParams::new(Vec::new()).unwrap();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
