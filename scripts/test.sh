@@ -62,7 +62,7 @@ install_missing() {
 check_features() {
     local features
     for features in "" temporal plugin sqlite sink testing failpoints postgres nats redis http dapr segment kafka \
-        kafka-tls "plugin sqlite" "plugin sqlite testing"; do
+        kafka-tls kafka-zstd "plugin sqlite" "plugin sqlite testing"; do
         # Not with RUSTFLAGS: what is built is built once.
         cargo clippy --quiet --lib --no-default-features --features "$features" -- -D warnings
     done
