@@ -2,8 +2,6 @@
 //! never sees a password.
 
 use crate::support::servers::{Certificate, DATABASE, PASSWORD, PASSWORD_IN_URL, Server, USER};
-#[cfg(feature = "kafka-tls")]
-use rcgen::SanType;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::path::Path;
 use temporal_eventstore::{
@@ -20,10 +18,7 @@ struct Authority {
 
 impl Authority {
     fn for_server(name: &str) -> Self {
-        Self::for_server_with(CertificateParams::new(vec![name.to_owned()]).unwrap())
-    }
-
-    fn for_server_with(mut server: CertificateParams) -> Self {
+        let mut server = CertificateParams::new(vec![name.to_owned()]).unwrap();
         // OpenSSL takes what has the name of its issuer for its own issuer.
         server.distinguished_name.push(DnType::CommonName, "server");
         let key = KeyPair::generate().unwrap();
@@ -263,11 +258,7 @@ async fn kafka_that_asks_for_a_certificate() {
         server::WebPkiClientVerifier,
     };
 
-    // OpenSSL, as librdkafka asks it, takes an address for a name.
-    let mut server = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-    let name = SanType::DnsName("127.0.0.1".try_into().unwrap());
-    server.subject_alt_names.push(name);
-    let authority = Authority::for_server_with(server);
+    let authority = Authority::for_server("127.0.0.1");
     let certificate = |text: &str| CertificateDer::from_pem_slice(text.as_bytes()).unwrap();
     let provider = std::sync::Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
