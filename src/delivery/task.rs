@@ -48,7 +48,7 @@ struct Attempts {
     suspects: Suspects,
     pauses: ExponentialBackoff,
     tried: Tried,
-    /// How many events are handed over at once when it begins again.
+    /// How many events are handed over at once, at most.
     at_once: usize,
     /// Events up to this position that were passed over are counted.
     counted: u64,
@@ -210,7 +210,6 @@ impl Task {
         mut events: &[SinkEvent],
         attempts: &mut Attempts,
     ) -> Result<HandedOver, JournalError> {
-        let mut at_once = std::mem::replace(&mut attempts.at_once, usize::MAX);
         let mut before = match self.reading.has_taken() {
             true => Before::Once,
             false => Before::Nothing,
@@ -218,16 +217,15 @@ impl Task {
         while !events.is_empty() {
             if attempts.suspects.judge(true) == Judgement::PlaceAtFault {
                 self.blame_place(attempts).await?;
-                attempts.at_once = at_once;
                 return Ok(HandedOver::Again);
             }
             let began = Instant::now();
-            let (batch, rest) = events.split_at(at_once.clamp(1, events.len()));
+            let (batch, rest) = events.split_at(attempts.at_once.clamp(1, events.len()));
             let error = match call(self.sink.deliver(batch)).await {
                 Ok(delivered) if delivered.taken > 0 => {
                     // What was refused says nothing of how much it takes at once.
                     if delivered.rejected.len() < delivered.taken {
-                        at_once = at_once.saturating_mul(2);
+                        attempts.at_once = attempts.at_once.saturating_mul(2);
                     }
                     events = self.answered(events, delivered, &mut before, attempts, began)?;
                     continue;
@@ -246,10 +244,10 @@ impl Task {
                 Err(error) => error,
             };
             // After a single event failed, the whole batch again: the sink may take others of it.
-            at_once = if batch.len() > 1 {
+            attempts.at_once = if batch.len() > 1 {
                 batch.len() / 2
             } else {
-                events.len()
+                usize::MAX
             };
             if self.progress.failed(error.reason().to_owned()) {
                 warn!(
@@ -263,7 +261,6 @@ impl Task {
             // What was refused before an outage says nothing after it.
             if !attempts.suspects.is_empty() {
                 self.pause(attempts, error.retry_after()).await;
-                attempts.at_once = at_once;
                 return Ok(HandedOver::Again);
             }
             events = self.give_up(events, attempts, &error)?;
