@@ -23,6 +23,8 @@
 #[doc = include_str!("../docs/reconciler.md")]
 struct DocumentationPages;
 
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod context;
 mod crash_point;
 mod delivery;
@@ -30,6 +32,8 @@ pub mod event;
 #[cfg(test)]
 mod fuzz;
 mod journal;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod reader;
 mod record;
 mod said;
 pub mod sink;
@@ -43,6 +47,8 @@ pub use context::Frame;
 pub use delivery::{RedeliverError, SinkCheck, SinkStats};
 pub use event::{DeadLetter, Event, EventId, EventMetadata, WorkflowState};
 pub use journal::JournalError;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use reader::{EventQuery, EventReader, ReadError, SinkPosition};
 pub use record::{Filter, FilterAction};
 pub use store::{
     Append, BuildError, DEFAULT_BATCH_SIZE, DEFAULT_COMMIT_TIMEOUT, DEFAULT_LINGER,

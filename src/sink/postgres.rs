@@ -71,78 +71,97 @@ pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
     Ok(Arc::new(Postgres::new(url)?))
 }
 
+/// The table of a `postgres:` or `postgresql:` URL, and connections to its database.
+pub(crate) struct PostgresTable {
+    pub(crate) pool: Pool,
+    pub(crate) name: String,
+}
+
+impl PostgresTable {
+    /// Returns the name as SQL.
+    pub(crate) fn quoted(&self) -> String {
+        quoted(&self.name)
+    }
+}
+
+/// Reads the URL. Connects to nothing.
+pub(crate) fn open_table(url: &str) -> Result<PostgresTable, SinkUrlError> {
+    let address = Address::parse(url, ALLOWED)?;
+    let parameters = address.parameters(&["table", "sslmode", "sslrootcert"])?;
+    let table = parameters.text("table").unwrap_or("events").to_owned();
+    if !is_table_name(&table) {
+        return Err(address.wrong(format!(
+            "`table` is no plain name: letters, digits and `_`, at most {MAX_TABLE_NAME}, with \
+                 or without the schema's name and a `.` in front"
+        )));
+    }
+    let database = match address.path()?.as_slice() {
+        [database] if !database.is_empty() => database.clone(),
+        [] => return Err(address.wrong("it names no database")),
+        _ => return Err(address.wrong("its path is more than the database's name")),
+    };
+    let user = address
+        .user()?
+        .ok_or_else(|| address.wrong("it names no user"))?;
+    let environment = std::env::var("PGPASSWORD").ok().map(SecretString::from);
+
+    let mut config = Config::new();
+    config
+        .host(address.host())
+        .port(address.port_or(5432))
+        .user(user)
+        .dbname(database)
+        .application_name(env!("CARGO_PKG_NAME"))
+        .connect_timeout(STEP_LIMIT)
+        .keepalives_idle(Duration::from_secs(30))
+        .tcp_user_timeout(STEP_LIMIT);
+    if let Some(password) = address.password()?.or(environment) {
+        config.password(password.expose_secret());
+    }
+    let roots = parameters.text("sslrootcert").map(Path::new);
+    let mode = match parameters.text("sslmode").unwrap_or("prefer") {
+        "disable" => SslMode::Disable,
+        "prefer" => SslMode::Prefer,
+        "require" | "verify-full" => SslMode::Require,
+        _ => return Err(address.wrong("`sslmode` is none of the known ones")),
+    };
+    config.ssl_mode(mode);
+    let recycling = ManagerConfig {
+        recycling_method: RecyclingMethod::Fast,
+    };
+    let manager = if mode == SslMode::Disable {
+        if roots.is_some() {
+            return Err(address.wrong("`sslrootcert` means nothing with `sslmode=disable`"));
+        }
+        Manager::from_config(config, NoTls, recycling)
+    } else {
+        let tls = tls::client_config(roots).map_err(|reason| address.wrong(reason))?;
+        Manager::from_config(config, MakeRustlsConnect::new(tls), recycling)
+    };
+    let pool = Pool::builder(manager)
+        .max_size(CONNECTIONS)
+        .runtime(Runtime::Tokio1)
+        .wait_timeout(Some(STEP_LIMIT))
+        .create_timeout(Some(STEP_LIMIT))
+        .recycle_timeout(Some(STEP_LIMIT))
+        // A statement and not a startup option: connection poolers refuse those.
+        .post_create(Hook::async_fn(|client, _| {
+            Box::pin(async move {
+                let limit = STEP_LIMIT.as_millis();
+                client
+                    .batch_execute(&format!("SET statement_timeout = {limit}"))
+                    .await
+                    .map_err(HookError::Backend)
+            })
+        }))
+        .build()
+        .map_err(|error| address.wrong(error.to_string()))?;
+    Ok(PostgresTable { pool, name: table })
+}
+
 impl Postgres {
     fn new(url: &str) -> Result<Self, SinkUrlError> {
-        let address = Address::parse(url, ALLOWED)?;
-        let parameters = address.parameters(&["table", "sslmode", "sslrootcert"])?;
-        let table = parameters.text("table").unwrap_or("events").to_owned();
-        if !is_table_name(&table) {
-            return Err(address.wrong(format!(
-                "`table` is no plain name: letters, digits and `_`, at most {MAX_TABLE_NAME}, with \
-                 or without the schema's name and a `.` in front"
-            )));
-        }
-        let database = match address.path()?.as_slice() {
-            [database] if !database.is_empty() => database.clone(),
-            [] => return Err(address.wrong("it names no database")),
-            _ => return Err(address.wrong("its path is more than the database's name")),
-        };
-        let user = address
-            .user()?
-            .ok_or_else(|| address.wrong("it names no user"))?;
-        let environment = std::env::var("PGPASSWORD").ok().map(SecretString::from);
-
-        let mut config = Config::new();
-        config
-            .host(address.host())
-            .port(address.port_or(5432))
-            .user(user)
-            .dbname(database)
-            .application_name(env!("CARGO_PKG_NAME"))
-            .connect_timeout(STEP_LIMIT)
-            .keepalives_idle(Duration::from_secs(30))
-            .tcp_user_timeout(STEP_LIMIT);
-        if let Some(password) = address.password()?.or(environment) {
-            config.password(password.expose_secret());
-        }
-        let roots = parameters.text("sslrootcert").map(Path::new);
-        let mode = match parameters.text("sslmode").unwrap_or("prefer") {
-            "disable" => SslMode::Disable,
-            "prefer" => SslMode::Prefer,
-            "require" | "verify-full" => SslMode::Require,
-            _ => return Err(address.wrong("`sslmode` is none of the known ones")),
-        };
-        config.ssl_mode(mode);
-        let recycling = ManagerConfig {
-            recycling_method: RecyclingMethod::Fast,
-        };
-        let manager = if mode == SslMode::Disable {
-            if roots.is_some() {
-                return Err(address.wrong("`sslrootcert` means nothing with `sslmode=disable`"));
-            }
-            Manager::from_config(config, NoTls, recycling)
-        } else {
-            let tls = tls::client_config(roots).map_err(|reason| address.wrong(reason))?;
-            Manager::from_config(config, MakeRustlsConnect::new(tls), recycling)
-        };
-        let pool = Pool::builder(manager)
-            .max_size(CONNECTIONS)
-            .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(STEP_LIMIT))
-            .create_timeout(Some(STEP_LIMIT))
-            .recycle_timeout(Some(STEP_LIMIT))
-            // A statement and not a startup option: connection poolers refuse those.
-            .post_create(Hook::async_fn(|client, _| {
-                Box::pin(async move {
-                    let limit = STEP_LIMIT.as_millis();
-                    client
-                        .batch_execute(&format!("SET statement_timeout = {limit}"))
-                        .await
-                        .map_err(HookError::Backend)
-                })
-            }))
-            .build()
-            .map_err(|error| address.wrong(error.to_string()))?;
+        let PostgresTable { pool, name: table } = open_table(url)?;
         Ok(Self {
             name: format!("postgres {table}"),
             insert: insert_statement(&table),

@@ -2,10 +2,12 @@
 
 mod changes;
 mod place;
+mod reading;
 mod rescue;
 mod room;
 
 pub(super) use place::Lock;
+pub(crate) use reading::{COLUMNS, open_to_mend, open_to_read, stored_event};
 pub(super) use room::Removed;
 
 use super::{
@@ -75,6 +77,10 @@ impl From<rusqlite::Error> for Trouble {
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                Self::Damaged(error.to_string())
+            }
+            // A column that does not hold what this code writes there.
+            None if matches!(error, rusqlite::Error::FromSqlConversionFailure(..)) => {
                 Self::Damaged(error.to_string())
             }
             _ => Self::Passing(error.to_string()),
@@ -473,23 +479,9 @@ impl SqliteLog {
         let mut stored = Vec::new();
         let mut bytes = 0;
         while let Some(row) = rows.next()? {
-            let json: String = row.get(13)?;
-            bytes += json.len();
-            stored.push(StoredEvent {
-                position: row.get(0)?,
-                event_id: uuid_at(row, 1)?,
-                event_type: row.get(2)?,
-                event_name: row.get(3)?,
-                workflow_type: row.get(4)?,
-                workflow_id: row.get(5)?,
-                workflow_run_id: row.get(6)?,
-                workflow_state: row.get(7)?,
-                activity_type: row.get(8)?,
-                activity_id: row.get(9)?,
-                attempt: row.get(10)?,
-                created_at: row.get(11)?,
-                json,
-            });
+            let event = stored_event(row)?;
+            bytes += event.json.len();
+            stored.push(event);
             if bytes > MAX_READ_BYTES {
                 break;
             }
@@ -535,11 +527,6 @@ fn unusable(path: &Path, error: &impl ToString) -> JournalError {
         source: None,
     }
 }
-
-/// The columns of an event, without its position.
-const COLUMNS: &str = "event_id, event_type, event_name, workflow_type, workflow_id, \
-     workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, stored_at, \
-     event";
 
 enum ConnectFailure {
     Sqlite(rusqlite::Error),
