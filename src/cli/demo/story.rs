@@ -18,7 +18,7 @@ const MINUTE: f64 = 60.0 * SECOND;
 /// How far orders are from each other.
 const BETWEEN_ORDERS: f64 = 100.0 * SECOND;
 /// How many events an order makes, about.
-const PER_ORDER: usize = 17;
+const PER_ORDER: usize = 27;
 
 /// Returns the events of a sample that ends now, in the order of time.
 pub(super) fn tell(store: &EventStore, events: usize, seed: u64, now: Time) -> Vec<Draft> {

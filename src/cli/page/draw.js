@@ -96,8 +96,8 @@ function drawRow(g, it, y) {
   g.font = (it.kind === 'run' && it.depth === 0 ? '600 ' : '') + '12.5px ' + FONT;
   g.fillStyle = it.hit ? colors.accent : it.kind === 'group' || it.kind === 'marks' ? colors.quiet : colors.text;
   const label = it.kind === 'run' && it.parent && it.label.startsWith(it.parent.label + '/') ? it.label.slice(it.parent.label.length) : it.label;
-  const used = text(g, label + (it.local ? ' (local)' : ''), x, middle, it.sub ? Math.max(room * 0.66, room - 90) : room);
-  if (it.sub || it.tries > 1) {
+  const used = text(g, label + (it.local ? ' (local)' : ''), x, middle, it.sub && wide >= 620 ? Math.max(room * 0.66, room - 90) : room);
+  if (it.sub && wide >= 620 || it.tries > 1) {
     g.font = '11px ' + FONT; g.fillStyle = colors.quiet;
     text(g, it.sub || it.tries + ' attempts', x + used + 8, middle, room - used - 8);
   }
@@ -136,6 +136,15 @@ function drawRun(g, bar, y) {
   if (selected === bar) outline(g, p, y);
   if (p.b < wide - 4) {
     let x = p.b + 6;
+    const long = bar.open && 'open for ' + duration(bar.b - bar.a);
+    g.font = '11px ' + FONT;
+    if (long && g.measureText(long).width > wide - x - 6) {
+      // Where there is no room behind it, inside.
+      g.fillStyle = colors.text; g.textAlign = 'end';
+      text(g, long, p.b - 8, y + 12.5, p.b - Math.max(p.a, gutter) - 16);
+      g.textAlign = 'start';
+      return;
+    }
     if (bar.state !== 'completed' && bar.state !== 'running') { sign(g, bar.state, x + 5, y + 12, 5); x += 15; }
     g.font = '11px ' + FONT; g.fillStyle = colors.quiet;
     const took = bar.open ? 'open for ' + duration(bar.b - bar.a) : duration(bar.ms ?? bar.b - bar.a);

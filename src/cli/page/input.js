@@ -229,19 +229,35 @@ function follow() {
 }
 addEventListener('hashchange', follow);
 
-// Paper: all rows at once, as far as a canvas can be.
-let screenWidth = null;
+// Paper: a sheet for as many rows as fit, with the axis on each.
+const SHEET = { width: 1000, height: 600, most: 100 };
+let sheets = null;
 function forPaper() {
+  if (sheets) return;
   readColors(true);
   hatches.clear();
-  wide = 1000; gutter = 270;
-  layOut();
-  const high = Math.min(total + 12, 15000);
-  drawRows(size(canvas, wide, high, 2), 0, high);
-  byId('room').style.height = '0';
-  screenWidth = true;
+  sheets = [];
+  wide = SHEET.width; gutter = 270;
+  for (let first = 0; first < visible.length && sheets.length < SHEET.most;) {
+    const scroll = tops[first] - HEAD;
+    let next = first + 1;
+    while (next < visible.length && tops[next] + heightOf(visible[next]) - scroll < SHEET.height) next++;
+    const end = next < visible.length ? tops[next] : total;
+    const sheet = element('canvas');
+    chart.append(sheet);
+    sheets.push(sheet);
+    drawRows(size(sheet, SHEET.width, end - scroll, 2), scroll, end - scroll);
+    first = next;
+  }
+  canvas.hidden = true;
 }
-function forScreen() { if (screenWidth) { screenWidth = null; paint(); } }
+function forScreen() {
+  if (!sheets) return;
+  for (const sheet of sheets) sheet.remove();
+  sheets = null;
+  canvas.hidden = false;
+  paint();
+}
 addEventListener('beforeprint', forPaper);
 addEventListener('afterprint', forScreen);
 
@@ -268,7 +284,7 @@ function begin() {
     const button = element('button');
     button.dataset.state = state;
     button.setAttribute('aria-pressed', 'false');
-    button.append(element('canvas'), element('span', `${counts.get(state)} ${state.replaceAll('_', ' ')}`));
+    button.append(element('canvas'), element('span', `${counts.get(state).toLocaleString('en')} ${state.replaceAll('_', ' ')}`));
     button.onclick = () => {
       if (!wanted.states.delete(state)) wanted.states.add(state);
       filter();
@@ -280,7 +296,7 @@ function begin() {
   choose();
   paint();
   follow();
-  new ResizeObserver(() => { if (!screenWidth) redraw(); }).observe(chart);
+  new ResizeObserver(() => { if (!sheets) redraw(); }).observe(chart);
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', paint);
 }
 begin();

@@ -56,7 +56,7 @@ function along(x, from, to) {
 }
 const toU = (t) => along(t, ts, us);
 const toT = (u) => along(u, us, ts);
-const whole = () => { const end = us[us.length - 1], pad = end * 0.012; return { a: -pad, b: end + pad * 3 }; };
+const whole = () => { const end = us[us.length - 1], pad = end * 0.012; return { a: -pad, b: end + pad * 6 }; };
 function look(a, b) {
   const all = whole(), least = 0.02;
   let span = Math.min(Math.max(b - a, least), all.b - all.a);
@@ -78,7 +78,7 @@ const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 15e3, 3e4
 function tickText(t, step) {
   const text = new Date(data.origin + t).toISOString();
   if (step >= 864e5) return text.slice(5, 10);
-  if (step >= 6e4) return text.slice(11, 16);
+  if (step >= 6e4) return text.slice(11, 16) === '00:00' ? text.slice(5, 10) : text.slice(11, 16);
   if (step >= 1e3) return text.slice(11, 19);
   return text.slice(14, 23);
 }
@@ -94,7 +94,7 @@ function ticks(x, from, to) {
     if (t > b) {
       // A short piece between two folds still says when it was.
       const px = x(toU(a));
-      if (px - last >= 92 && px < to - 40) { found.push({ px, text: tickText(a, Math.min(step, 1e3)) }); last = px; }
+      if (px - last >= 92 && px < to - 40) { found.push({ px, text: tickText(a, step >= 6e4 ? 6e4 : 1e3) }); last = px; }
     }
     for (; t <= b; t += step) {
       const px = x(toU(t));
