@@ -154,7 +154,7 @@ fn show(
             paint(BOLD, &letter.sink),
             letter.event_id
         ))?;
-        screen.line(&format!("{}", paint(RED, &letter.reason)))?;
+        screen.line(&paint(RED, &letter.reason))?;
         let event: Value = serde_json::from_str(&letter.event)?;
         screen.line(&serde_json::to_string_pretty(&event)?)?;
     }

@@ -363,11 +363,8 @@ fn is_question(statement: &str) -> bool {
 
 fn rows(connection: &Connection, statement: &str, limit: usize) -> rusqlite::Result<Rows> {
     let mut statement = connection.prepare(statement)?;
-    let columns: Vec<String> = statement
-        .column_names()
-        .into_iter()
-        .map(str::to_owned)
-        .collect();
+    let names = statement.column_names();
+    let columns: Vec<String> = names.map(str::to_owned).collect();
     let mut rows = Vec::new();
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
@@ -495,7 +492,8 @@ mod tests {
             add(&path, "order.packed", "w", number * 1000);
         }
         let connection = open_to_read(&path).unwrap();
-        let known = [(0, 0), (10_000, 9), (10_061, 10), (1_000_000, 100)];
+        // The newest is looked at in any case.
+        let known = [(0, 0), (10_000, 9), (10_061, 10), (1_000_000, 99)];
         for (seconds, position) in known {
             let time = DateTime::from_timestamp(seconds, 0).unwrap();
             assert_eq!(
