@@ -400,7 +400,7 @@ async fn through_delivery(batches: usize, sink: &Arc<dyn Sink>) -> anyhow::Resul
     let events = EventStore::builder()
         .journal(journal)
         .batch_size(BATCH)
-        .sinks(vec![sink.clone()])
+        .sink(sink.clone())
         .build()
         .await?;
     events.flush(Duration::from_secs(60)).await?;

@@ -129,7 +129,7 @@ async fn main() -> anyhow::Result<()> {
     let sink = Arc::new(LedgerSink {
         ledger: ledger.clone(),
     });
-    let events = EventStore::builder().sinks(vec![sink]).build().await?;
+    let events = EventStore::builder().sink(sink).build().await?;
     events.publish(Event::new("data.processed")).await?;
     events.shutdown(Duration::from_secs(5)).await?;
     for Entry { id, key } in ledger.entries() {

@@ -17,7 +17,7 @@ mod workflows;
 
 use dev_server::DevServer;
 use std::{path::PathBuf, time::Duration};
-use temporal_eventstore::{Event, EventStore, Frame};
+use temporal_eventstore::{Event, EventStore, Frame, StoredEvent};
 use temporalio_client::{
     Client, ClientOptions, ConnectionOptions, WorkflowCancelOptions, WorkflowGetResultOptions,
     WorkflowStartOptions,
@@ -51,7 +51,7 @@ async fn show() -> anyhow::Result<()> {
     // The three lines that matter: a store, the plugin on the client, and at the end a shutdown.
     let events = EventStore::builder()
         .application_name("quickstart")
-        .url(format!("sqlite:{}", file.display()))
+        .store(format!("sqlite:{}", file.display()))
         .build()
         .await?;
     let client = Client::connect(
@@ -131,10 +131,10 @@ async fn run_workflows(client: &Client) -> anyhow::Result<()> {
 }
 
 /// One block per workflow run, its events in the order of time.
-fn print_timeline(stored: &[(u64, String)]) -> anyhow::Result<()> {
+fn print_timeline(stored: &[StoredEvent]) -> anyhow::Result<()> {
     let events = stored
         .iter()
-        .map(|(_, json)| Event::from_json(json))
+        .map(StoredEvent::event)
         .collect::<Result<Vec<_>, _>>()?;
     let begin = events
         .iter()

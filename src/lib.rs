@@ -1,3 +1,5 @@
+// The links of the pages lead to files; where they lead to here, is said first, and the first one counts.
+#![cfg_attr(doc, doc = include_str!("guide/links.md"))]
 #![cfg_attr(
     all(feature = "plugin", feature = "sqlite"),
     doc = include_str!("../README.md")
@@ -18,11 +20,6 @@
 )]
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 
-/// The code in the documentation pages compiles.
-#[cfg(all(doctest, feature = "plugin", feature = "sqlite"))]
-#[doc = include_str!("../docs/reconciler.md")]
-struct DocumentationPages;
-
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod context;
@@ -31,6 +28,8 @@ mod delivery;
 pub mod event;
 #[cfg(test)]
 mod fuzz;
+#[cfg(any(doc, all(doctest, feature = "plugin", feature = "sqlite")))]
+pub mod guide;
 mod journal;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod reader;
@@ -45,7 +44,7 @@ pub mod testing;
 
 pub use context::Frame;
 pub use delivery::{RedeliverError, SinkCheck, SinkStats};
-pub use event::{DeadLetter, Event, EventId, EventMetadata, WorkflowState};
+pub use event::{DeadLetter, Event, EventId, EventMetadata, StoredEvent, WorkflowState};
 pub use journal::JournalError;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use reader::{EventQuery, EventReader, ReadError, SinkPosition};

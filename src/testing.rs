@@ -47,7 +47,7 @@ impl CapturedEvents {
     /// # Errors
     /// As [`Self::new`].
     pub async fn with_options(mut options: EventStoreOptions) -> Result<Self, BuildError> {
-        options.url = Some("memory:".to_owned());
+        options.stores = vec!["memory:".to_owned()];
         options.journal = None;
         Ok(Self {
             store: EventStore::from_options(options).await?,
@@ -69,7 +69,7 @@ impl CapturedEvents {
             .await
             .unwrap_or_default()
             .iter()
-            .filter_map(|(_, json)| Event::from_json(json).ok())
+            .filter_map(|stored| stored.event().ok())
             .collect()
     }
 
@@ -88,7 +88,7 @@ impl CapturedEvents {
 /// use temporal_eventstore::{Event, EventStore, testing::TestSink};
 /// # #[tokio::main] async fn main() -> anyhow::Result<()> {
 /// let sink = TestSink::new("test");
-/// let events = EventStore::builder().sinks(vec![Arc::new(sink.clone())]).build().await?;
+/// let events = EventStore::builder().sink(sink.clone()).build().await?;
 /// sink.fail("the receiver is away");
 /// events.publish(Event::new("data.processed"));
 /// sink.recover();

@@ -521,7 +521,7 @@ fn shells_and_man_are_served() {
 async fn a_store_is_read_while_it_is_written() {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", directory.path().join("events.db").display());
-    let store = EventStore::builder().url(&url).build().await.unwrap();
+    let store = EventStore::builder().store(&url).build().await.unwrap();
     store.publish(Event::new("order.packed").metadata("workflow_id", "w-1"));
     store.flush(TIMEOUT).await.unwrap();
     let reader = EventReader::open(&url).await.unwrap();

@@ -49,8 +49,8 @@ pub async fn backlog(scale: &Scale) -> anyhow::Result<()> {
     let began = Instant::now();
     let store = EventStore::builder()
         .application_name("orders")
-        .url(url)
-        .sinks(vec![sink.clone()])
+        .store(url)
+        .sink(sink.clone())
         .build()
         .await?;
     store.flush(PATIENCE).await?;

@@ -37,7 +37,7 @@ impl Events {
         let store = open("memory:").await?;
         store.publish(events.next()).await?;
         let stored = store.read(0, 1).await?;
-        let length = stored.first().map_or(0, |(_, json)| json.len());
+        let length = stored.first().map_or(0, |event| event.json.len());
         // What `"note":""` and its comma take is already there in `"data":{}`, but for so many.
         let padding = bytes.saturating_sub(length + r#""note":"""#.len());
         events.template = events
@@ -61,7 +61,7 @@ impl Events {
 /// A store with a queue that is not what is measured.
 pub async fn open(url: &str) -> anyhow::Result<EventStore> {
     let builder = EventStore::builder().application_name("orders");
-    Ok(builder.url(url).queue_size(100_000).build().await?)
+    Ok(builder.store(url).queue_size(100_000).build().await?)
 }
 
 pub fn url(file: &Path) -> String {

@@ -82,7 +82,7 @@ pub async fn read(scale: &Scale) -> anyhow::Result<()> {
                 let read = store.read(position, limit).await?;
                 anyhow::ensure!(!read.is_empty(), "events are missing");
                 found += read.len();
-                position = read.last().map_or(position, |(position, _)| *position);
+                position = read.last().map_or(position, |event| event.position);
             }
             speeds.push(found as f64 / began.elapsed().as_secs_f64());
         }

@@ -6,7 +6,7 @@ use crate::{
     process::memory_mib,
 };
 use async_trait::async_trait;
-use std::{path::Path, process::Command, sync::Arc, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 use temporal_eventstore::{
     EventStore,
     sink::{Delivered, Sink, SinkError, SinkEvent},
@@ -72,7 +72,7 @@ pub async fn of_sink(file: &Path, count: usize, bytes: usize) -> anyhow::Result<
         .application_name("orders")
         .journal(file)
         .max_journal_bytes(MAX_JOURNAL_BYTES)
-        .sinks(vec![Arc::new(Away)])
+        .sink(Away)
         .build()
         .await?;
     publish(&store, "sink", count, bytes).await
@@ -82,7 +82,7 @@ pub async fn of_sink(file: &Path, count: usize, bytes: usize) -> anyhow::Result<
 pub async fn of_disk(file: &Path, count: usize, bytes: usize) -> anyhow::Result<()> {
     let store = EventStore::builder()
         .application_name("orders")
-        .url(events::url(file))
+        .store(events::url(file))
         .build()
         .await?;
     let pid = std::process::id().to_string();

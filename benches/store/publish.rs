@@ -168,7 +168,7 @@ async fn waits(
     let directory = tempfile::tempdir()?;
     let store = EventStore::builder()
         .application_name("orders")
-        .url(events::url(&directory.path().join("events.db")))
+        .store(events::url(&directory.path().join("events.db")))
         .durability(durability)
         .build()
         .await?;

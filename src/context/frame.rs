@@ -21,6 +21,7 @@ use std::{sync::Arc, time::SystemTime};
 /// assert_eq!(seen, 1);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
+#[must_use = "a frame does nothing outside of its scope"]
 pub struct Frame {
     pub(crate) fields: Map<String, Value>,
 }
@@ -32,14 +33,12 @@ impl Frame {
     }
 
     /// This frame with one more field; a second value for the same name replaces the first.
-    #[must_use]
     pub fn field(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.fields.insert(name.into(), value.into());
         self
     }
 
     /// Short for the field `correlation_id`.
-    #[must_use]
     pub fn correlation_id(self, id: impl Into<String>) -> Self {
         self.field("correlation_id", id.into())
     }

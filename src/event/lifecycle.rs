@@ -137,6 +137,7 @@ impl ActivityStatus {
 
 /// What a failed end says about the error.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FailureDetails {
     /// The failure's type, as Temporal names it.
     pub error_type: Option<String>,
@@ -147,6 +148,28 @@ pub struct FailureDetails {
 }
 
 impl FailureDetails {
+    /// Returns the details of a failure of that type, without a message. A retry may help.
+    pub fn new(error_type: impl Into<String>) -> Self {
+        Self {
+            error_type: Some(error_type.into()),
+            ..Self::default()
+        }
+    }
+
+    /// Sets the message.
+    #[must_use]
+    pub fn message(mut self, message: impl Into<String>) -> Self {
+        self.message = Some(message.into());
+        self
+    }
+
+    /// Says that a retry is useless.
+    #[must_use]
+    pub fn non_retryable(mut self) -> Self {
+        self.non_retryable = true;
+        self
+    }
+
     fn to_value(&self) -> Value {
         let mut error = Map::new();
         if let Some(error_type) = &self.error_type {

@@ -49,6 +49,7 @@ pub(crate) const MAX_ERROR_BYTES: usize = 16 * 1024;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[must_use = "an event is stored only when it is published"]
 pub struct Event {
     /// Where and when.
     #[serde(default)]
@@ -79,7 +80,6 @@ impl Event {
     }
 
     /// This event with a name for people. Without one it is named after its type.
-    #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.event_name = name.into();
         self
@@ -87,7 +87,6 @@ impl Event {
 
     /// This event with data: anything that serializes to a JSON object. Anything else is reported
     /// by [`validate`](Self::validate), and so when the event is published.
-    #[must_use]
     pub fn data(mut self, data: impl Serialize) -> Self {
         match serde_json::to_value(data) {
             Ok(Value::Object(fields)) => self.data = fields,
@@ -107,7 +106,6 @@ impl Event {
 
     /// This event with one more metadata field. A name that this crate owns sets that field, if the
     /// value fits; if not, [`validate`](Self::validate) reports it.
-    #[must_use]
     pub fn metadata(mut self, field: impl Into<String>, value: impl Into<Value>) -> Self {
         let field = field.into();
         let value = value.into();
@@ -123,7 +121,6 @@ impl Event {
     }
 
     /// Short for the metadata field `correlation_id`.
-    #[must_use]
     pub fn correlation_id(self, id: impl Into<String>) -> Self {
         self.metadata("correlation_id", id.into())
     }

@@ -27,9 +27,6 @@ DELETE FROM sqlite_stat1 WHERE tbl = 'events' AND (idx, stat) IS NOT ('events_by
 INSERT INTO sqlite_stat1 (tbl, idx, stat) SELECT 'events', 'events_by_workflow', '10000000 8192 4'
     WHERE NOT EXISTS (SELECT 1 FROM sqlite_stat1 WHERE idx = 'events_by_workflow');
 ANALYZE sqlite_schema;
--- User events, which are removed first when room runs out.
-CREATE INDEX IF NOT EXISTS events_of_applications ON events (seq)
-    WHERE event_type <> 'application_events';
 
 -- What workflow tasks published and how they ended, until it is known whether the server accepted them.
 CREATE TABLE IF NOT EXISTS held (

@@ -82,7 +82,7 @@ pub(super) fn start(
         linger,
         append_at: None,
         feed_at: None,
-        is_locked: false,
+        fed_up: FedUp::All,
         tick_at: Instant::now() + TICK,
     };
     std::thread::Builder::new()
@@ -162,6 +162,15 @@ impl Place {
             Self::Memory(_) => false,
             #[cfg(feature = "sqlite")]
             Self::File(place) => place.reader.is_behind(),
+        }
+    }
+
+    /// Whether as much waits in memory for the store as is fed at once.
+    fn is_recent_full(&self) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            #[cfg(feature = "sqlite")]
+            Self::File(place) => place.log.is_recent_full(),
         }
     }
 
@@ -400,8 +409,8 @@ struct Thread {
     append_at: Option<Instant>,
     // When the store is fed next.
     feed_at: Option<Instant>,
-    // The last feeding failed because another program had the file locked.
-    is_locked: bool,
+    // How the last feeding ended.
+    fed_up: FedUp,
     tick_at: Instant,
 }
 
@@ -456,7 +465,7 @@ impl Thread {
             let mut fed_up = FedUp::All;
             if found.feeds {
                 fed_up = self.place.feed(&mut notes, counters);
-                self.is_locked = fed_up.is_busy();
+                self.fed_up = fed_up;
                 self.feed_at = fed_up.pause().map(|pause| Instant::now() + pause);
             }
             let (answered, unanswered): (Vec<_>, Vec<_>) = found
@@ -535,9 +544,11 @@ impl Thread {
                 state = wait_on(&shared.wake, state, TICK);
                 continue;
             }
-            let feeds = is_due(self.feed_at);
+            // What is in memory is fed before there is too much of it, unless the store takes nothing.
+            let is_full = self.fed_up == FedUp::All && self.place.is_recent_full();
+            let feeds = is_due(self.feed_at) || is_full;
             // While the file is locked, questions about everything wait for the next try.
-            let is_locked = self.is_locked && !feeds;
+            let is_locked = self.fed_up.is_busy() && !feeds;
             let asks = state
                 .questions
                 .iter()

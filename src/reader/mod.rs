@@ -3,6 +3,8 @@
 //! nothing, except through [`EventReader::delete_dead_letters`].
 
 mod error;
+#[cfg(feature = "cli")]
+mod inspection;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod query;
@@ -10,6 +12,8 @@ mod query;
 mod sqlite;
 
 pub use error::ReadError;
+#[cfg(feature = "cli")]
+pub(crate) use inspection::Condition;
 pub use query::EventQuery;
 
 use crate::{
@@ -18,7 +22,6 @@ use crate::{
 };
 use futures_util::{Stream, stream};
 use serde::Serialize;
-use serde_json::Value;
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 /// What [`EventReader::open`] takes, for errors.
@@ -77,26 +80,6 @@ pub struct SinkPosition {
 struct Page {
     events: Vec<StoredEvent>,
     is_last: bool,
-}
-
-/// What a query in SQL found.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Rows {
-    pub(crate) columns: Vec<String>,
-    pub(crate) rows: Vec<Vec<Value>>,
-}
-
-/// What the store says about itself.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Condition {
-    /// Why its structure is damaged, if it is.
-    pub(crate) damage: Option<String>,
-    pub(crate) events: u64,
-    pub(crate) newest_at: Option<String>,
-    pub(crate) held: u64,
-    pub(crate) oldest_held: Option<String>,
-    /// How many bytes of the log beside the file may not be in it yet.
-    pub(crate) log_bytes: Option<u64>,
 }
 
 impl EventReader {
@@ -258,26 +241,6 @@ impl EventReader {
             &self.shown,
             "dead letters are in the journal of the program that delivers: name its `sqlite:` file",
         )
-    }
-
-    /// Runs one statement that changes nothing, and returns at most `limit` rows.
-    pub(crate) async fn sql(&self, statement: &str, limit: usize) -> Result<Rows, ReadError> {
-        match &self.source {
-            #[cfg(feature = "sqlite")]
-            Source::Sqlite(file) => file.sql(statement.to_owned(), limit).await,
-            #[cfg(feature = "postgres")]
-            Source::Postgres(table) => table.sql(statement, limit).await,
-        }
-    }
-
-    /// Returns what the store says about itself. Reads all of it if `thoroughly`.
-    pub(crate) async fn condition(&self, thoroughly: bool) -> Result<Condition, ReadError> {
-        match &self.source {
-            #[cfg(feature = "sqlite")]
-            Source::Sqlite(file) => file.condition(thoroughly).await,
-            #[cfg(feature = "postgres")]
-            Source::Postgres(table) => table.condition().await,
-        }
     }
 }
 

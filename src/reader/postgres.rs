@@ -1,21 +1,20 @@
 //! Reads the table that the sink `postgres:` writes. Positions are its column `seq`.
 
 use super::{
-    Condition, EventQuery, Page, ReadError, Rows,
+    EventQuery, Page, ReadError,
     query::{Dialect, Parameter, conditions},
 };
 use crate::{
     event::{Event, StoredEvent},
     sink::postgres::{PostgresTable, open_table},
 };
-use serde_json::Value;
 use std::{
     error::Error,
     sync::Arc,
     time::{Duration, Instant},
 };
 use tokio_postgres::{
-    Row, SimpleQueryMessage,
+    Row,
     types::{ToSql, Type},
 };
 
@@ -32,13 +31,13 @@ const DIALECT: Dialect = Dialect {
 };
 
 /// The columns of an event, with its position first.
-const COLUMNS: &str = "seq, event::text, \
+pub(super) const COLUMNS: &str = "seq, event::text, \
      to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
 
 /// A table of events.
 #[derive(Clone)]
 pub(super) struct Table {
-    table: Arc<PostgresTable>,
+    pub(super) table: Arc<PostgresTable>,
     shown: Arc<str>,
 }
 
@@ -87,7 +86,7 @@ impl Table {
         }
     }
 
-    fn failed(&self, error: tokio_postgres::Error) -> ReadError {
+    pub(super) fn failed(&self, error: tokio_postgres::Error) -> ReadError {
         let answer = error.as_db_error();
         let reason = match answer {
             Some(answer) => format!("{} ({})", answer.message(), answer.code().code()),
@@ -103,7 +102,7 @@ impl Table {
         }
     }
 
-    async fn client(&self) -> Result<deadpool_postgres::Object, ReadError> {
+    pub(super) async fn client(&self) -> Result<deadpool_postgres::Object, ReadError> {
         self.table.pool.get().await.map_err(|error| {
             let reason = match error.source() {
                 Some(source) => format!("PostgreSQL cannot be reached: {source}"),
@@ -113,7 +112,11 @@ impl Table {
         })
     }
 
-    async fn query(&self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Row>, ReadError> {
+    pub(super) async fn query(
+        &self,
+        sql: &str,
+        parameters: &[Parameter],
+    ) -> Result<Vec<Row>, ReadError> {
         let values: Vec<(Box<dyn ToSql + Sync + Send>, Type)> = parameters
             .iter()
             .map(|parameter| match parameter {
@@ -167,7 +170,7 @@ impl Table {
             })
     }
 
-    async fn number(&self, sql: &str) -> Result<i64, ReadError> {
+    pub(super) async fn number(&self, sql: &str) -> Result<i64, ReadError> {
         let rows = self.query(sql, &[]).await?;
         let number: Option<i64> = match rows.first() {
             Some(row) => row.try_get(0).map_err(|error| self.failed(error))?,
@@ -210,56 +213,6 @@ impl Table {
         }
         Ok(u64::try_from(settled).unwrap_or_default())
     }
-
-    pub(super) async fn sql(&self, statement: &str, limit: usize) -> Result<Rows, ReadError> {
-        let client = self.client().await?;
-        let failed = |error| self.failed(error);
-        // Only a single statement can be prepared; then it cannot leave the transaction and go on.
-        let prepared = client.prepare(statement).await.map_err(failed)?;
-        let columns = prepared.columns();
-        let names = columns
-            .iter()
-            .map(|column| column.name().to_owned())
-            .collect();
-        let begin = "BEGIN READ ONLY; SET LOCAL statement_timeout = 0";
-        client.batch_execute(begin).await.map_err(failed)?;
-        let messages = client.simple_query(statement).await;
-        client.batch_execute("ROLLBACK").await.map_err(failed)?;
-        let rows = messages.map_err(failed)?.into_iter().filter_map(|message| {
-            let SimpleQueryMessage::Row(row) = message else {
-                return None;
-            };
-            let values = columns.iter().enumerate().map(|(index, column)| {
-                row.try_get(index)
-                    .ok()
-                    .flatten()
-                    .map_or(Value::Null, |text| value(text, column.type_()))
-            });
-            Some(values.collect())
-        });
-        Ok(Rows {
-            columns: names,
-            rows: rows.take(limit).collect(),
-        })
-    }
-
-    pub(super) async fn condition(&self) -> Result<Condition, ReadError> {
-        let table = self.table.quoted();
-        let count = self
-            .number(&format!("SELECT count(*) FROM {table}"))
-            .await?;
-        let sql = format!("SELECT {COLUMNS} FROM {table} ORDER BY seq DESC LIMIT 1");
-        let newest = self.query(&sql, &[]).await?;
-        let newest_at = match newest.first() {
-            Some(row) => row.try_get(2).map_err(|error| self.failed(error))?,
-            None => None,
-        };
-        Ok(Condition {
-            events: u64::try_from(count).unwrap_or_default(),
-            newest_at,
-            ..Condition::default()
-        })
-    }
 }
 
 /// Whether a gap behind `before` is known to stay one.
@@ -289,21 +242,6 @@ fn text(text: &str) -> Parameter {
     Parameter::Text(text.to_owned())
 }
 
-/// A value that PostgreSQL gave as text, as JSON.
-fn value(text: &str, kind: &Type) -> Value {
-    match *kind {
-        Type::BOOL => Value::Bool(text == "t"),
-        Type::INT2
-        | Type::INT4
-        | Type::INT8
-        | Type::FLOAT4
-        | Type::FLOAT8
-        | Type::JSON
-        | Type::JSONB => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
-        _ => text.into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,14 +267,5 @@ mod tests {
             passes(&mut gap, 7, 1, 20),
             "a transaction that stays for ever"
         );
-    }
-
-    #[test]
-    fn values_are_what_their_types_say() {
-        assert_eq!(value("t", &Type::BOOL), true);
-        assert_eq!(value("7", &Type::INT8), 7);
-        assert_eq!(value("007", &Type::TEXT), "007");
-        assert_eq!(value(r#"{"a": 1}"#, &Type::JSONB)["a"], 1);
-        assert_eq!(value("NaN", &Type::FLOAT8), "NaN");
     }
 }

@@ -282,7 +282,7 @@ mod tests {
         };
         let json = std::mem::take(&mut event.json);
         // A field that is there twice would not be read.
-        Event::from_json(&json).unwrap();
+        let _event = Event::from_json(&json).unwrap();
         Ok((event, serde_json::from_str(&json).unwrap(), json.len()))
     }
 

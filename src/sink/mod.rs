@@ -56,7 +56,7 @@ pub use shared::auth::{AuthHeader, AuthProvider, ClientCredentials, StaticBearer
 pub use crate::event::StoredEvent as SinkEvent;
 
 use async_trait::async_trait;
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// A receiver of events.
 ///
@@ -86,5 +86,25 @@ pub trait Sink: Send + Sync + fmt::Debug + 'static {
     fn takes(&self, event: &SinkEvent) -> bool {
         let _ = event;
         true
+    }
+}
+
+/// A sink that its owner keeps a handle of.
+#[async_trait]
+impl<S: Sink + ?Sized> Sink for Arc<S> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
+        (**self).deliver(batch).await
+    }
+
+    async fn check(&self) -> Result<(), SinkError> {
+        (**self).check().await
+    }
+
+    fn takes(&self, event: &SinkEvent) -> bool {
+        (**self).takes(event)
     }
 }

@@ -6,16 +6,17 @@ use crate::{
     context::Context,
     crash_point::is_left_out,
     event::{Event, EventError, EventId},
-    journal::{Held, Hold, HoldKey, JournalError, Rejected},
+    journal::{Held, Hold, HoldKey, Journal, JournalError, Rejected},
     record::{Draft, Rules, ids_of_attempt},
 };
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{sync::Arc, time::Instant};
 use tracing::{debug, error, warn};
 
 impl EventStore {
+    fn journal(&self) -> Option<&Journal> {
+        self.shared.open.as_ref().map(|open| &open.journal)
+    }
+
     pub(crate) fn rules(&self) -> &Arc<Rules> {
         &self.shared.rules
     }
@@ -29,23 +30,14 @@ impl EventStore {
         self.shared.queue_size
     }
 
-    /// Whether an event of that time is older than the store keeps events.
-    fn is_past_retention(&self, happened_at: Option<SystemTime>) -> bool {
-        match (self.shared.retention, happened_at) {
-            (Some(age), Some(at)) => at.elapsed().is_ok_and(|since| since >= age),
-            _ => false,
-        }
-    }
-
     /// Whether an event that is in history, but not in the store, was removed for its age or for lack of room, or
     /// would be removed at once.
     pub(crate) fn is_removed(&self, draft: &Draft) -> bool {
-        let happened_at = draft.happened_at();
-        if self.is_past_retention(happened_at) {
-            return true;
-        }
-        match (&self.shared.journal, happened_at) {
-            (Some(journal), Some(at)) => journal.removed_until().has(draft.is_lifecycle(), at),
+        match (&self.shared.open, draft.happened_at()) {
+            (Some(open), Some(at)) => {
+                let removed = open.journal.removed_until();
+                open.is_past_retention(at) || removed.has(draft.is_lifecycle(), at)
+            }
             _ => false,
         }
     }
@@ -78,7 +70,7 @@ impl EventStore {
 
     /// Counts an event for which there is no room in memory, and logs that once in a while.
     pub(crate) fn refuse_for_lack_of_room(&self) -> PublishError {
-        if let Some(journal) = &self.shared.journal {
+        if let Some(journal) = self.journal() {
             journal.count_refused(1);
         }
         self.refused(&Rejected::Full)
@@ -86,7 +78,7 @@ impl EventStore {
 
     /// Queues one event for the journal.
     pub(crate) fn append(&self, draft: Draft) -> Receipt {
-        let Some(journal) = &self.shared.journal else {
+        let Some(open) = &self.shared.open else {
             self.skip();
             return Receipt::ready(Ok(Published::Skipped));
         };
@@ -94,13 +86,18 @@ impl EventStore {
             let stored = draft.derived_id().map(Published::Stored);
             return Receipt::ready(Ok(stored.unwrap_or(Published::Skipped)));
         }
-        match journal.append(draft) {
-            Ok(receipt) if self.is_durable_with_sinks() => {
+        match open.journal.append(draft) {
+            Ok(receipt) if open.is_durable_with_sinks() => {
                 let store = self.clone();
                 Receipt::delivered(async move {
                     let published = Published::by_journal(receipt.await?.event_id);
                     let timeout = store.shared.commit_timeout;
-                    tokio::time::timeout(timeout, store.reached_by_sinks())
+                    let reached = async {
+                        if let Some(open) = &store.shared.open {
+                            open.reached_by_sinks().await;
+                        }
+                    };
+                    tokio::time::timeout(timeout, reached)
                         .await
                         .map_err(|_| PublishError::SinksBehind { timeout })?;
                     Ok(published)
@@ -115,10 +112,10 @@ impl EventStore {
     /// they are durable. After the commit timeout the caller goes on, and the events stay queued. The timeout does
     /// not bound an append that this call makes itself: only the kernel does.
     pub(crate) async fn commit(&self, append: Vec<Draft>, holds: Vec<Hold>) {
-        let Some(journal) = &self.shared.journal else {
+        let Some(open) = &self.shared.open else {
             return;
         };
-        let receipt = match journal.commit(append, holds) {
+        let receipt = match open.journal.commit(append, holds) {
             Ok(receipt) => receipt,
             Err(rejected) => {
                 self.refused(&rejected);
@@ -131,8 +128,8 @@ impl EventStore {
         let started = Instant::now();
         let durable = async {
             receipt.await?;
-            if self.is_durable_with_sinks() {
-                self.reached_by_sinks().await;
+            if open.is_durable_with_sinks() {
+                open.reached_by_sinks().await;
             }
             Ok::<(), JournalError>(())
         };
@@ -160,21 +157,9 @@ impl EventStore {
         }
     }
 
-    /// Whether the journal is in memory, so that an event is durable only once the sinks have it.
-    fn is_durable_with_sinks(&self) -> bool {
-        !self.shared.is_lasting && self.shared.delivery.is_some()
-    }
-
-    /// Waits until every sink has everything that the journal has now.
-    async fn reached_by_sinks(&self) {
-        if let (Some(delivery), Some(journal)) = (&self.shared.delivery, &self.shared.journal) {
-            delivery.reached(journal.status().newest).await;
-        }
-    }
-
     /// Holds events without waiting for them to be durable.
     pub(crate) fn hold_without_waiting(&self, holds: Vec<Hold>) {
-        if let Some(journal) = &self.shared.journal {
+        if let Some(journal) = self.journal() {
             self.not_refused(journal.commit(Vec::new(), holds));
         }
     }
@@ -186,7 +171,7 @@ impl EventStore {
 
     /// Returns those of `ids` that no stored event has.
     pub(crate) async fn missing(&self, ids: Vec<EventId>) -> Result<Vec<EventId>, JournalError> {
-        match &self.shared.journal {
+        match self.journal() {
             None => Ok(Vec::new()),
             Some(journal) => journal.ask(move |store| store.missing(ids)).await,
         }
@@ -194,7 +179,7 @@ impl EventStore {
 
     /// Returns the stored events that have one of `ids`.
     pub(crate) async fn find(&self, ids: Vec<EventId>) -> Result<Vec<Event>, JournalError> {
-        match &self.shared.journal {
+        match self.journal() {
             Some(journal) if !ids.is_empty() => {
                 let found = journal.ask(move |store| store.find(&ids)).await?;
                 Ok(found
@@ -223,7 +208,7 @@ impl EventStore {
 
     /// Returns the position of the cursor `name`; none if it was never moved.
     pub(crate) async fn cursor(&self, name: String) -> Result<Option<u64>, JournalError> {
-        match &self.shared.journal {
+        match self.journal() {
             None => Ok(None),
             Some(journal) => journal.ask_as_it_is(move |store| store.cursor(&name)).await,
         }
@@ -235,7 +220,7 @@ impl EventStore {
         name: String,
         position: u64,
     ) -> Result<(), JournalError> {
-        match &self.shared.journal {
+        match self.journal() {
             None => Ok(()),
             Some(journal) => {
                 journal.move_cursor(name, position, Vec::new())?;
@@ -246,7 +231,7 @@ impl EventStore {
 
     /// Returns everything that is held.
     pub(crate) async fn held(&self) -> Result<Vec<Held>, JournalError> {
-        match &self.shared.journal {
+        match self.journal() {
             None => Ok(Vec::new()),
             Some(journal) => journal.ask(|store| store.held()).await,
         }
@@ -254,21 +239,21 @@ impl EventStore {
 
     /// Stores what is held: the server accepted it.
     pub(crate) fn release(&self, key: HoldKey) {
-        if let Some(journal) = &self.shared.journal {
+        if let Some(journal) = self.journal() {
             self.not_refused(journal.release(key));
         }
     }
 
     /// Stores `events` instead of what is held: the server accepted something else.
     pub(crate) fn replace(&self, key: HoldKey, events: Vec<Draft>) {
-        if let Some(journal) = &self.shared.journal {
+        if let Some(journal) = self.journal() {
             self.not_refused(journal.replace(key, events));
         }
     }
 
     /// Discards what is held: the server did not accept it.
     pub(crate) fn discard(&self, key: HoldKey) {
-        if let Some(journal) = &self.shared.journal {
+        if let Some(journal) = self.journal() {
             add(&self.shared.counters.discarded, 1);
             self.not_refused(journal.discard(key));
         }
@@ -339,7 +324,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("events.db");
         let store = EventStore::builder()
-            .url(format!("sqlite:{}", file.display()))
+            .store(format!("sqlite:{}", file.display()))
             .commit_timeout(TIMEOUT)
             .build()
             .await

@@ -2,11 +2,14 @@
 //! to the journal. Knows the context and the journal, and nothing of Temporal.
 
 mod claims;
+mod closing;
 mod commit;
 mod error;
+mod open;
 mod options;
 mod outlet;
 mod publish;
+mod reading;
 mod stats;
 mod url;
 
@@ -25,24 +28,19 @@ pub(crate) use url::split as split_urls;
 
 use crate::{
     context::Context,
-    delivery::{self, BatchOptions, Delivery, RedeliverError, SinkCheck, Subscription},
-    event::{DEFAULT_MAX_EVENT_BYTES, DeadLetter, Event},
-    journal::{self, Journal, JournalError, JournalOptions},
+    event::{DEFAULT_MAX_EVENT_BYTES, Event},
     record::{self, Budget, Draft, Identity, Rules, Trimmed},
     said::{self, Said},
 };
 use claims::Claims;
-use stats::{Counters, add, get};
+use open::Open;
+use stats::{Counters, add};
 use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant, SystemTime},
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, SystemTime},
 };
 use tokio::sync::OnceCell;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 /// Publishes events. A cheap handle: clones share one queue and one journal.
 ///
@@ -52,7 +50,7 @@ use tracing::{debug, info, warn};
 /// ```
 /// use temporal_eventstore::{Event, EventStore};
 /// # #[tokio::main] async fn main() -> anyhow::Result<()> {
-/// let events = EventStore::builder().application_name("orders").url("memory:").build().await?;
+/// let events = EventStore::builder().application_name("orders").store("memory:").build().await?;
 /// events.publish(Event::new("data.processed").data(serde_json::json!({ "records": 1000 })));
 /// events.shutdown(std::time::Duration::from_secs(5)).await?;
 /// # Ok(()) }
@@ -64,12 +62,9 @@ pub struct EventStore {
 
 struct Shared {
     rules: Arc<Rules>,
-    journal: Option<Journal>,
-    delivery: Option<Delivery>,
-    // Whether the journal is a file. Otherwise only what the sinks have is durable.
-    is_lasting: bool,
+    // None if no store is configured.
+    open: Option<Open>,
     queue_size: usize,
-    retention: Option<Duration>,
     commit_timeout: Duration,
     lifecycle: LifecycleSelection,
     error_messages: bool,
@@ -82,14 +77,6 @@ struct Shared {
     said_skipped: Said,
     said_full: Said,
     said_stopped: Said,
-}
-
-/// The parts of a store that is not disabled.
-struct Parts {
-    journal: Journal,
-    delivery: Option<Delivery>,
-    is_lasting: bool,
-    retention: Option<Duration>,
 }
 
 impl EventStore {
@@ -116,38 +103,8 @@ impl EventStore {
     /// stands in for it, new events wait in the log for a start with a whole file, and
     /// [`health`](Self::health) is degraded.
     pub async fn from_options(options: EventStoreOptions) -> Result<Self, BuildError> {
-        let Some((journal_options, subscriptions)) = places(&options)? else {
-            return Ok(Self::new(options, None));
-        };
-        let is_lasting = journal_options.target != journal::Target::Memory;
-        let retention = match journal_options.retention {
-            journal::Retention::Keep => None,
-            journal::Retention::For(age) => Some(age),
-        };
-        let batch = BatchOptions {
-            size: journal_options.batch_size,
-            linger: journal_options.linger,
-        };
-        let journal = tokio::task::spawn_blocking(move || Journal::open(journal_options))
-            .await
-            .map_err(|error| JournalError::Stopped(error.to_string()))??;
-        let delivery =
-            (!subscriptions.is_empty()).then(|| Delivery::start(subscriptions, &journal, batch));
-        if delivery.is_some() && !is_lasting {
-            info!(
-                "no journal file is set (EVENTSTORE_JOURNAL): events are in memory until the sinks \
-                 have them, and what they do not have is lost with the process"
-            );
-        }
-        Ok(Self::new(
-            options,
-            Some(Parts {
-                journal,
-                delivery,
-                is_lasting,
-                retention,
-            }),
-        ))
+        let open = Open::from_options(&options).await?;
+        Ok(Self::new(options, open))
     }
 
     /// Returns a store that skips all events, for programs that are told not to publish.
@@ -155,16 +112,7 @@ impl EventStore {
         Self::new(EventStoreOptions::default(), None)
     }
 
-    fn new(options: EventStoreOptions, parts: Option<Parts>) -> Self {
-        let (journal, delivery, is_lasting, retention) = match parts {
-            None => (None, None, false, None),
-            Some(parts) => (
-                Some(parts.journal),
-                parts.delivery,
-                parts.is_lasting,
-                parts.retention,
-            ),
-        };
+    fn new(options: EventStoreOptions, open: Option<Open>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 rules: Arc::new(Rules {
@@ -178,11 +126,8 @@ impl EventStore {
                         options.max_queued_bytes.unwrap_or(DEFAULT_MAX_QUEUED_BYTES),
                     ),
                 }),
-                journal,
-                delivery,
-                is_lasting,
+                open,
                 queue_size: options.queue_size.unwrap_or(DEFAULT_QUEUE_SIZE),
-                retention,
                 commit_timeout: options.commit_timeout.unwrap_or(DEFAULT_COMMIT_TIMEOUT),
                 lifecycle: options.lifecycle.unwrap_or_default(),
                 error_messages: options.error_messages.unwrap_or(true),
@@ -243,278 +188,9 @@ impl EventStore {
         );
     }
 
-    /// Waits until everything that was published before is in the store, where [`read`](Self::read) and other
-    /// programs see it, and until every sink has it. To wait only until an event is durable, await its [`Receipt`].
-    /// Cancel safe.
-    ///
-    /// # Errors
-    /// * [`FlushError::TimedOut`] after `timeout`, while another program has the file locked or the journal is slow.
-    /// * [`FlushError::SinksBehind`] if the journal has the events, but a sink does not yet.
-    /// * [`FlushError::Journal`] if the store's file is damaged or cannot be written. Events are then still durable in
-    ///   the journal's log, unless that cannot be written either.
-    pub async fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
-        let Some(journal) = &self.shared.journal else {
-            return Ok(());
-        };
-        let began = Instant::now();
-        self.within(timeout, journal.flush()).await?;
-        self.delivered(timeout.saturating_sub(began.elapsed()), timeout)
-            .await
-    }
-
-    /// Waits until every sink has everything that the journal has now.
-    async fn delivered(&self, left: Duration, timeout: Duration) -> Result<(), FlushError> {
-        let (Some(delivery), Some(journal)) = (&self.shared.delivery, &self.shared.journal) else {
-            return Ok(());
-        };
-        let newest = journal.status().newest;
-        if tokio::time::timeout(left, delivery.reached(newest))
-            .await
-            .is_ok()
-        {
-            return Ok(());
-        }
-        let behind = delivery
-            .stats(newest)
-            .into_iter()
-            .filter(|sink| sink.behind > 0)
-            .map(|sink| format!("{} ({})", sink.name, sink.behind));
-        Err(FlushError::SinksBehind {
-            sinks: behind.collect::<Vec<_>>().join(", "),
-            timeout,
-        })
-    }
-
-    /// Flushes, then ends delivery and closes the journal. Afterwards events are refused and counted. Call it when the
-    /// workers have stopped.
-    ///
-    /// Further calls, during the first or after it, return the result of the first. Cancel safe: after a cancelled
-    /// call the next one takes over; without one, the journal closes when the last handle is dropped.
-    ///
-    /// # Errors
-    /// As for [`flush`](Self::flush). [`JournalError::NotStored`] says that the store lacks events that are in the log
-    /// for the next start, [`JournalError::Lost`] that events are lost.
-    pub async fn shutdown(&self, timeout: Duration) -> Result<(), FlushError> {
-        let mut behind = None;
-        let closing = async {
-            let (closed, left) = self.close(timeout).await;
-            behind = Some(left);
-            closed
-        };
-        let closed = self.shared.closed.get_or_init(|| closing).await.clone();
-        // Logged by the call that closed it, once the others can have the result.
-        if let Some(behind) = behind {
-            self.say_closed(behind);
-        }
-        closed
-    }
-
-    /// Closes the store. Returns the result, and how many positions the slowest sink is behind.
-    async fn close(&self, timeout: Duration) -> (Result<(), FlushError>, u64) {
-        self.shared.shut_down.store(true, Ordering::Release);
-        let Some(journal) = &self.shared.journal else {
-            return (Ok(()), 0);
-        };
-        let flushed = self.flush(timeout).await;
-        if let Some(delivery) = &self.shared.delivery {
-            delivery.stop();
-        }
-        let behind = self.shared.behind();
-        let closed = self.within(timeout, journal.close()).await;
-        // Closing comes last and says what is lost for good.
-        (closed.and(flushed), behind)
-    }
-
-    fn say_closed(&self, behind: u64) {
-        if !self.is_enabled() {
-            return;
-        }
-        let stats = self.stats();
-        if stats.lost + stats.refused + stats.invalid > 0 {
-            warn!(
-                lost = stats.lost,
-                refused = stats.refused,
-                invalid = stats.invalid,
-                written = stats.written,
-                "the event store closed, and some events are not in it"
-            );
-        } else {
-            info!(written = stats.written, "the event store closed");
-        }
-        if behind > 0 && self.shared.is_lasting {
-            warn!(
-                behind,
-                "sinks lack events; these are in the journal and go on when the store is opened again"
-            );
-        } else if behind > 0 {
-            warn!(
-                behind,
-                "sinks lack events, and these are lost: there is no journal file (EVENTSTORE_JOURNAL)"
-            );
-        }
-    }
-
-    async fn within(
-        &self,
-        timeout: Duration,
-        work: impl Future<Output = Result<(), JournalError>>,
-    ) -> Result<(), FlushError> {
-        match tokio::time::timeout(timeout, work).await {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(FlushError::TimedOut {
-                queued: self.stats().queued,
-                timeout,
-            }),
-        }
-    }
-
-    /// Returns events that sinks rejected, with the reasons, in the order of their positions: at most `limit`
-    /// of those after `position` (0 for the beginning), and then the rest of those that share the last position.
-    ///
-    /// Like [`read`](Self::read), waits until the store has everything that was published before.
-    ///
-    /// # Errors
-    /// [`JournalError`] if the store cannot be read.
-    pub async fn dead_letters(
-        &self,
-        position: u64,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, JournalError> {
-        match &self.shared.journal {
-            None => Ok(Vec::new()),
-            Some(journal) => {
-                let read = journal.ask(move |store| store.dead_letters(None, position, limit));
-                read.await
-            }
-        }
-    }
-
-    /// Sends the dead letters of a sink again. Those that the sink takes now are removed; returns how many. If the call
-    /// is cancelled, or the process ends just then, an event that was taken may stay a dead letter and be sent again.
-    ///
-    /// # Errors
-    /// [`RedeliverError`], which names the sink.
-    pub async fn redeliver(&self, sink: &str) -> Result<u64, RedeliverError> {
-        match &self.shared.delivery {
-            Some(delivery) => delivery.redeliver(sink).await,
-            None => Err(RedeliverError::UnknownSink {
-                name: sink.to_owned(),
-                known: "none".to_owned(),
-            }),
-        }
-    }
-
-    /// Asks each sink whether its server can be reached now.
-    pub async fn check_sinks(&self) -> Vec<SinkCheck> {
-        match &self.shared.delivery {
-            Some(delivery) => delivery.check().await,
-            None => Vec::new(),
-        }
-    }
-
-    /// Returns the numbers of this store.
-    pub fn stats(&self) -> Stats {
-        let counters = &self.shared.counters;
-        let mut stats = Stats {
-            invalid: get(&counters.invalid),
-            trimmed: self.shared.rules.trimmed.count(),
-            skipped: get(&counters.skipped),
-            staged: get(&counters.staged),
-            discarded: get(&counters.discarded),
-            commits: get(&counters.commits),
-            commit_wait: Duration::from_micros(get(&counters.commit_wait_micros)),
-            commit_timeouts: get(&counters.commit_timeouts),
-            ..Stats::default()
-        };
-        if let Some(journal) = &self.shared.journal {
-            let status = journal.status();
-            stats.accepted = status.accepted;
-            stats.written = status.written;
-            stats.duplicates = status.duplicates;
-            stats.invalid += status.invalid;
-            stats.filtered = status.filtered;
-            stats.refused = status.refused;
-            stats.lost = status.lost;
-            stats.held = status.held;
-            stats.transactions = status.transactions;
-            stats.queued = status.queued;
-            stats.queued_bytes = self.shared.rules.budget.used() as u64;
-            stats.journal_events = status.depth;
-            stats.journal_bytes = status.bytes;
-            stats.degraded = status.degraded;
-            if let Some(delivery) = &self.shared.delivery {
-                stats.sinks = delivery.stats(status.newest);
-            }
-        }
-        stats
-    }
-
-    /// Returns whether the store can do its work.
-    pub fn health(&self) -> Health {
-        match &self.shared.journal {
-            None => Health::Disabled,
-            Some(_) if self.shared.shut_down.load(Ordering::Acquire) => Health::ShutDown,
-            Some(journal) => {
-                let status = journal.status();
-                if let Some(reason) = status.stopped {
-                    Health::Stopped { reason }
-                } else if status.degraded {
-                    Health::Degraded {
-                        reason: status.last_error.unwrap_or_default(),
-                    }
-                } else {
-                    self.health_of_sinks(status.newest)
-                }
-            }
-        }
-    }
-
-    fn health_of_sinks(&self, newest: u64) -> Health {
-        let sinks = self.shared.delivery.as_ref().map(|it| it.stats(newest));
-        let failing: Vec<FailingSink> = sinks
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|sink| {
-                Some(FailingSink {
-                    name: sink.name,
-                    reason: sink.failing?,
-                })
-            })
-            .collect();
-        if failing.is_empty() {
-            Health::Healthy
-        } else {
-            Health::SinksFailing { sinks: failing }
-        }
-    }
-
     /// Whether events are stored at all.
     pub fn is_enabled(&self) -> bool {
-        self.shared.journal.is_some()
-    }
-
-    /// Reads stored events as JSON, each with its position, in the order in which they were stored: those after
-    /// `position` (0 for the beginning), at most `limit`, and fewer if they are large (a call ends at about 8 MiB).
-    ///
-    /// First waits until the store has everything that was published before; while another program has the file
-    /// locked, that is as long as the lock is held.
-    ///
-    /// # Errors
-    /// [`JournalError`] if the store cannot be read.
-    pub async fn read(
-        &self,
-        position: u64,
-        limit: usize,
-    ) -> Result<Vec<(u64, String)>, JournalError> {
-        match &self.shared.journal {
-            None => Ok(Vec::new()),
-            Some(journal) => {
-                let read = journal.ask(move |store| store.read(None, position, limit));
-                let events = read.await?;
-                let events = events.into_iter();
-                Ok(events.map(|event| (event.position, event.json)).collect())
-            }
-        }
+        self.shared.open.is_some()
     }
 
     fn skip(&self) {
@@ -544,36 +220,12 @@ impl std::fmt::Debug for EventStore {
     }
 }
 
-impl Shared {
-    /// Returns how many positions the slowest sink is behind.
-    fn behind(&self) -> u64 {
-        match (&self.delivery, &self.journal) {
-            (Some(delivery), Some(journal)) => {
-                journal.status().newest.saturating_sub(delivery.position())
-            }
-            _ => 0,
-        }
-    }
-}
-
 impl Drop for Shared {
     fn drop(&mut self) {
-        if self.journal.is_some() && self.closed.get().is_none() {
-            let behind = self.behind();
-            // The tasks end here; the journal below writes what is queued.
-            drop(self.delivery.take());
-            if behind > 0 && !self.is_lasting {
-                warn!(
-                    behind,
-                    "the last handle of an event store was dropped without shutdown; sinks lack \
-                     events, and these are lost: there is no journal file (EVENTSTORE_JOURNAL)"
-                );
-                return;
-            }
-            warn!(
-                "the last handle of an event store was dropped without shutdown; \
-                 what is queued is still written, for a few seconds at most"
-            );
+        if self.closed.get().is_none()
+            && let Some(open) = &mut self.open
+        {
+            open.abandon();
         }
     }
 }
@@ -590,58 +242,6 @@ pub fn publish(event: Event) -> Receipt {
             Receipt::ready(Ok(Published::Skipped))
         }),
     }
-}
-
-/// The default retention of a journal that only feeds sinks. For this long the reconciler and a replay find in it
-/// which events are stored already.
-const DELIVERED_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// The default size cap of such a journal: one gibibyte.
-const DELIVERING_MAX_BYTES: u64 = 1 << 30;
-
-fn places(
-    options: &EventStoreOptions,
-) -> Result<Option<(JournalOptions, Vec<Subscription>)>, BuildError> {
-    options.check()?;
-    let journal_path: Option<&Path> = options.journal.as_deref();
-    let own = options.sinks.iter().cloned().map(Subscription::to_all);
-    let Some(places) = url::places(options.url.as_deref(), journal_path, own.collect())? else {
-        return Ok(None);
-    };
-    let (target, is_store) = match places.log {
-        url::Log::Memory => (journal::Target::Memory, false),
-        #[cfg(feature = "sqlite")]
-        url::Log::Sqlite { path, is_store } => (journal::Target::Sqlite(path), is_store),
-        #[cfg(not(feature = "sqlite"))]
-        url::Log::Sqlite { path, .. } => return Err(BuildError::SqliteDisabled { path }),
-    };
-    let sinks = places.subscriptions.iter();
-    let journal_options = JournalOptions {
-        target,
-        queue_size: options.queue_size.unwrap_or(DEFAULT_QUEUE_SIZE),
-        max_queued_bytes: options.max_queued_bytes.unwrap_or(DEFAULT_MAX_QUEUED_BYTES),
-        batch_size: options.batch_size.unwrap_or(DEFAULT_BATCH_SIZE),
-        linger: options.linger.unwrap_or(DEFAULT_LINGER),
-        synchronous: match options.durability.unwrap_or_default() {
-            Durability::Process => journal::Synchronous::Normal,
-            Durability::Power => journal::Synchronous::Full,
-        },
-        max_bytes: options
-            .max_journal_bytes
-            .or((!is_store).then_some(DELIVERING_MAX_BYTES)),
-        retention: match options.retention {
-            Some(age) => journal::Retention::For(age),
-            None if is_store => journal::Retention::Keep,
-            None => journal::Retention::For(DELIVERED_RETENTION),
-        },
-        sinks: sinks
-            .map(|subscription| delivery::cursor_name(&subscription.name))
-            .collect(),
-        // A filter is the application's code, and must not run on the thread of a worker.
-        appends_inline: options.filter.is_none()
-            && options.append.unwrap_or_default() == Append::Inline,
-        is_store,
-    };
-    Ok(Some((journal_options, places.subscriptions)))
 }
 
 /// Returns the program's file name.

@@ -74,16 +74,16 @@ pub(super) fn shown(list: &str) -> String {
     urls.join(",")
 }
 
-/// Returns the places that the options `url` and `journal` name, together with the sinks given in code; none if
+/// Returns the places that the options `stores` and `journal` name, together with the sinks given in code; none if
 /// there are none.
 pub(crate) fn places(
-    list: Option<&str>,
+    stores: &[String],
     journal: Option<&Path>,
     own: Vec<Subscription>,
 ) -> Result<Option<Places>, BuildError> {
     let mut log = None;
     let mut subscriptions = own;
-    for url in split(list.unwrap_or_default()) {
+    for url in stores.iter().flat_map(|list| split(list)) {
         match log_of(url)? {
             Some(named) => {
                 if log.is_some() {
@@ -216,7 +216,8 @@ mod tests {
     use super::*;
 
     fn log(url: Option<&str>, journal: Option<&str>) -> Option<Log> {
-        places(url, journal.map(Path::new), Vec::new())
+        let stores: Vec<String> = url.into_iter().map(str::to_owned).collect();
+        places(&stores, journal.map(Path::new), Vec::new())
             .unwrap()
             .map(|places| places.log)
     }
@@ -229,7 +230,7 @@ mod tests {
     }
 
     fn error(url: &str, journal: Option<&str>) -> String {
-        places(Some(url), journal.map(Path::new), Vec::new())
+        places(&[url.to_owned()], journal.map(Path::new), Vec::new())
             .unwrap_err()
             .to_string()
     }
@@ -298,7 +299,7 @@ mod tests {
             "{text}"
         );
         let places = places(
-            Some("stdout:,stdout:?eventstore.name=other"),
+            &["stdout:,stdout:?eventstore.name=other".to_owned()],
             None,
             Vec::new(),
         );
@@ -394,7 +395,9 @@ mod tests {
                     .iter()
                     .any(|scheme| url.starts_with(scheme))
             });
-            if is_local && let Ok(Some(places)) = places(Some(&list), journal, Vec::new()) {
+            if is_local
+                && let Ok(Some(places)) = places(std::slice::from_ref(&list), journal, Vec::new())
+            {
                 assert!(places.subscriptions.len() <= list.len());
             }
         });

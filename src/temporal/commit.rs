@@ -17,6 +17,7 @@ use super::{
     resolve::{Completion, Resolver},
     run::Run,
     stage::{Mode, Staged},
+    time::time,
 };
 use crate::{
     context::WorkerFrame,
@@ -93,9 +94,7 @@ impl Commit {
     /// An activation is about to reach workflow code, or to evict it.
     pub(super) fn activation(&self, activation: &WorkflowActivation) {
         let started_event_id = i64::from(activation.history_length);
-        let now = activation
-            .timestamp
-            .and_then(|timestamp| SystemTime::try_from(timestamp).ok());
+        let now = time(activation.timestamp);
         let mut initializes = false;
         let mut only_queries = true;
         let mut queries = false;

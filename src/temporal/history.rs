@@ -5,6 +5,7 @@
 use super::{
     attempt::{self, AttemptEnd, KnownActivity, MAX_EARLIER_ATTEMPTS, ended_in, milliseconds, sdk},
     failure, payload,
+    time::time,
 };
 use crate::{
     context::{ActivityFrame, Context, WorkflowFrame},
@@ -397,11 +398,4 @@ fn activity_frame(
         activity_id: activity_id.into(),
         ..ActivityFrame::default()
     }
-}
-
-pub(super) fn time<T>(timestamp: Option<T>) -> Option<SystemTime>
-where
-    SystemTime: TryFrom<T>,
-{
-    SystemTime::try_from(timestamp?).ok()
 }

@@ -275,7 +275,11 @@ mod tests {
     }
 
     async fn store() -> EventStore {
-        EventStore::builder().url("memory:").build().await.unwrap()
+        EventStore::builder()
+            .store("memory:")
+            .build()
+            .await
+            .unwrap()
     }
 
     fn key(hold_id: u128) -> HoldKey {

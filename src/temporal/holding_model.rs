@@ -218,7 +218,7 @@ fn check(store: &EventStore, rejected: Option<i64>) {
 fn whoever_settles_what_is_held_comes_to_the_same() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let store = runtime
-        .block_on(EventStore::builder().url("memory:").build())
+        .block_on(EventStore::builder().store("memory:").build())
         .unwrap();
     for rejected in [None, Some(1), Some(2), Some(TASKS)] {
         let store = store.clone();

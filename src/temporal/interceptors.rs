@@ -62,6 +62,7 @@ use temporalio_sdk::{
 /// # let _ = options; Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
+#[must_use = "interceptors do nothing until they are given to a worker"]
 pub struct EventInterceptors {
     store: EventStore,
     resolver: Arc<Resolver>,
@@ -162,6 +163,7 @@ fn frame() -> WorkerFrame {
 
 /// The activity interceptor of [`EventInterceptors`].
 #[derive(Clone)]
+#[must_use = "an interceptor does nothing until it is given to a worker"]
 pub struct ActivityEvents {
     store: EventStore,
     runs: Arc<Runs>,

@@ -36,6 +36,7 @@ mod stage;
 mod standalone;
 mod task;
 mod testimony;
+mod time;
 #[cfg(feature = "plugin")]
 mod worker;
 mod workflow;

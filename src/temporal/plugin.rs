@@ -40,6 +40,7 @@ const NAME: &str = "temporal-eventstore";
 /// .await?;
 /// # let _ = client; Ok(()) }
 /// ```
+#[must_use = "a plugin does nothing until it is given to a client or a worker"]
 pub struct EventStorePlugin {
     store: EventStore,
     namespace: Option<String>,
@@ -69,7 +70,6 @@ impl EventStorePlugin {
     ///
     /// The plugin asks rarely: when the acknowledgement of a workflow's end is lost, after a crash, and for each
     /// end when `max_cached_workflows` is 0.
-    #[must_use]
     pub fn connection(mut self, connection: &Connection) -> Self {
         self.registrations = Arc::new(Registrations::with_connection(connection.clone()));
         self.registration = self.registrations.register();
@@ -79,7 +79,6 @@ impl EventStorePlugin {
     /// Sets the namespace, for a plugin that is registered on a worker's options alone. Without it, or with a wrong
     /// one, the plugin learns the namespace from the worker's first task; until then nothing that an earlier worker
     /// left is settled, and nothing is reconciled.
-    #[must_use]
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = Some(namespace.into());
         self
@@ -105,7 +104,6 @@ impl EventStorePlugin {
 
     /// Runs a [`Reconciler`](crate::Reconciler) in the background of each worker, every so often. It
     /// looks at the worker's own task queue, unless the options name a queue or have a filter.
-    #[must_use]
     pub fn reconcile(mut self, options: ReconcilerOptions, every: Duration) -> Self {
         self.reconcile = Some((options, every));
         self

@@ -6,6 +6,7 @@ use super::{
     payload,
     stage::{self, Mode, ReadOnly, RunStage},
     task::LocalOutcome,
+    time::time,
 };
 use crate::{
     context::{Context, WorkerFrame, WorkflowFrame},
@@ -113,9 +114,7 @@ impl Run {
 
     /// A local activity that workflow code scheduled is known to the SDK's core next.
     pub(super) fn schedule_local(&self, command: &ScheduleLocalActivity) {
-        let scheduled_at = command
-            .original_schedule_time
-            .and_then(|time| SystemTime::try_from(time).ok());
+        let scheduled_at = time(command.original_schedule_time);
         let scheduled_at = self.progress().holdings.time_of_local(scheduled_at);
         self.stage.schedule_local(command, scheduled_at);
     }

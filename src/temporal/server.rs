@@ -7,7 +7,7 @@ mod standalone;
 pub(super) use open::OpenRun;
 pub(super) use standalone::{StandaloneActivity, StandaloneDescription};
 
-use super::source::Source;
+use super::{source::Source, time::time};
 use std::{
     fmt,
     time::{Duration, SystemTime},
@@ -173,9 +173,8 @@ impl Server {
                 .into_inner();
             let runs = response.executions.into_iter().filter_map(|run| {
                 let state = closed_state(run.status())?;
-                let time = |time| SystemTime::try_from(time).ok();
-                let started_at = run.start_time.and_then(time);
-                let closed_at = run.close_time.and_then(time);
+                let started_at = time(run.start_time);
+                let closed_at = time(run.close_time);
                 let execution = run.execution?;
                 Some(ClosedRun {
                     workflow_id: execution.workflow_id,

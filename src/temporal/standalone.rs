@@ -4,10 +4,9 @@
 
 use super::{
     attempt::{self, AttemptEnd, KnownActivity, MAX_EARLIER_ATTEMPTS},
-    failure,
-    history::time,
-    payload,
+    failure, payload,
     server::StandaloneDescription,
+    time::time,
 };
 use crate::{context::ActivityFrame, event::ActivityStatus, record::Draft, store::EventStore};
 use std::time::SystemTime;

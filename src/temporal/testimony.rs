@@ -3,9 +3,10 @@
 
 use super::{
     held::{TaskFate, Testimony},
-    history::{LOCAL_ACTIVITY_MARKER, time},
+    history::LOCAL_ACTIVITY_MARKER,
     server::{RequestError, Server, closed_state},
     task::{Evidence, LocalOutcome, TaskExecution},
+    time::time,
 };
 use crate::{
     crash_point::is_left_out,
@@ -148,7 +149,7 @@ impl Server {
         let pending = self.ask(ask).await?;
         Ok(pending
             .and_then(|task| task.started_time)
-            .map(|at| SystemTime::try_from(at).ok()))
+            .map(|at| time(Some(at))))
     }
 }
 

@@ -17,14 +17,13 @@ use temporal_eventstore::{
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 async fn open(file: Option<&Path>, sinks: &[TestSink]) -> EventStore {
-    let sinks = sinks
+    let builder = EventStore::builder();
+    let builder = sinks
         .iter()
-        .map(|sink| Arc::new(sink.clone()) as Arc<dyn Sink>)
-        .collect();
-    EventStore::builder()
+        .fold(builder, |builder, sink| builder.sink(sink.clone()));
+    builder
         .maybe_journal(file)
         .batch_size(10)
-        .sinks(sinks)
         .build()
         .await
         .unwrap()
@@ -256,7 +255,7 @@ impl Sink for Unruly {
 async fn a_sink_that_panics_or_takes_nothing_is_tried_again() {
     let inner = TestSink::new("inner");
     let events = EventStore::builder()
-        .sinks(vec![Arc::new(Unruly(inner.clone()))])
+        .sink(Unruly(inner.clone()))
         .build()
         .await
         .unwrap();
@@ -298,7 +297,7 @@ async fn a_full_journal_lets_user_events_go_before_what_is_not_delivered_is_coun
         .journal(scratch.file())
         .max_journal_bytes(400_000)
         .batch_size(20)
-        .sinks(vec![Arc::new(sink.clone())])
+        .sink(sink.clone())
         .build()
         .await
         .unwrap();
@@ -343,7 +342,7 @@ async fn in_memory_what_sinks_have_makes_room() {
     let sink = TestSink::new("sink");
     let events = EventStore::builder()
         .queue_size(50)
-        .sinks(vec![Arc::new(sink.clone())])
+        .sink(sink.clone())
         .build()
         .await
         .unwrap();
@@ -363,7 +362,8 @@ async fn in_memory_what_sinks_have_makes_room() {
 async fn the_same_sink_twice_is_an_error_that_names_it() {
     let sink: Arc<dyn Sink> = Arc::new(TestSink::new("sink"));
     let error = EventStore::builder()
-        .sinks(vec![sink.clone(), sink])
+        .sink(sink.clone())
+        .sink(sink)
         .build()
         .await
         .unwrap_err();
@@ -418,7 +418,7 @@ async fn a_batch_that_is_too_much_is_made_smaller() {
     inner.fail("not yet");
     let events = EventStore::builder()
         .batch_size(100)
-        .sinks(vec![Arc::new(Slow(inner.clone(), 10))])
+        .sink(Slow(inner.clone(), 10))
         .build()
         .await
         .unwrap();
@@ -458,7 +458,7 @@ async fn in_memory_nobody_waits_for_a_sink_for_ever() {
     sink.fail("it is away");
     let events = EventStore::builder()
         .commit_timeout(Duration::from_millis(200))
-        .sinks(vec![Arc::new(sink.clone())])
+        .sink(sink.clone())
         .build()
         .await
         .unwrap();
@@ -477,7 +477,7 @@ async fn in_memory_the_newest_event_never_makes_room() {
     sink.fail("it is away");
     let events = EventStore::builder()
         .queue_size(10)
-        .sinks(vec![Arc::new(sink.clone())])
+        .sink(sink.clone())
         .build()
         .await
         .unwrap();
@@ -521,7 +521,7 @@ async fn who_shuts_down_meanwhile_waits_for_the_same_end() {
 #[test]
 fn options_show_no_password() {
     let mut options = EventStoreOptions::default();
-    options.url = Some("sqlite:a.db,nats://user:hunter2@host/subject?token=hunter3".to_owned());
+    options.stores = vec!["sqlite:a.db,nats://user:hunter2@host/subject?token=hunter3".to_owned()];
     let text = format!("{options:?}");
     assert!(
         text.contains("sqlite:a.db,nats://***@host/subject"),

@@ -145,7 +145,7 @@ async fn an_outage_under_load<T: EndToEnd>() {
     let directory = tempfile::tempdir().unwrap();
     let mut target = T::begin().await;
     let events = EventStore::builder()
-        .url(target.url())
+        .store(target.url())
         .journal(directory.path().join("journal.db"))
         .build()
         .await

@@ -436,7 +436,7 @@ async fn with_a_damaged_store_workflows_finish_and_nothing_is_lost() {
 async fn a_store_that_is_five_seconds_slow_delays_nothing_and_loses_nothing() {
     let ground = Ground::new().await;
     let events = EventStore::builder()
-        .url(ground.store_url())
+        .store(ground.store_url())
         .commit_timeout(Duration::from_millis(200))
         .build()
         .await
@@ -473,7 +473,7 @@ async fn a_store_that_is_five_seconds_slow_delays_nothing_and_loses_nothing() {
 async fn a_filter_that_takes_seconds_delays_within_the_bound() {
     let ground = Ground::new().await;
     let events = EventStore::builder()
-        .url(ground.store_url())
+        .store(ground.store_url())
         .commit_timeout(Duration::from_millis(200))
         .filter(temporal_eventstore::Filter::new(|_| {
             std::thread::sleep(Duration::from_millis(400));
@@ -499,7 +499,7 @@ async fn a_filter_that_panics_or_drops_harms_no_workflow() {
     use temporal_eventstore::FilterAction;
     let ground = Ground::new().await;
     let events = EventStore::builder()
-        .url(ground.store_url())
+        .store(ground.store_url())
         .filter(temporal_eventstore::Filter::new(|event| {
             match event.event_name.as_str() {
                 "activity_start" => panic!("on purpose"),
@@ -541,7 +541,7 @@ async fn a_filter_that_panics_or_drops_harms_no_workflow() {
 async fn a_full_queue_refuses_user_events_and_no_workflow_notices() {
     let ground = Ground::new().await;
     let events = EventStore::builder()
-        .url(ground.store_url())
+        .store(ground.store_url())
         .queue_size(10_usize)
         .commit_timeout(Duration::from_millis(100))
         .build()

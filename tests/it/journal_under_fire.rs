@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 async fn open(file: &Path) -> EventStore {
     EventStore::builder()
-        .url(format!("sqlite:{}", file.display()))
+        .store(format!("sqlite:{}", file.display()))
         .build()
         .await
         .unwrap()
@@ -127,7 +127,7 @@ async fn a_deleted_file_is_written_anew_with_all_that_was_in_it() {
     assert_eq!(events.health(), Health::Healthy);
     assert_eq!(events.stats().lost, 0);
     let second = EventStore::builder()
-        .url(format!("sqlite:{}", file.display()))
+        .store(format!("sqlite:{}", file.display()))
         .build()
         .await;
     assert!(second.is_err(), "the new file is locked as the old one was");
@@ -610,7 +610,7 @@ async fn a_second_process_gets_a_clear_error_and_does_no_harm() {
 async fn open_twice(ground: &Ground) -> temporal_eventstore::BuildError {
     let _first = ground.store().await;
     EventStore::builder()
-        .url(ground.store_url())
+        .store(ground.store_url())
         .build()
         .await
         .unwrap_err()

@@ -87,7 +87,7 @@ async fn a_workflow_that_fails_says_why() {
 async fn error_messages_can_be_left_out() {
     let ground = Ground::new().await;
     let events = temporal_eventstore::EventStore::builder()
-        .url(ground.store_url())
+        .store(ground.store_url())
         .error_messages(false)
         .build()
         .await
@@ -528,7 +528,7 @@ async fn an_activity_that_completes_asynchronously_says_so() {
 async fn lifecycle_events_can_be_selected() {
     let ground = Ground::new().await;
     let events = temporal_eventstore::EventStore::builder()
-        .url(ground.store_url())
+        .store(ground.store_url())
         .lifecycle("workflow".parse().unwrap())
         .build()
         .await

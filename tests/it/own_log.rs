@@ -148,7 +148,10 @@ fn a_disabled_store_says_that_it_skips() {
 #[test]
 fn a_full_queue_is_said() {
     in_time(async {
-        let store = EventStore::builder().url("memory:").queue_size(10).build();
+        let store = EventStore::builder()
+            .store("memory:")
+            .queue_size(10)
+            .build();
         let store = store.await.unwrap();
         layer_on(&store);
         until("full", || {
@@ -167,7 +170,11 @@ fn a_full_queue_is_said() {
 #[test]
 fn a_store_that_was_shut_down_says_what_it_refuses() {
     in_time(async {
-        let store = EventStore::builder().url("memory:").build().await.unwrap();
+        let store = EventStore::builder()
+            .store("memory:")
+            .build()
+            .await
+            .unwrap();
         store.shutdown(Duration::from_secs(5)).await.unwrap();
         layer_on(&store);
         let refused = store.publish(Event::new("x")).await;
@@ -181,7 +188,7 @@ fn a_server_that_cannot_be_reached_is_said() {
     in_time(async {
         let directory = tempfile::tempdir().unwrap();
         let store = EventStore::builder()
-            .url("redis://127.0.0.1:1/events")
+            .store("redis://127.0.0.1:1/events")
             .journal(directory.path().join("journal.db"))
             .build()
             .await
@@ -202,7 +209,7 @@ fn a_journal_whose_thread_is_gone_says_so() {
     in_time(async {
         // With a filter, the journal's thread does all of it.
         let store = EventStore::builder()
-            .url("memory:")
+            .store("memory:")
             .filter(|_: &mut Event| FilterAction::Keep)
             .build()
             .await
@@ -241,7 +248,7 @@ fn a_journal_whose_thread_is_gone_says_so() {
 fn an_awaited_receipt_says_what_became_of_the_event() {
     in_time(async {
         let store = EventStore::builder()
-            .url("memory:")
+            .store("memory:")
             .filter(|event: &mut Event| match event.event_type.as_str() {
                 "debug" => FilterAction::Drop,
                 _ => FilterAction::Keep,

@@ -616,7 +616,7 @@ async fn interceptors_replay_and_reconciler_give_the_same_ids_however_a_run_bega
     // From history alone.
     let another = |file: &str| {
         let file = ground.directory.path().join(file);
-        let builder = EventStore::builder().url(format!("sqlite:{}", file.display()));
+        let builder = EventStore::builder().store(format!("sqlite:{}", file.display()));
         (file, builder)
     };
     let (file, builder) = another("reconciled.db");
@@ -700,7 +700,7 @@ async fn filter_task_queue_and_lifecycle_bound_what_is_added() {
     with_example_worker(&client, load(&client)).await;
     closed(&ground, &client, 27).await;
     let events = EventStore::builder()
-        .url(ground.store_url())
+        .store(ground.store_url())
         .lifecycle(
             "workflow"
                 .parse::<temporal_eventstore::LifecycleSelection>()
@@ -1082,7 +1082,7 @@ async fn what_the_retention_removed_comes_back_only_on_demand() {
     closed(&ground, &client, 1).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let events = EventStore::builder()
-        .url(ground.store_url())
+        .store(ground.store_url())
         .retention(Duration::from_secs(1))
         .build()
         .await
@@ -1103,7 +1103,7 @@ async fn a_small_queue_is_not_overrun() {
     with_example_worker(&client, load(&client)).await;
     closed(&ground, &client, 27).await;
     let events = EventStore::builder()
-        .url(ground.store_url())
+        .store(ground.store_url())
         .queue_size(10)
         .build()
         .await

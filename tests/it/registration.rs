@@ -526,7 +526,7 @@ async fn registered_twice_around_another_stores_plugin_it_works_once() {
     let events = ground.store().await;
     let other = EventStore::builder()
         .application_name("other")
-        .url("memory:")
+        .store("memory:")
         .build()
         .await
         .unwrap();

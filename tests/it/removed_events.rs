@@ -13,7 +13,7 @@ use temporalio_client::{Client, WorkflowSignalOptions, WorkflowTerminateOptions}
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 async fn open(ground: &Ground, options: EventStoreOptions) -> EventStore {
-    let defaults = EventStore::builder().url(ground.store_url()).options();
+    let defaults = EventStore::builder().store(ground.store_url()).options();
     EventStore::from_options(options.or(defaults))
         .await
         .unwrap()

@@ -71,7 +71,11 @@ async fn a_frame_that_breaks_the_rules_costs_no_lifecycle_event() {
 #[tokio::test]
 async fn such_a_frame_costs_the_reconciler_none_either() {
     let ground = Ground::new().await;
-    let nowhere = EventStore::builder().url("memory:").build().await.unwrap();
+    let nowhere = EventStore::builder()
+        .store("memory:")
+        .build()
+        .await
+        .unwrap();
     noop_with(&ground, &nowhere, hostile()).await;
     let events = ground.store().await;
     let client = ground.client().await;
@@ -132,7 +136,7 @@ async fn a_small_limit_and_a_large_error_cost_no_end() {
     let ground = Ground::new().await;
     for limit in [1, 1_000, 4_000] {
         let events = EventStore::builder()
-            .url(ground.store_url())
+            .store(ground.store_url())
             .max_event_bytes(limit)
             .build()
             .await
@@ -181,7 +185,7 @@ async fn a_small_limit_and_a_large_error_cost_no_end() {
 async fn a_filter_cannot_make_a_lifecycle_event_invalid() {
     let ground = Ground::new().await;
     let events = EventStore::builder()
-        .url(ground.store_url())
+        .store(ground.store_url())
         .filter(|event: &mut Event| {
             if event.event_name == LifecycleEvent::WorkflowStart.as_str() {
                 event.event_type.clear();
@@ -214,7 +218,7 @@ async fn a_filter_cannot_make_a_lifecycle_event_invalid() {
 async fn a_filter_that_panics_leaves_the_bare_event() {
     let ground = Ground::new().await;
     let events = EventStore::builder()
-        .url(ground.store_url())
+        .store(ground.store_url())
         .filter(|event: &mut Event| {
             assert!(event.data.contains_key("no such field"));
             temporal_eventstore::FilterAction::Keep

@@ -20,7 +20,6 @@ use crate::{
 use async_trait::async_trait;
 use std::{
     path::Path,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -34,14 +33,14 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) async fn run(demo: &Demo, screen: &mut Screen) -> Result<(), Failure> {
     make_room(demo).await?;
     let url = format!("sqlite:{}", demo.file.display());
-    let warehouse: Arc<dyn Sink> = Arc::new(Warehouse);
-    let audit: Arc<dyn Sink> = Arc::new(Audit {
+    let audit = Audit {
         takes_up_to: demo.events as u64 * 9 / 10,
-    });
+    };
     let store = EventStore::builder()
         .application_name(APPLICATION)
-        .url(&url)
-        .sinks(vec![warehouse, audit])
+        .store(&url)
+        .sink(Warehouse)
+        .sink(audit)
         .build()
         .await
         .map_err(|error| Failure::error(error.to_string(), "name another file"))?;

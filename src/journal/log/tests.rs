@@ -1,12 +1,21 @@
 //! The log's files, torn, failing, damaged and mixed up.
 
 use super::{
+    appender::SLOW,
     file::{Fault, HEADER},
     *,
 };
-use crate::event::{Event, Execution, StoredEvent};
+use crate::{
+    event::{Event, Execution, StoredEvent},
+    journal::{JournalError, memory::Backlog, record::Change, status::Counters},
+};
 use proptest::prelude::*;
-use std::fs;
+use std::{
+    fs, io,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+use uuid::Uuid;
 
 fn event(number: u64, size: usize) -> StoredEvent {
     let data = serde_json::json!({ "n": number, "pad": "x".repeat(size) });
@@ -523,5 +532,73 @@ proptest! {
         let mut seen = std::collections::HashSet::new();
         let once: Vec<u64> = numbers.into_iter().filter(|number| seen.insert(*number)).collect();
         prop_assert!(once.starts_with(&acknowledged), "{once:?} lacks some of {acknowledged:?}");
+    }
+}
+
+#[test]
+fn what_was_just_appended_is_not_read_back() {
+    let scratch = Scratch::new();
+    let (mut appender, mut reader, _log) = scratch.open(place(0), false);
+    for number in 1..=3 {
+        scratch.append(&mut appender, number).unwrap();
+    }
+    let file = appender.current.clone().unwrap();
+    fs::OpenOptions::new()
+        .write(true)
+        .open(file.path())
+        .unwrap()
+        .set_len(HEADER as u64)
+        .unwrap();
+    assert_eq!(feed(&mut reader), (vec![1, 2, 3], 3));
+}
+
+/// What happens between appends.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// An event of so many bytes is appended.
+    Append(usize),
+    /// The store takes everything.
+    Feed,
+    /// The store does not take what it is handed, so that it is read again.
+    Refuse,
+    /// Nothing of what was appended is in memory.
+    Forget,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0_usize..200).prop_map(Step::Append),
+        1 => (FEED_BYTES / 3..FEED_BYTES + 9).prop_map(Step::Append),
+        2 => Just(Step::Feed),
+        1 => Just(Step::Refuse),
+        1 => Just(Step::Forget),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Whether frames come from memory or from the files: each once, in order.
+    #[test]
+    fn from_memory_and_from_files_comes_the_same(steps in prop::collection::vec(step(), 1..40)) {
+        let scratch = Scratch::new();
+        let (mut appender, mut reader, log) = scratch.open(place(0), false);
+        let (mut appended, mut fed) = (0, Vec::new());
+        for step in steps {
+            match step {
+                Step::Append(size) => {
+                    appended += 1;
+                    let changes = vec![Change::Insert(vec![event(appended, size)])];
+                    appender.append(changes, &scratch.counters).unwrap();
+                }
+                Step::Feed => fed.extend(feed(&mut reader).0),
+                Step::Refuse => {
+                    reader.next().unwrap();
+                }
+                Step::Forget => *lock(&log.recent) = Recent::default(),
+            }
+        }
+        fed.extend(feed(&mut reader).0);
+        prop_assert_eq!(fed, (1..=appended).collect::<Vec<_>>());
+        prop_assert!(!reader.is_behind());
     }
 }

@@ -114,6 +114,7 @@ pub(super) struct SqliteLog {
     beside: Cell<[Option<FileIdentity>; 2]>,
     // Up to when stored events were removed, as the file remembers it.
     removed_until: Cell<RemovedUntil>,
+    looked_for_user_events: room::Looked,
     // The wall clock when the file was opened, and a clock that never jumps: together the time by which
     // events age.
     opened: (SystemTime, Instant),
@@ -127,6 +128,7 @@ impl SqliteLog {
                 let mut log = Self {
                     // If it cannot be read, the next write will fail and report why.
                     removed_until: Cell::new(room::removed_until(&connection).unwrap_or_default()),
+                    looked_for_user_events: room::Looked::default(),
                     connection,
                     lock: held,
                     max_bytes: options.max_bytes,

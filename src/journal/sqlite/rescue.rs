@@ -6,7 +6,7 @@ use super::{
     place::{
         BESIDE, beside, identities_beside, identity, identity_of, lock, lock_path, private_file,
     },
-    room::removed_until,
+    room::{Looked, removed_until},
     unusable,
 };
 use crate::journal::Synchronous;
@@ -75,6 +75,7 @@ impl SqliteLog {
         })?;
         self.removed_until
             .set(removed_until(&self.connection).unwrap_or_default());
+        self.looked_for_user_events = Looked::default();
         self.identity = identity_of(path);
         self.beside.set(identities_beside(path));
         self.go_on_after(self.highest);

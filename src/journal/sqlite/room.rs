@@ -3,7 +3,10 @@
 use super::{SqliteLog, Trouble, remember, seconds};
 use crate::journal::{Retention, removed::RemovedUntil};
 use rusqlite::{Connection, Params, params};
-use std::time::{Duration, Instant};
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
 
 /// How long one round of removal may take: feeding waits meanwhile.
 const MAKE_ROOM_FOR: Duration = Duration::from_millis(100);
@@ -34,6 +37,14 @@ pub(super) fn removed_until(connection: &Connection) -> rusqlite::Result<Removed
         }
     }
     Ok(until)
+}
+
+/// How far a file was looked through for user events: those up to there are removed. In memory alone, since looking again
+/// costs a second for millions of events, and an index of them would cost each event.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    not_in_hand: Cell<i64>,
+    any: Cell<i64>,
 }
 
 /// What one round removed.
@@ -146,15 +157,45 @@ impl SqliteLog {
             .values()
             .map(|(after, last)| format!(" AND NOT (seq > {after} AND seq <= {last})"))
             .collect();
-        let user = "event_type <> 'application_events'";
-        for condition in [&format!("{user}{not_in_hand}"), user, "TRUE"] {
-            let count = self.remove_first(condition)?;
-            if count > 0 {
+        let looked = &self.looked_for_user_events;
+        for (looked, condition) in [(&looked.not_in_hand, &*not_in_hand), (&looked.any, "")] {
+            if let Some(count) = self.remove_user_events(looked, condition)? {
                 removed.lost += count;
                 return Ok(true);
             }
         }
-        Ok(false)
+        let count = self.remove_first("TRUE")?;
+        removed.lost += count;
+        Ok(count > 0)
+    }
+
+    /// Removes the user events among the next few events, but never the newest event. Returns how many; none if there
+    /// are no more events to look at.
+    fn remove_user_events(
+        &self,
+        looked: &Cell<i64>,
+        condition: &str,
+    ) -> Result<Option<u64>, Trouble> {
+        let after = looked.get();
+        let last: Option<i64> = self
+            .connection
+            .prepare_cached(
+                "SELECT MAX(seq) FROM (SELECT seq FROM events WHERE seq > ?1 \
+                 AND seq < (SELECT MAX(seq) FROM events) ORDER BY seq LIMIT ?2)",
+            )?
+            .query_row(params![after, REMOVE_AT_ONCE], |row| row.get(0))?;
+        let Some(last) = last else {
+            return Ok(None);
+        };
+        let count = self.remove(
+            &format!(
+                "SELECT seq FROM events WHERE seq > ?1 AND seq <= ?2 \
+                 AND event_type <> 'application_events'{condition}"
+            ),
+            params![after, last],
+        )?;
+        looked.set(last);
+        Ok(Some(count))
     }
 
     /// Removes the first events for which a condition holds, but never the newest event.

@@ -72,6 +72,7 @@ use tracing::{debug, info, warn};
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
+#[must_use = "a reconciler does nothing until it is run"]
 pub struct Reconciler {
     shared: Arc<Shared>,
 }

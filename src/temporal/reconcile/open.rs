@@ -9,8 +9,9 @@ use crate::{
     store::EventStore,
     temporal::{
         attempt::{self, AttemptEnd, KnownActivity},
-        history::{self, time},
+        history,
         server::{OpenRun, RequestError},
+        time::time,
     },
 };
 use std::{

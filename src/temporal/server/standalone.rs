@@ -2,6 +2,7 @@
 //! requests alone.
 
 use super::{RequestError, Server, open::Page};
+use crate::temporal::time::time;
 use std::time::SystemTime;
 use temporalio_client::tonic::{Code, IntoRequest as _};
 use temporalio_common::protos::temporal::api::{
@@ -61,9 +62,7 @@ impl Server {
                     .map(|activity| StandaloneActivity {
                         activity_id: activity.activity_id,
                         run_id: activity.run_id,
-                        closed_at: activity
-                            .close_time
-                            .and_then(|time| SystemTime::try_from(time).ok()),
+                        closed_at: time(activity.close_time),
                     })
                     .collect(),
                 next_page_token: response.next_page_token,

@@ -53,7 +53,7 @@ pub async fn store_of(place: &Place) -> EventStore {
         (None, None) => panic!("a place needs somewhere to put events"),
     };
     EventStore::builder()
-        .url(url)
+        .store(url)
         .maybe_journal(journal)
         .build()
         .await

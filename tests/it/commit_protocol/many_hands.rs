@@ -262,7 +262,7 @@ async fn two_stores_on_one_client_each_keep_their_promises() {
     );
     let store = async |file: &std::path::Path| {
         EventStore::builder()
-            .url(format!("sqlite:{}", file.display()))
+            .store(format!("sqlite:{}", file.display()))
             .build()
             .await
             .unwrap()
@@ -374,7 +374,7 @@ async fn durable(ground: &Ground) -> Vec<String> {
     }
     let file = after.path().join(name);
     let survivor = EventStore::builder()
-        .url(format!("sqlite:{}", file.display()))
+        .store(format!("sqlite:{}", file.display()))
         .build()
         .await
         .unwrap();
@@ -393,7 +393,7 @@ async fn durable(ground: &Ground) -> Vec<String> {
 async fn what_activities_publish_is_durable_before_their_result_without_their_lifecycle_too() {
     let ground = Ground::new().await;
     let events = EventStore::builder()
-        .url(ground.store_url())
+        .store(ground.store_url())
         .lifecycle(LifecycleSelection::NONE)
         // What nobody waits for is not written while this test looks.
         .linger(Duration::from_secs(60))

@@ -87,11 +87,9 @@ fn ids(events: &[SinkEvent]) -> Vec<String> {
 
 #[tokio::test]
 async fn names_are_the_references_with_the_true_outcome() {
-    let failure = FailureDetails {
-        error_type: Some("OutOfStock".into()),
-        message: Some("private".into()),
-        non_retryable: true,
-    };
+    let failure = FailureDetails::new("OutOfStock")
+        .message("private")
+        .non_retryable();
     let end = |state| lifecycle::workflow_end(state, 309.91, Some(&failure));
     let cases = [
         (lifecycle::workflow_start(), "workflow_started"),

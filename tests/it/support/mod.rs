@@ -105,7 +105,7 @@ impl Ground {
     pub async fn store(&self) -> EventStore {
         EventStore::builder()
             .application_name("test")
-            .url(self.store_url())
+            .store(self.store_url())
             .build()
             .await
             .unwrap()

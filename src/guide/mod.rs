@@ -1,0 +1,42 @@
+//! The pages of `docs/`, as they stand in the repository.
+//!
+//! New here? The [front page](crate) shows how to register the plugin and how to publish. Then read what is
+//! [guaranteed](guarantees), and how to [configure](configuration) it.
+
+#[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/configuration.md")]
+pub mod configuration {}
+
+#[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/context.md")]
+pub mod context {}
+
+#[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/events.md")]
+pub mod events {}
+
+#[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/guarantees.md")]
+pub mod guarantees {}
+
+#[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/reconciler.md")]
+pub mod reconciler {}
+
+#[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/sqlite.md")]
+pub mod sqlite {}
+
+#[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/sinks.md")]
+pub mod sinks;
+
+#[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/benchmarks.md")]
+// The plot, which no page of rustdoc can have beside it.
+#[doc = include_str!("../../docs/growth.svg")]
+pub mod benchmarks {}
+
+#[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/journal.md")]
+pub mod journal {}

@@ -1,0 +1,149 @@
+//! Waiting for everything that was published, and closing the store.
+
+use super::{EventStore, FlushError, open::Open};
+use crate::journal::JournalError;
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+use tracing::{info, warn};
+
+impl EventStore {
+    /// Waits until everything that was published before is in the store, where [`read`](Self::read) and other
+    /// programs see it, and until every sink has it. To wait only until an event is durable, await its
+    /// [`Receipt`](super::Receipt). Cancel safe.
+    ///
+    /// # Errors
+    /// * [`FlushError::TimedOut`] after `timeout`, while another program has the file locked or the journal is slow.
+    /// * [`FlushError::SinksBehind`] if the journal has the events, but a sink does not yet.
+    /// * [`FlushError::Journal`] if the store's file is damaged or cannot be written. Events are then still durable in
+    ///   the journal's log, unless that cannot be written either.
+    pub async fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
+        match &self.shared.open {
+            Some(open) => open.flush(timeout).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Flushes, then ends delivery and closes the journal. Afterwards events are refused and counted. Call it when the
+    /// workers have stopped.
+    ///
+    /// Further calls, during the first or after it, return the result of the first. Cancel safe: after a cancelled
+    /// call the next one takes over; without one, the journal closes when the last handle is dropped.
+    ///
+    /// # Errors
+    /// As for [`flush`](Self::flush). [`JournalError::NotStored`] says that the store lacks events that are in the log
+    /// for the next start, [`JournalError::Lost`] that events are lost.
+    pub async fn shutdown(&self, timeout: Duration) -> Result<(), FlushError> {
+        let mut behind = None;
+        let closing = async {
+            self.shared.shut_down.store(true, Ordering::Release);
+            let Some(open) = &self.shared.open else {
+                return Ok(());
+            };
+            let (closed, left) = open.close(timeout).await;
+            behind = Some(left);
+            closed
+        };
+        let closed = self.shared.closed.get_or_init(|| closing).await.clone();
+        // Logged by the call that closed it, once the others can have the result.
+        if let Some(behind) = behind {
+            self.say_closed(behind);
+        }
+        closed
+    }
+
+    fn say_closed(&self, behind: u64) {
+        let stats = self.stats();
+        if stats.lost + stats.refused + stats.invalid > 0 {
+            warn!(
+                lost = stats.lost,
+                refused = stats.refused,
+                invalid = stats.invalid,
+                written = stats.written,
+                "the event store closed, and some events are not in it"
+            );
+        } else {
+            info!(written = stats.written, "the event store closed");
+        }
+        if behind > 0 && self.shared.open.as_ref().is_some_and(|it| it.is_lasting) {
+            warn!(
+                behind,
+                "sinks lack events; these are in the journal and go on when the store is opened again"
+            );
+        } else if behind > 0 {
+            warn!(
+                behind,
+                "sinks lack events, and these are lost: there is no journal file (EVENTSTORE_JOURNAL)"
+            );
+        }
+    }
+}
+
+impl Open {
+    async fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
+        let began = Instant::now();
+        self.within(timeout, self.journal.flush()).await?;
+        let left = timeout.saturating_sub(began.elapsed());
+        if tokio::time::timeout(left, self.reached_by_sinks())
+            .await
+            .is_ok()
+        {
+            return Ok(());
+        }
+        let behind = self
+            .sinks()
+            .into_iter()
+            .filter(|sink| sink.behind > 0)
+            .map(|sink| format!("{} ({})", sink.name, sink.behind));
+        Err(FlushError::SinksBehind {
+            sinks: behind.collect::<Vec<_>>().join(", "),
+            timeout,
+        })
+    }
+
+    /// Closes the store. Returns the result, and how many positions the slowest sink is behind.
+    async fn close(&self, timeout: Duration) -> (Result<(), FlushError>, u64) {
+        let flushed = self.flush(timeout).await;
+        if let Some(delivery) = &self.delivery {
+            delivery.stop();
+        }
+        let behind = self.behind();
+        let closed = self.within(timeout, self.journal.close()).await;
+        // Closing comes last and says what is lost for good.
+        (closed.and(flushed), behind)
+    }
+
+    async fn within(
+        &self,
+        timeout: Duration,
+        work: impl Future<Output = Result<(), JournalError>>,
+    ) -> Result<(), FlushError> {
+        match tokio::time::timeout(timeout, work).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(FlushError::TimedOut {
+                queued: self.journal.status().queued,
+                timeout,
+            }),
+        }
+    }
+
+    /// Closes what was not shut down. What is queued is still written, by the journal.
+    pub(super) fn abandon(&mut self) {
+        let behind = self.behind();
+        // The tasks end here.
+        drop(self.delivery.take());
+        if behind > 0 && !self.is_lasting {
+            warn!(
+                behind,
+                "the last handle of an event store was dropped without shutdown; sinks lack \
+                 events, and these are lost: there is no journal file (EVENTSTORE_JOURNAL)"
+            );
+        } else {
+            warn!(
+                "the last handle of an event store was dropped without shutdown; \
+                 what is queued is still written, for a few seconds at most"
+            );
+        }
+    }
+}
