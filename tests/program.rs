@@ -1,5 +1,9 @@
 //! The program `eventstore`, run as people run it: against a sample store, and beside a store that writes.
 
+#[cfg(feature = "postgres")]
+#[path = "it/support/servers.rs"]
+mod servers;
+
 use serde_json::Value;
 use std::{
     io::{BufRead as _, BufReader},
@@ -551,6 +555,41 @@ async fn a_store_is_read_while_it_is_written() {
     store.shutdown(TIMEOUT).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_run_is_followed_to_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", directory.path().join("events.db").display());
+    let store = EventStore::builder().store(&url).build().await.unwrap();
+    let event = |name: &str, workflow_id: &str| {
+        let event = Event::new("application_events")
+            .name(name)
+            .metadata("workflow_id", workflow_id);
+        event.metadata("workflow_run_id", format!("run of {workflow_id}"))
+    };
+    store.publish(event("workflow_start", "w"));
+    store.flush(TIMEOUT).await.unwrap();
+    let mut show = program()
+        .args(["--store", &url, "show", "w", "--follow"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(show.stdout.take().unwrap()).lines();
+    let tree: Vec<String> = lines.by_ref().take(3).map(Result::unwrap).collect();
+    assert!(tree[2].ends_with("it goes on"), "{tree:?}");
+    store.publish(event("workflow_start", "other"));
+    store.publish(event("workflow_start", "child").metadata("parent_workflow_id", "w"));
+    store.publish(Event::new("order.shipped").metadata("workflow_id", "child"));
+    store.publish(event("workflow_end", "w"));
+    store.publish(event("workflow_end", "child"));
+    store.flush(TIMEOUT).await.unwrap();
+    let names: Vec<String> = lines
+        .map(|line| line.unwrap().split('\t').nth(2).unwrap().to_owned())
+        .collect();
+    assert_eq!(names, ["workflow_start", "order.shipped", "workflow_end"]);
+    assert!(show.wait().unwrap().success());
+    store.shutdown(TIMEOUT).await.unwrap();
+}
+
 /// What Chromium says to a page, and the picture that it takes.
 fn look(page: &str, size: &str, picture: &Path) -> Option<String> {
     let profile = picture.with_extension("profile");
@@ -604,5 +643,149 @@ fn the_timeline_has_no_error_in_a_browser() {
             std::fs::metadata(&picture).unwrap().len() > 20_000,
             "an empty picture"
         );
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use super::*;
+    use crate::servers::{DATABASE, PASSWORD, PASSWORD_IN_URL, Server, USER};
+    use futures::StreamExt as _;
+    use tokio_postgres::{Client, Config, NoTls};
+
+    async fn client(server: &Server) -> Client {
+        let mut config = Config::new();
+        config
+            .host("127.0.0.1")
+            .port(server.port())
+            .user(USER)
+            .password(PASSWORD)
+            .dbname(DATABASE);
+        let (client, connection) = config.connect(NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    fn lifecycle(name: &str, workflow_id: &str, seconds: i64) -> Event {
+        let mut event = Event::new("application_events").name(name);
+        event = event
+            .metadata("workflow_id", workflow_id)
+            .metadata("workflow_type", "Order");
+        event = event.metadata("workflow_run_id", format!("run of {workflow_id}"));
+        event.metadata.created_at =
+            chrono::DateTime::from_timestamp(1_795_419_036 + seconds, 123_456_000);
+        event
+    }
+
+    /// Copies a row, as another program's delivery adds one.
+    const ANOTHER: &str = "INSERT INTO events (event_id, position, event_type, event_name, created_at, event) \
+         SELECT gen_random_uuid(), position, event_type, $1, created_at, event FROM events ORDER BY seq LIMIT 1";
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_table_is_read_as_a_file_is() {
+        let server = Server::postgres();
+        let url = format!(
+            "postgres://{USER}:{PASSWORD_IN_URL}@127.0.0.1:{}/{DATABASE}",
+            server.port()
+        );
+        let run = |arguments: &[&str]| {
+            program()
+                .env("EVENTSTORE_URL", &url)
+                .args(arguments)
+                .output()
+                .unwrap()
+        };
+        let early = run(&["ls"]);
+        assert_eq!(code(&early), 1);
+        assert!(
+            stderr(&early).contains("has no table events"),
+            "{}",
+            stderr(&early)
+        );
+        let store = EventStore::builder().store(&url).build().await.unwrap();
+        store.publish(lifecycle("workflow_start", "w-1", 0));
+        store.publish(
+            Event::new("order.packed")
+                .data(serde_json::json!({ "b": 1, "a": 2.50 }))
+                .metadata("workflow_id", "w-1"),
+        );
+        let end = lifecycle("workflow_end", "w-1", 2);
+        store.publish(end.data(serde_json::json!({ "status": "failed", "duration_ms": 2000.0 })));
+        store.publish(lifecycle("workflow_start", "w-2", 5));
+        store.shutdown(TIMEOUT).await.unwrap();
+
+        let runs: Value =
+            serde_json::from_slice(&run(&["ls", "--type", "Order", "-o", "json"]).stdout).unwrap();
+        assert_eq!(runs.as_array().unwrap().len(), 2);
+        assert_eq!(runs[0]["state"], "failed");
+        assert_eq!(runs[0]["started_at"], "2026-11-23T07:30:36.123456Z");
+        assert_eq!(runs[1]["state"], "running");
+        let since = run(&["ls", "--since", "2026-11-23T07:30:40Z", "-o", "jsonl"]);
+        assert_eq!(stdout(&since).lines().count(), 1, "{}", stdout(&since));
+        let exported = run(&["export", "--only", "order.*,workflow_e*"]);
+        assert!(
+            stdout(&exported).starts_with("{\"metadata\":{\"event_id\":"),
+            "{}",
+            stdout(&exported)
+        );
+        assert!(
+            stdout(&exported).contains("\"data\":{\"a\":2.5,\"b\":1}"),
+            "{}",
+            stdout(&exported)
+        );
+        assert_eq!(stdout(&exported).lines().count(), 2);
+        let rows = run(&[
+            "sql",
+            "SELECT seq, event -> 'data' AS data, true AS yes, NULL AS none FROM events ORDER BY seq LIMIT 3",
+            "-n",
+            "2",
+            "-o",
+            "json",
+        ]);
+        let rows: Value = serde_json::from_slice(&rows.stdout).unwrap();
+        assert_eq!(rows[1]["data"]["a"], 2.5);
+        assert_eq!(
+            (&rows[0]["yes"], &rows[0]["none"]),
+            (&Value::Bool(true), &Value::Null)
+        );
+        for statement in [
+            "DELETE FROM events",
+            "SELECT 1; COMMIT; DELETE FROM events",
+            "COMMIT",
+        ] {
+            run(&["sql", statement]);
+        }
+        assert_eq!(run(&["check"]).status.code(), Some(0));
+        assert_eq!(run(&["dead-letters", "list"]).status.code(), Some(2));
+        assert_eq!(run(&["sinks"]).status.code(), Some(3));
+        assert!(stdout(&run(&["show", "w-1"])).contains("◆ order.packed"));
+        assert!(!stderr(&run(&["show", "w-9"])).contains(PASSWORD_IN_URL));
+
+        // A number that was given first may be committed last.
+        let reader = EventReader::open(&url).await.unwrap();
+        let newest = reader.newest().await.unwrap();
+        assert_eq!(newest, 4, "nothing was deleted");
+        let mut slow = client(&server).await;
+        let quick = client(&server).await;
+        let transaction = slow.transaction().await.unwrap();
+        transaction.execute(ANOTHER, &[&"first"]).await.unwrap();
+        quick.execute(ANOTHER, &[&"second"]).await.unwrap();
+        let mut live = std::pin::pin!(reader.follow(EventQuery::new().after(newest)));
+        let early = tokio::time::timeout(Duration::from_secs(2), live.next()).await;
+        assert!(early.is_err(), "{early:?}");
+        transaction.commit().await.unwrap();
+        for position in [newest + 1, newest + 2] {
+            let event = tokio::time::timeout(TIMEOUT, live.next()).await.unwrap();
+            assert_eq!(event.unwrap().unwrap().position, position);
+        }
+        // A number that was given in vain is passed over.
+        let transaction = slow.transaction().await.unwrap();
+        transaction.execute(ANOTHER, &[&"never"]).await.unwrap();
+        transaction.rollback().await.unwrap();
+        quick.execute(ANOTHER, &[&"fourth"]).await.unwrap();
+        let event = tokio::time::timeout(Duration::from_secs(8), live.next())
+            .await
+            .unwrap();
+        assert_eq!(event.unwrap().unwrap().position, newest + 4);
     }
 }

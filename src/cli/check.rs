@@ -76,7 +76,7 @@ pub(super) async fn run(
 
 fn line(finding: &Finding) -> String {
     let sign = match finding.healthy {
-        true => paint(GREEN, "✓ ok      "),
+        true => paint(GREEN, "✓ ok       "),
         false => paint(RED, "✗ unhealthy"),
     };
     format!("{sign} {}: {}", finding.name, in_one_line(&finding.found))

@@ -6,7 +6,7 @@ use super::{
     load,
     model::Builder,
     redact,
-    screen::{progress, wrote},
+    screen::{Progress, wrote},
     trace,
 };
 use crate::{event::StoredEvent, reader::EventQuery};
@@ -51,7 +51,7 @@ pub(super) async fn run(arguments: &Arguments, export: &Export) -> Result<(), Fa
         query = query.since(since.0);
     }
     let mut events = std::pin::pin!(reader.stream(query));
-    let bar = progress("exporting", newest);
+    let bar = Progress::new("exporting", newest);
     // Nothing is written where nothing is found: a file that is there stays as it is.
     let mut next = events.try_next().await?;
     if next.is_none() {
@@ -63,13 +63,13 @@ pub(super) async fn run(arguments: &Arguments, export: &Export) -> Result<(), Fa
     let mut writer = Writer::new(export.format, place(export.output.as_deref())?)?;
     let mut count = 0;
     while let Some(event) = next {
-        bar.set_position(event.position);
+        bar.set(event.position);
         writer.write(&redact::event(event, arguments.redact)?)?;
         count += 1;
         next = events.try_next().await?;
     }
     writer.finish()?;
-    bar.finish_and_clear();
+    bar.end();
     if let Some(path) = &export.output {
         wrote(&format!("{} in", super::words::count(count, "event")), path);
     }

@@ -57,7 +57,8 @@ pub(super) async fn run(
         });
         return screen.json(list.output.output, runs);
     }
-    let rows = runs.iter().map(|run| row(run, now)).collect();
+    let is_terminal = screen.is_terminal();
+    let rows = runs.iter().map(|run| row(run, now, is_terminal)).collect();
     let head = [
         "state",
         "workflow id",
@@ -95,15 +96,20 @@ fn is_listed(run: &Run, list: &List, now: Time) -> bool {
         && list.older_than.is_none_or(is_older)
 }
 
-fn row(run: &Run, now: Time) -> Vec<Field> {
+fn row(run: &Run, now: Time, is_terminal: bool) -> Vec<Field> {
     let error = run.error.as_ref().map(ToString::to_string);
+    // Enough for `show --run`, which takes a beginning.
+    let run_id = match is_terminal {
+        true => run.run_id.chars().take(8).collect(),
+        false => run.run_id.clone(),
+    };
     vec![
         state(run.state),
         run.workflow_id.clone().into(),
         run.workflow_type.clone().into(),
         run.started_at.map(words::time).unwrap_or_default().into(),
         Field::number(run.took_ms(now).map(words::duration).unwrap_or_default()),
-        run.run_id.clone().into(),
+        run_id.into(),
         error.unwrap_or_default().into(),
     ]
 }

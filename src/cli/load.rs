@@ -5,11 +5,14 @@ use super::{
     failure::Failure,
     model::{Builder, Model},
     redact,
-    screen::progress,
+    screen::Progress,
 };
-use crate::reader::{EventQuery, EventReader};
+use crate::{
+    event::StoredEvent,
+    reader::{EventQuery, EventReader, ReadError},
+};
 use futures_util::TryStreamExt as _;
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 /// How many events are read at once.
 pub(super) const PAGE: usize = 5000;
@@ -25,17 +28,32 @@ pub(super) async fn model(
     reader: &EventReader,
     query: EventQuery,
     redact: bool,
-) -> Result<Model, Failure> {
+) -> Result<Model, ReadError> {
     let newest = reader.newest().await?;
-    let bar = progress("reading", newest);
+    let bar = Progress::new("reading", newest);
     let mut builder = Builder::default();
     let mut events = std::pin::pin!(reader.stream(query.limit(PAGE).up_to(newest)));
     while let Some(event) = events.try_next().await? {
-        bar.set_position(event.position);
-        builder.add(&redact::event(event, redact)?)?;
+        bar.set(event.position);
+        add(reader, &mut builder, event, redact)?;
     }
-    bar.finish_and_clear();
+    bar.end();
     Ok(builder.finish())
+}
+
+fn add(
+    reader: &EventReader,
+    builder: &mut Builder,
+    event: StoredEvent,
+    redact: bool,
+) -> Result<(), ReadError> {
+    let position = event.position;
+    let added = redact::event(event, redact).and_then(|event| builder.add(&event));
+    added.map_err(|error| ReadError::Failed {
+        url: reader.url().to_owned(),
+        reason: format!("what is stored at position {position} is no event: {error}"),
+        source: Some(Arc::new(error)),
+    })
 }
 
 /// Reads a workflow with its children, and theirs.
@@ -43,9 +61,9 @@ pub(super) async fn family(
     reader: &EventReader,
     workflow_id: &str,
     redact: bool,
-) -> Result<Model, Failure> {
+) -> Result<Model, ReadError> {
     let newest = reader.newest().await?;
-    let bar = progress("reading", 1);
+    let bar = Progress::new("reading", 1);
     let mut builder = Builder::default();
     let mut known = HashSet::from([workflow_id.to_owned()]);
     let mut waiting = vec![workflow_id.to_owned()];
@@ -55,7 +73,7 @@ pub(super) async fn family(
         let mut first = None;
         while let Some(event) = events.try_next().await? {
             first.get_or_insert(event.position);
-            builder.add(&redact::event(event, redact)?)?;
+            add(reader, &mut builder, event, redact)?;
         }
         // Children begin after their parents.
         let Some(first) = first else { continue };
@@ -68,13 +86,13 @@ pub(super) async fn family(
             if let Some(child) = event.workflow_id
                 && known.insert(child.clone())
             {
-                bar.inc_length(1);
+                bar.lengthen();
                 waiting.push(child);
             }
         }
-        bar.inc(1);
+        bar.increase();
     }
-    bar.finish_and_clear();
+    bar.end();
     Ok(builder.finish())
 }
 

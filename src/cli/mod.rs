@@ -1,8 +1,8 @@
 //! The program `eventstore` (feature `cli`): looks into a store, also while workers write to it. `docs/program.md` shows
 //! each command. Knows the reader and the format of events, and nothing of Temporal's SDK.
 //!
-//! Only [`main`] is public, for the program; what is in here may change in any version. The options, the JSON and the
-//! exit codes of the program are what a version promises.
+//! Public are [`main`], for the program, and [`timeline`]. The options, the JSON and the exit codes of the program are what
+//! a version promises.
 
 mod arguments;
 mod check;
@@ -26,11 +26,12 @@ mod tail;
 mod trace;
 mod words;
 
+use crate::reader::{EventQuery, EventReader, ReadError};
 use arguments::{Arguments, Command};
 use clap::Parser as _;
 use failure::Failure;
 use screen::Screen;
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 use tracing_subscriber::filter::LevelFilter;
 
 /// Runs the program with the arguments of this process, and returns its exit code: 0 if all is well, 1 after an error,
@@ -51,6 +52,28 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// Returns the timeline of a whole store as a page, which `eventstore html` writes into a file: HTML that needs no network.
+/// `url` is one that [`EventReader::open`] takes. Must be called within a tokio runtime. All events are in memory
+/// meanwhile.
+///
+/// # Errors
+/// As for [`EventReader::read`].
+pub async fn timeline(url: &str) -> Result<String, ReadError> {
+    let reader = EventReader::open(url).await?;
+    let model = load::model(&reader, EventQuery::new(), false).await?;
+    let heading = page::Heading {
+        title: "All workflows",
+        store: reader.url(),
+        now: chrono::Utc::now(),
+        redacted: false,
+    };
+    page::page(&model, &heading).map_err(|error| ReadError::Failed {
+        url: reader.url().to_owned(),
+        reason: error.to_string(),
+        source: Some(Arc::new(error)),
+    })
 }
 
 async fn run(arguments: &Arguments) -> Result<(), Failure> {

@@ -9,7 +9,10 @@ use anstream::AutoStream;
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use std::io::{self, BufWriter, IsTerminal as _, Stdout, Write};
+use std::{
+    io::{self, BufWriter, IsTerminal as _, Stdout, Write},
+    time::{Duration, Instant},
+};
 
 /// Standard output.
 pub(super) struct Screen {
@@ -179,13 +182,46 @@ pub(super) fn wrote(what: &str, path: &std::path::Path) {
     anstream::eprintln!("{what} {}", paint(BOLD, path.display()));
 }
 
-/// A bar on standard error while work is long, if that is a terminal.
-pub(super) fn progress(what: &str, length: u64) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr_with_hz(10));
-    let template = "{msg} {bar:32} {human_pos}/{human_len} {elapsed}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("━╸─"));
+/// A bar on standard error, if that is a terminal, once the work turns out to be long.
+pub(super) struct Progress {
+    bar: ProgressBar,
+    began: Instant,
+}
+
+/// What takes no longer needs no bar.
+const SHORT: Duration = Duration::from_millis(500);
+
+impl Progress {
+    pub(super) fn new(what: &str, length: u64) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::hidden());
+        let template = "{msg} {bar:32} {human_pos}/{human_len} {elapsed}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("━╸─"));
+        }
+        bar.set_message(what.to_owned());
+        Self {
+            bar,
+            began: Instant::now(),
+        }
     }
-    bar.set_message(what.to_owned());
-    bar
+
+    pub(super) fn set(&self, position: u64) {
+        if self.bar.is_hidden() && self.began.elapsed() > SHORT {
+            self.bar
+                .set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        }
+        self.bar.set_position(position);
+    }
+
+    pub(super) fn increase(&self) {
+        self.set(self.bar.position() + 1);
+    }
+
+    pub(super) fn lengthen(&self) {
+        self.bar.inc_length(1);
+    }
+
+    pub(super) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
 }

@@ -84,7 +84,7 @@ struct Page {
 
 impl EventReader {
     /// Opens a store to read it: `sqlite:PATH` with the feature `sqlite`, `postgres://…` with the feature `postgres`,
-    /// as [`EventStoreOptions::url`](crate::EventStoreOptions::url) has them. Must be called within a tokio runtime.
+    /// as [`EventStoreOptions::stores`](crate::EventStoreOptions::stores) has them. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// [`ReadError`], which says what is wrong with the URL, the file or the server.

@@ -117,9 +117,8 @@ impl EventQuery {
         self
     }
 
-    /// Only events that a comma-separated list selects, as
-    /// [`eventstore.only`](https://docs.rs/temporal-eventstore/latest/temporal_eventstore/sink/index.html) of a sink
-    /// does: `lifecycle`, `user`, event names, event types, and beginnings of either followed by `*`.
+    /// Only events that a comma-separated list selects, as the parameter `eventstore.only` of a sink's URL does:
+    /// `lifecycle`, `user`, event names, event types, and beginnings of either followed by `*`.
     ///
     /// # Errors
     /// [`ReadError::InvalidQuery`] for anything else.

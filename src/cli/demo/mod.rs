@@ -7,7 +7,7 @@ mod story;
 use super::{
     arguments::Demo,
     failure::Failure,
-    screen::{Screen, note, progress},
+    screen::{Progress, Screen, note},
     words::{self, BOLD, DIM, paint},
 };
 use crate::{
@@ -114,7 +114,7 @@ async fn make_room(demo: &Demo) -> Result<(), Failure> {
 }
 
 async fn write(store: &EventStore, drafts: Vec<Draft>) -> Result<(), Failure> {
-    let bar = progress("writing", drafts.len() as u64);
+    let bar = Progress::new("writing", drafts.len() as u64);
     let mut drafts = drafts.into_iter();
     loop {
         let part: Vec<_> = drafts
@@ -129,10 +129,10 @@ async fn write(store: &EventStore, drafts: Vec<Draft>) -> Result<(), Failure> {
             receipt
                 .await
                 .map_err(|error| Failure::error(error.to_string(), "make room on the disk"))?;
-            bar.inc(1);
+            bar.increase();
         }
     }
-    bar.finish_and_clear();
+    bar.end();
     Ok(())
 }
 

@@ -140,6 +140,8 @@ function drawRun(g, bar, y) {
     g.font = '11px ' + FONT;
     if (long && g.measureText(long).width > wide - x - 6) {
       // Where there is no room behind it, inside.
+      const room = Math.min(g.measureText(long).width + 8, p.b - Math.max(p.a, gutter) - 8);
+      g.globalAlpha = 0.85; g.fillStyle = colors.raised; g.fillRect(p.b - 4 - room, y + 8, room, 8); g.globalAlpha = 1;
       g.fillStyle = colors.text; g.textAlign = 'end';
       text(g, long, p.b - 8, y + 12.5, p.b - Math.max(p.a, gutter) - 16);
       g.textAlign = 'start';
