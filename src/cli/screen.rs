@@ -147,7 +147,10 @@ fn arranged(head: &[&str], rows: Vec<Vec<Field>>) -> Table {
         .set_content_arrangement(ContentArrangement::Dynamic)
         // Whoever prints it decides about colors.
         .enforce_styling()
-        .set_header(head.iter().map(|name| paint_head(name)));
+        .set_header(head.iter().enumerate().map(|(index, name)| {
+            let of_column = |row: &Vec<Field>| row.get(index).is_some_and(|field| field.is_number);
+            head_cell(name, rows.iter().any(of_column))
+        }));
     for row in rows {
         table.add_row(row.into_iter().map(|field| {
             let mut cell = Cell::new(field.text);
@@ -163,8 +166,12 @@ fn arranged(head: &[&str], rows: Vec<Vec<Field>>) -> Table {
     table
 }
 
-fn paint_head(name: &str) -> Cell {
-    Cell::new(name.to_uppercase()).add_attribute(comfy_table::Attribute::Dim)
+fn head_cell(name: &str, is_number: bool) -> Cell {
+    let cell = Cell::new(name.to_uppercase()).add_attribute(comfy_table::Attribute::Dim);
+    match is_number {
+        true => cell.set_alignment(CellAlignment::Right),
+        false => cell,
+    }
 }
 
 /// A text without what would end a line or a column.

@@ -66,7 +66,7 @@ const HEAD: [&str; 11] = [
     "running",
     "completed",
     "failed",
-    "failure rate",
+    "rate",
     "retries",
     "p50",
     "p95",
