@@ -1,4 +1,5 @@
-// The links of the pages lead to files; where they lead to here, is said first, and the first one counts.
+// The pages link to files. These definitions come first and override the pages' own, so that here the links lead to
+// modules.
 #![cfg_attr(doc, doc = include_str!("guide/links.md"))]
 #![cfg_attr(
     all(feature = "plugin", feature = "sqlite"),

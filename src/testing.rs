@@ -1,5 +1,5 @@
-//! For the tests of programs that publish: a store in memory whose events can be looked at, and a sink
-//! that fails on demand.
+//! Tools for the tests of programs that publish events: a store in memory that captures events, and a sink that fails
+//! on demand. [`conformance`] tests sinks of your own.
 
 pub mod conformance;
 
@@ -18,7 +18,7 @@ use std::{
 /// How long [`CapturedEvents::events`] waits for what is under way.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A store in memory, and what was published to it.
+/// A store in memory that captures what is published to it.
 ///
 /// ```
 /// use temporal_eventstore::{Event, testing::CapturedEvents};
@@ -34,18 +34,19 @@ pub struct CapturedEvents {
 }
 
 impl CapturedEvents {
-    /// An empty store. Must be called within a tokio runtime.
+    /// Creates an empty store. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`BuildError`] when the store's thread cannot be started.
+    /// Returns a [`BuildError`] if the store's thread cannot be started.
     pub async fn new() -> Result<Self, BuildError> {
         Self::with_options(EventStoreOptions::default()).await
     }
 
-    /// An empty store with options of your own, such as a filter; `url` and `journal` are ignored.
+    /// Creates an empty store with options of your own, such as a filter. The options `stores` and `journal` are
+    /// ignored. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// As [`Self::new`].
+    /// Returns a [`BuildError`] if an option is wrong, or if the store's thread cannot be started.
     pub async fn with_options(mut options: EventStoreOptions) -> Result<Self, BuildError> {
         options.stores = vec!["memory:".to_owned()];
         options.journal = None;
@@ -54,13 +55,16 @@ impl CapturedEvents {
         })
     }
 
-    /// The store, to be handed to the code under test.
+    /// Returns the store, to be passed to the code under test.
     pub fn store(&self) -> EventStore {
         self.store.clone()
     }
 
-    /// Returns everything that was published so far, enriched and in order. Ends of workflows are among the events once
-    /// the server has accepted them.
+    /// Returns the stored events, enriched and in order: everything that was published before this call, up to the
+    /// [queue size](EventStoreOptions::queue_size) and about 8 MiB. Events of workflow code and `workflow_end` are
+    /// among them once the server is known to have accepted their workflow task.
+    ///
+    /// Waits up to 5 seconds for events that are still queued.
     pub async fn events(&self) -> Vec<Event> {
         // What cannot be flushed is not there to be seen either.
         self.store.flush(FLUSH_TIMEOUT).await.ok();
@@ -73,7 +77,7 @@ impl CapturedEvents {
             .collect()
     }
 
-    /// The events of that name, in order.
+    /// Returns those of [`events`](Self::events) that have this event name.
     pub async fn named(&self, event_name: &str) -> Vec<Event> {
         let mut events = self.events().await;
         events.retain(|event| event.event_name == event_name);
@@ -81,7 +85,7 @@ impl CapturedEvents {
     }
 }
 
-/// A sink in memory that keeps what it gets, and fails on demand. Clones share one state.
+/// A sink in memory that keeps the events that it gets, and fails on demand. Clones share one state.
 ///
 /// ```
 /// use std::{sync::Arc, time::Duration};
@@ -115,7 +119,7 @@ struct TestSinkState {
 }
 
 impl TestSink {
-    /// A sink that takes everything.
+    /// Creates a sink with this name that accepts every event.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.into(),
@@ -127,37 +131,37 @@ impl TestSink {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on each call fails with this reason, and no event arrives.
+    /// Makes every following call fail with this reason, so that no event arrives.
     pub fn fail(&self, reason: &str) {
         self.state().failing = Some(reason.to_owned());
     }
 
-    /// From now on calls succeed again.
+    /// Makes the following calls succeed again, after [`fail`](Self::fail).
     pub fn recover(&self) {
         self.state().failing = None;
     }
 
-    /// In the next calls the events arrive, but the answers are lost: the caller sees a failure.
+    /// Makes the next `calls` calls lose their answers: the events arrive, but the caller sees a failure.
     pub fn lose_answers(&self, calls: usize) {
         self.state().answers_to_lose = calls;
     }
 
-    /// From now on each call takes this long.
+    /// Makes every following call take this long.
     pub fn delay(&self, delay: Duration) {
         self.state().delay = delay;
     }
 
-    /// From now on events for which `reject` gives a reason are rejected.
+    /// Makes the sink reject every following event for which `reject` returns a reason.
     pub fn reject(&self, reject: impl Fn(&SinkEvent) -> Option<String> + Send + 'static) {
         self.state().reject = Some(Box::new(reject));
     }
 
-    /// Returns what arrived, in order. An event that came twice is there twice.
+    /// Returns the events that arrived, in order. An event that arrived twice is there twice.
     pub fn received(&self) -> Vec<SinkEvent> {
         self.state().received.clone()
     }
 
-    /// As [`received`](Self::received), as events.
+    /// Returns the same as [`received`](Self::received), parsed.
     pub fn events(&self) -> Vec<Event> {
         let received = self.received();
         received
@@ -166,7 +170,7 @@ impl TestSink {
             .collect()
     }
 
-    /// How often it was called.
+    /// Returns how often [`deliver`](Sink::deliver) was called.
     pub fn calls(&self) -> usize {
         self.state().calls
     }

@@ -4,13 +4,16 @@
 use serde_json::{Map, Value};
 use std::{sync::Arc, time::SystemTime};
 
-/// A frame that application code adds: fields that every event published above it carries.
+/// A frame of your own: fields for every event that is published while the frame is on the stack.
 ///
-/// Fields become custom metadata fields; `application_name`, `topic_name` and `traceparent` set the
-/// metadata field of that name. Other names of the event's metadata say who is running or what the
-/// event is, and are ignored in a frame. What the event or a frame above has stays. User frames
-/// travel with Temporal headers from client to workflow, activity, child workflow and the next run
-/// of a workflow that continues as new.
+/// Fields become custom metadata fields of the event. `application_name`, `topic_name` and `traceparent` set the
+/// metadata field of that name. The other names that [`EventMetadata`](crate::EventMetadata) defines are ignored,
+/// since they say who is running and what the event is. A field that the event itself or a frame nearer to the
+/// code also sets keeps that value.
+///
+/// User frames travel in a Temporal header: from the client to the workflow, to its activities and child
+/// workflows, and to the next run of a workflow that continues as new. If the fields take more than 8 KiB as
+/// JSON, they are not sent, and a warning is logged.
 ///
 /// ```
 /// use temporal_eventstore::context::{Context, Frame};
@@ -27,33 +30,33 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// A frame without fields.
+    /// Creates a frame without fields.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// This frame with one more field; a second value for the same name replaces the first.
+    /// Adds a field. A second value for the same name replaces the first.
     pub fn field(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.fields.insert(name.into(), value.into());
         self
     }
 
-    /// Short for the field `correlation_id`.
+    /// Adds the field `correlation_id`.
     pub fn correlation_id(self, id: impl Into<String>) -> Self {
         self.field("correlation_id", id.into())
     }
 
-    /// The fields.
+    /// Returns the fields.
     pub fn fields(&self) -> &Map<String, Value> {
         &self.fields
     }
 }
 
-/// What is known of the worker.
+/// The frame of a worker.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct WorkerFrame {
-    /// The namespace, when it is known before the first task.
+    /// The namespace, if it is known before the worker's first task.
     pub namespace: Option<Arc<str>>,
     /// The task queue that the worker polls.
     pub task_queue: Option<Arc<str>>,
@@ -65,7 +68,7 @@ pub struct WorkerFrame {
     pub sdk_version: Option<Arc<str>>,
 }
 
-/// What is known of the workflow execution.
+/// The frame of a workflow execution.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct WorkflowFrame {
@@ -83,7 +86,7 @@ pub struct WorkflowFrame {
     pub workflow_attempt: Option<u32>,
     /// The run id of the first run in the chain.
     pub first_execution_run_id: Option<Arc<str>>,
-    /// The run that this one continues.
+    /// The run id of the run that this one continues.
     pub continued_from_run_id: Option<Arc<str>>,
     /// The parent's workflow id, for a child workflow.
     pub parent_workflow_id: Option<Arc<str>>,
@@ -93,11 +96,11 @@ pub struct WorkflowFrame {
     pub root_workflow_id: Option<Arc<str>>,
     /// The W3C trace context that the workflow was started with.
     pub traceparent: Option<Arc<str>>,
-    /// When the run was started: the time of the first event of its history, which ids are made of.
+    /// When the run was started: the time of the first event of its history. Event ids contain it.
     pub start_time: Option<SystemTime>,
 }
 
-/// What is known of the activity attempt.
+/// The frame of an activity attempt.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ActivityFrame {
@@ -105,28 +108,29 @@ pub struct ActivityFrame {
     pub namespace: Arc<str>,
     /// The task queue that the activity was taken from.
     pub task_queue: Option<Arc<str>>,
-    /// The workflow's type; none for a standalone activity.
+    /// The workflow's type; `None` for a standalone activity.
     pub workflow_type: Option<Arc<str>>,
-    /// The workflow's id; none for a standalone activity.
+    /// The workflow's id; `None` for a standalone activity.
     pub workflow_id: Option<Arc<str>>,
-    /// The workflow's run id; none for a standalone activity.
+    /// The workflow's run id; `None` for a standalone activity.
     pub workflow_run_id: Option<Arc<str>>,
-    /// When the workflow's run was started, as [`WorkflowFrame::start_time`] has it; of a local activity,
-    /// whose ids are made of it.
+    /// When the workflow's run was started; see [`WorkflowFrame::start_time`]. Set for a local activity, since the
+    /// ids of its events contain this time.
     pub workflow_start_time: Option<SystemTime>,
     /// The activity type.
     pub activity_type: Arc<str>,
     /// The activity id.
     pub activity_id: Arc<str>,
-    /// The run id of a standalone activity; none for an activity of a workflow.
+    /// The run id of a standalone activity; `None` for an activity of a workflow.
     pub activity_run_id: Option<Arc<str>>,
-    /// When the activity was scheduled, as its server has it; ids are made of it. Tells the executions of
-    /// a standalone activity apart where its run id is not known.
+    /// When the activity was scheduled, as recorded by the server. The ids of the activity's events contain this
+    /// time, unless the activity is local. It also tells two executions of a standalone activity apart if the run id
+    /// is not known.
     pub scheduled_time: Option<SystemTime>,
     /// The attempt, from 1.
     pub attempt: u32,
-    /// When the attempt began, where its number was given before: the activity was reset, and counts
-    /// from 1 again.
+    /// When the attempt began. Set only if an earlier attempt had the same number, because the activity was reset
+    /// and its attempts count from 1 again.
     pub restarted_time: Option<SystemTime>,
     /// Whether this is a local activity.
     pub is_local: bool,
@@ -134,7 +138,7 @@ pub struct ActivityFrame {
     pub traceparent: Option<Arc<str>>,
 }
 
-/// A frame of any kind.
+/// A frame of the context stack, of any kind.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum StackFrame {
@@ -149,7 +153,7 @@ pub enum StackFrame {
 }
 
 impl StackFrame {
-    /// The kind of frame, in one word.
+    /// Returns the kind of frame in one word: `worker`, `workflow`, `activity` or `user`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Worker(_) => "worker",

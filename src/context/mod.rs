@@ -1,13 +1,12 @@
-//! Who is running: the context stack.
+//! The context stack: which worker, workflow and activity the code runs in.
 //!
-//! A [`Context`] is a stack of frames: the worker at the bottom, then the workflow, the activity,
-//! and on top whatever application code adds with [`Frame`]. It is *current* while code runs inside
-//! [`Context::enter`] or while a future made with [`Context::scope`] is being polled, and only then:
-//! it is set anew on every poll, so that two workflows interleaved on one thread never see each
-//! other's frames.
+//! A [`Context`] is a stack of frames: the worker at the bottom, above it the workflow or the activity, and on top the
+//! frames that application code adds with [`Frame`]. It is *current* only while code runs inside [`Context::enter`], or
+//! while a future made with [`Context::scope`] is being polled. It is set again on every poll, so that two workflows
+//! that share a thread never see each other's frames.
 //!
-//! The stack does not cross `tokio::spawn`, `spawn_blocking` or a thread by itself. Take it along by
-//! hand, as with `tracing`'s spans:
+//! The stack does not follow `tokio::spawn`, `spawn_blocking` or a new thread by itself. Pass it on explicitly, as you
+//! would a `tracing` span:
 //!
 //! ```
 //! use temporal_eventstore::context::{self, InContext};
@@ -18,8 +17,8 @@
 //! # }
 //! ```
 //!
-//! This module is a leaf: it knows nothing of events, stores or Temporal's SDK. What a publisher
-//! needs to know beyond the frames travels as an opaque extension.
+//! This module knows nothing of events, stores or Temporal's SDK. Whatever else a publisher needs travels with the
+//! stack as an opaque extension.
 
 mod frame;
 pub(crate) mod headers;
@@ -39,7 +38,14 @@ thread_local! {
     static CURRENT: RefCell<Context> = const { RefCell::new(Context::empty()) };
 }
 
-/// An immutable stack of frames. Cloning and pushing are cheap: stacks share their lower frames.
+/// An immutable stack of frames. Cloning and pushing are cheap, since stacks share their lower frames.
+///
+/// ```
+/// use temporal_eventstore::{Frame, context::Context};
+///
+/// let context = Context::new().push(Frame::new().field("tenant", "acme"));
+/// assert_eq!(context.enter(|| Context::current().frames().count()), 1);
+/// ```
 #[derive(Clone, Default)]
 pub struct Context {
     top: Option<Arc<Node>>,
@@ -49,7 +55,7 @@ pub struct Context {
 struct Node {
     frame: StackFrame,
     below: Option<Arc<Node>>,
-    // What somebody made of this frame and of those below it; what it is does not matter here.
+    // The cached result of `Context::folded` for this frame and those below it.
     made: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
@@ -61,12 +67,12 @@ impl Context {
         }
     }
 
-    /// A stack without frames.
+    /// Creates a stack without frames.
     pub const fn new() -> Self {
         Self::empty()
     }
 
-    /// The stack of the code that runs now; empty outside of any scope.
+    /// Returns the current stack. Outside of any scope it is empty.
     pub fn current() -> Self {
         // `try_with` fails while a thread is being torn down, and `try_borrow` cannot fail, since
         // no code runs while the cell is borrowed; neither may panic in a user's worker.
@@ -77,7 +83,7 @@ impl Context {
             .unwrap_or_default()
     }
 
-    /// This stack with `frame` on top.
+    /// Returns this stack with `frame` on top.
     #[must_use]
     pub fn push(&self, frame: impl Into<StackFrame>) -> Self {
         Self {
@@ -90,18 +96,19 @@ impl Context {
         }
     }
 
-    /// The frames, from the top of the stack to its bottom.
+    /// Returns the frames, from the top of the stack to its bottom.
     pub fn frames(&self) -> impl Iterator<Item = &StackFrame> {
         std::iter::successors(self.top.as_deref(), |node| node.below.as_deref())
             .map(|node| &node.frame)
     }
 
-    /// Whether the stack has no frames.
+    /// Returns whether the stack has no frames.
     pub fn is_empty(&self) -> bool {
         self.top.is_none()
     }
 
-    /// The innermost workflow frame, if the code runs for a workflow.
+    /// Returns the innermost workflow frame, if there is one. In an activity of a workflow there is none: the
+    /// [activity frame](Self::activity) names the workflow.
     pub fn workflow(&self) -> Option<&WorkflowFrame> {
         self.frames().find_map(|frame| match frame {
             StackFrame::Workflow(workflow) => Some(workflow),
@@ -109,7 +116,7 @@ impl Context {
         })
     }
 
-    /// The innermost activity frame, if the code runs in an activity.
+    /// Returns the innermost activity frame, if the code runs in an activity.
     pub fn activity(&self) -> Option<&ActivityFrame> {
         self.frames().find_map(|frame| match frame {
             StackFrame::Activity(activity) => Some(activity),
@@ -117,7 +124,7 @@ impl Context {
         })
     }
 
-    /// The worker frame, if the code runs on a worker.
+    /// Returns the innermost worker frame, if the code runs on a worker.
     pub fn worker(&self) -> Option<&WorkerFrame> {
         self.frames().find_map(|frame| match frame {
             StackFrame::Worker(worker) => Some(worker),

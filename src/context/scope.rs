@@ -27,17 +27,17 @@ impl Drop for Entered {
 }
 
 impl Context {
-    /// Runs `f` with this stack as the current one.
+    /// Runs `f` with this stack as the current one, and returns its result.
     ///
     /// # Panics
-    /// Only if `f` does; the previous stack is then restored.
+    /// Panics only if `f` does. The previous stack is then restored.
     pub fn enter<R>(&self, f: impl FnOnce() -> R) -> R {
         let _entered = Entered::enter(self.clone());
         f()
     }
 
-    /// A future that has this stack as the current one whenever `future` is polled, and when it is
-    /// dropped. Cancel safe if `future` is.
+    /// Returns a future for which this stack is the current one whenever `future` is polled, and while it is dropped.
+    /// Cancel safe if `future` is.
     pub fn scope<F: Future>(&self, future: F) -> Scoped<F> {
         Scoped {
             context: self.clone(),
@@ -47,16 +47,16 @@ impl Context {
 }
 
 impl Frame {
-    /// Runs `f` with this frame on top of the current stack.
+    /// Runs `f` with this frame on top of the current stack, and returns its result.
     ///
     /// # Panics
-    /// Only if `f` does.
+    /// Panics only if `f` does.
     pub fn enter<R>(self, f: impl FnOnce() -> R) -> R {
         Context::current().push(self).enter(f)
     }
 
-    /// A future that runs with this frame on top of the stack that is current now. Cancel safe if
-    /// `future` is.
+    /// Returns a future that runs `future` with this frame on top of the stack that is current at this call. Cancel
+    /// safe if `future` is.
     ///
     /// ```
     /// use temporal_eventstore::context::Frame;
@@ -111,14 +111,14 @@ impl<F: Future> Future for Scoped<F> {
     }
 }
 
-/// Attaches a stack to a future, for `tokio::spawn` and the like.
+/// Attaches a context stack to a future, for `tokio::spawn` and similar functions.
 pub trait InContext: Future + Sized {
-    /// This future with the stack that is current now.
+    /// Returns this future with the stack that is current at this call.
     fn in_current_context(self) -> Scoped<Self> {
         Context::current().scope(self)
     }
 
-    /// This future with the given stack.
+    /// Returns this future with the given stack.
     fn in_context(self, context: &Context) -> Scoped<Self> {
         context.scope(self)
     }
@@ -126,7 +126,7 @@ pub trait InContext: Future + Sized {
 
 impl<F: Future> InContext for F {}
 
-/// A closure that runs with the stack that is current now, for `spawn_blocking` and threads.
+/// Returns a closure that runs `f` with the stack that is current at this call. For `spawn_blocking` and threads.
 pub fn carry<R>(f: impl FnOnce() -> R) -> impl FnOnce() -> R {
     let context = Context::current();
     move || context.enter(f)

@@ -1,23 +1,11 @@
-//! The CloudEvents 1.0 JSON encoding (structured mode), and the one place where the mapping is
-//! decided:
-//!
-//! | attribute | value |
-//! |---|---|
-//! | `id` | `metadata.event_id` |
-//! | `source` | `/temporal/{namespace}/{application_name}`, percent-encoded; `-` for what is not known |
-//! | `type` | `application_events.{event_name}` for lifecycle events, else the event type |
-//! | `subject` | the workflow id, else the activity id |
-//! | `time` | `metadata.created_at` |
-//! | `datacontenttype` | `application/json` |
-//! | `data` | the whole native event, so that nothing is lost |
-//! | `sequence` | `metadata.sequence`, with leading zeros so that texts sort as numbers do |
-//! | `partitionkey` | the workflow id, else the activity id |
-//! | `traceparent` | `metadata.traceparent`, if it is one |
+//! The CloudEvents 1.0 JSON encoding (structured mode). This is the only place where attributes are mapped;
+//! [`Event::to_cloud_event`] has the table.
 
 use super::{Event, EventError, is_traceparent, lifecycle::APPLICATION_EVENTS};
 use serde::{Deserialize, Serialize};
 
-/// An event as a CloudEvents 1.0 JSON object.
+/// An event as a CloudEvents 1.0 JSON object (structured mode). Created by [`Event::to_cloud_event`], whose table says
+/// how attributes are mapped.
 ///
 /// ```
 /// use temporal_eventstore::{Event, EventId};
@@ -32,56 +20,56 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CloudEvent {
-    /// `1.0`.
+    /// The version of the specification: `1.0`.
     pub specversion: String,
     /// The event id.
     pub id: String,
-    /// Which namespace and application it comes from.
+    /// The namespace and the application that the event comes from.
     pub source: String,
-    /// The type.
+    /// The event type, or `application_events.{event_name}` for a lifecycle event.
     #[serde(rename = "type")]
     pub event_type: String,
-    /// What it is about.
+    /// The workflow id, or else the activity id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// When it happened, RFC 3339.
+    /// When the event happened (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
-    /// `application/json`.
+    /// The media type of `data`: `application/json`.
     pub datacontenttype: String,
-    /// The CloudEvents extension `sequence`.
+    /// The CloudEvents extension `sequence`: 20 digits, so that texts sort as numbers do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<String>,
-    /// The CloudEvents extension `partitionkey`.
+    /// The CloudEvents extension `partitionkey`: the same as `subject`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitionkey: Option<String>,
-    /// The CloudEvents extension `traceparent`.
+    /// The CloudEvents extension `traceparent`, if the event has a valid one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
-    /// The native event.
+    /// The whole native event, so that nothing is lost.
     pub data: Event,
 }
 
 impl CloudEvent {
-    /// The native event.
+    /// Returns the native event.
     pub fn into_event(self) -> Event {
         self.data
     }
 
-    /// The JSON text.
+    /// Returns the JSON text.
     ///
     /// # Errors
-    /// [`EventError::DataIsNotJson`], which JSON data does not cause.
+    /// [`EventError::DataIsNotJson`] if a value cannot be written as JSON. The values of an [`Event`] always can.
     pub fn to_json(&self) -> Result<String, EventError> {
         serde_json::to_string(self).map_err(|error| EventError::DataIsNotJson {
             reason: error.to_string(),
         })
     }
 
-    /// Reads the JSON text.
+    /// Parses the JSON text. An invalid attribute `traceparent` is left out.
     ///
     /// # Errors
-    /// [`EventError::NotAnEvent`] for anything that is not such an object. An invalid `traceparent` is left out.
+    /// [`EventError::NotAnEvent`] if the text is not a CloudEvents object with a native event in `data`.
     pub fn from_json(json: &str) -> Result<Self, EventError> {
         let mut event: Self =
             serde_json::from_str(json).map_err(|error| EventError::NotAnEvent {
@@ -93,10 +81,22 @@ impl CloudEvent {
 }
 
 impl Event {
-    /// The CloudEvents encoding; see the module's table for the mapping.
+    /// Returns the event as a CloudEvents object.
+    ///
+    /// | attribute | value |
+    /// |---|---|
+    /// | `id` | `metadata.event_id` |
+    /// | `source` | `/temporal/{namespace}/{application_name}`, percent-encoded, with `-` for an unknown part |
+    /// | `type` | `application_events.{event_name}` for a lifecycle event, otherwise the event type |
+    /// | `subject`, `partitionkey` | the workflow id, or else the activity id |
+    /// | `time` | `metadata.created_at` |
+    /// | `datacontenttype` | `application/json` |
+    /// | `data` | the whole native event |
+    /// | `sequence` | `metadata.sequence`, with leading zeros |
+    /// | `traceparent` | `metadata.traceparent`, if it is valid |
     ///
     /// # Errors
-    /// [`EventError::InvalidField`] when the event has no id yet: it gets one when it is published.
+    /// [`EventError::InvalidField`] if the event has no id. It gets one when it is published.
     pub fn to_cloud_event(&self) -> Result<CloudEvent, EventError> {
         let metadata = &self.metadata;
         let id = metadata

@@ -1,8 +1,8 @@
-//! What can be wrong with an event.
+//! The errors of events.
 
 use super::{MAX_NAME_CHARACTERS, rules::MAX_DEPTH};
 
-/// An event breaks a rule, or a text is no event.
+/// The error when an event breaks a rule, or when a text is not an event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventError {
@@ -14,7 +14,7 @@ pub enum EventError {
     TooLong {
         /// The field.
         field: &'static str,
-        /// What it held, shortened.
+        /// Its value, shortened.
         value: String,
         /// Its length in characters.
         characters: usize,
@@ -24,38 +24,39 @@ pub enum EventError {
     ControlCharacter {
         /// The field.
         field: &'static str,
-        /// What it held, shortened.
+        /// Its value, shortened.
         value: String,
     },
-    /// The data is JSON, but no object.
+    /// The data is JSON, but not an object.
     #[error("data is {found}; it must be a JSON object")]
     DataIsNoObject {
-        /// What it is.
+        /// The kind of JSON value that was given.
         found: &'static str,
     },
     /// The data cannot be written as JSON.
     #[error("data cannot be written as JSON: {reason}")]
     DataIsNotJson {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A metadata field of this crate was given a value that does not fit.
+    /// A metadata field that this crate defines was given a value that it cannot hold, or has none where one is
+    /// needed.
     #[error("the metadata field {field} was given {value}; it takes {allowed}")]
     InvalidField {
         /// The field.
         field: String,
-        /// What it was given, shortened.
+        /// The value, shortened.
         value: String,
-        /// What it takes.
+        /// What is allowed.
         allowed: &'static str,
     },
-    /// A custom or unknown field has the name of one that the format defines.
+    /// A custom or unknown field has a name that the event format defines.
     #[error("{name} is a name of the event format; set the field of that name instead")]
     ReservedName {
         /// The name.
         name: String,
     },
-    /// A field nests deeper than readers of JSON go.
+    /// A field nests deeper than 100 levels. Common JSON parsers stop at 128.
     #[error("the field {field:?} nests deeper than {MAX_DEPTH} levels")]
     TooDeep {
         /// The field, shortened.
@@ -72,7 +73,7 @@ pub enum EventError {
     /// A text is not an event in the encoding that was expected.
     #[error("not an event: {reason}")]
     NotAnEvent {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What names one run of a workflow.
+//! The identity of one run of a workflow.
 
 use serde::{Deserialize, Serialize};
 

@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr, time::SystemTime};
 use uuid::Uuid;
 
-/// The UUID namespace in which keys are hashed for derived ids. Chosen once at random; never changes.
+/// The UUID namespace in which keys are hashed for derived ids. It was chosen at random and never changes.
 pub const EVENT_NAMESPACE: Uuid = Uuid::from_u128(0x6b2f_3a0e_93d4_4f7c_8a51_c0de_e7e2_7501);
 
-/// The id of an event.
+/// The id of an event: a UUID, either derived from what the event is about or random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EventId(Uuid);
 
-/// What a derived id is derived from. Fields that do not apply are empty or 0.
+/// The input of a derived id. Fields that do not apply are empty or 0.
 ///
 /// ```
 /// use temporal_eventstore::event::{EventId, EventKey};
@@ -36,18 +36,19 @@ pub struct EventKey<'a> {
     pub workflow_id: &'a str,
     /// The workflow's run id, or that of a standalone activity.
     pub run_id: &'a str,
-    /// The lifecycle event's name, or the kind of user event.
+    /// The name of the lifecycle event, or the kind of user event.
     pub kind: &'a str,
-    /// The activity id; empty for workflow-side events.
+    /// The activity id with the time at which the activity was scheduled, or the type and id of a local activity.
+    /// Empty for workflow-side events.
     pub activity_id: &'a str,
     /// The activity attempt, from 1; 0 for workflow-side events.
     pub attempt: u32,
-    /// Which of several events with the same key; 0 for lifecycle events.
+    /// A number, from 1, that tells apart events that are otherwise alike; 0 for lifecycle events.
     pub ordinal: u64,
-    /// The time by which ids are ordered: not when the event happened, but one that everybody who sees it
-    /// knows alike, to the millisecond. For what happens in a run or in its local activities it is the
-    /// `event_time` of the first event of the run's history; for what happens in any other activity the
-    /// time at which the activity was scheduled, as `ActivityTaskScheduled` has it.
+    /// The time by which ids are ordered, used to the millisecond. It is not when the event happened, but a time on
+    /// which all observers agree. For a run and its local activities it is the `event_time` of the first event of the
+    /// run's history. For any other activity it is the time at which the activity was scheduled, as recorded in
+    /// `ActivityTaskScheduled`.
     pub time: Option<SystemTime>,
 }
 
@@ -55,7 +56,7 @@ pub struct EventKey<'a> {
 const BITS_BELOW_TIME: u32 = 80;
 
 impl EventId {
-    /// Returns a new id, ordered by time (UUIDv7).
+    /// Creates a random id that is ordered by time (UUIDv7).
     #[allow(
         clippy::new_without_default,
         reason = "a default that differs each time would surprise"
@@ -64,12 +65,13 @@ impl EventId {
         Self(Uuid::now_v7())
     }
 
-    /// Returns the id of the event that `key` describes (UUIDv8): 48 bits of the key's time in Unix milliseconds,
-    /// then 74 bits of the SHA-1 over the rest of the key. A missing time, a time before 1970, and a time that
-    /// does not fit into 48 bits (after the year 10889) count as 0.
+    /// Returns the id of the event that `key` describes (UUIDv8).
     ///
-    /// Each text field is hashed with its length in front of it (four bytes, big endian), so that no two keys give
-    /// the same bytes; numbers are hashed as big-endian bytes.
+    /// The id has 48 bits of the key's time in Unix milliseconds, and 74 bits of the SHA-1 over the rest of the key.
+    /// A missing time, a time before 1970, and a time that does not fit into 48 bits (after the year 10889) count as 0.
+    ///
+    /// Each text is hashed with its length in front of it (four bytes, big endian), so that no two keys give the same
+    /// bytes. Numbers are hashed as big-endian bytes.
     pub fn derive(key: &EventKey<'_>) -> Self {
         let texts = [
             key.namespace,

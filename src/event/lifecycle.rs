@@ -1,15 +1,15 @@
-//! The lifecycle events: their names, and how each is made. What they mean is documented in
-//! `docs/events.md`.
+//! The lifecycle events: their names, and a function that creates each of them. [The events](crate::guide::events)
+//! says what they mean.
 
 use super::{Event, WorkflowState};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::fmt;
 
-/// The event type of every lifecycle event, from the reference.
+/// The event type of every lifecycle event.
 pub const APPLICATION_EVENTS: &str = "application_events";
 
-/// The names of lifecycle events, from the reference.
+/// The lifecycle events, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LifecycleEvent {
@@ -21,22 +21,22 @@ pub enum LifecycleEvent {
     ActivityStart,
     /// An activity attempt ended.
     ActivityEnd,
-    /// An attempt whose code left its completion to others was completed; only the reconciler knows.
+    /// An attempt whose code returned `WillCompleteAsync` was completed. Only the reconciler emits it.
     ActivityAsyncEnd,
     /// A worker started.
     WorkerStart,
     /// A worker stopped.
     WorkerEnd,
-    /// An application started; for applications to publish.
+    /// An application started. For applications to publish.
     ApplicationStart,
-    /// An application stopped; for applications to publish.
+    /// An application stopped. For applications to publish.
     ApplicationEnd,
-    /// An access token was renewed; for applications to publish.
+    /// An access token was renewed. For applications to publish.
     TokenRefresh,
 }
 
 impl LifecycleEvent {
-    /// Every name.
+    /// All lifecycle events.
     pub const ALL: [Self; 10] = [
         Self::WorkflowStart,
         Self::WorkflowEnd,
@@ -50,7 +50,7 @@ impl LifecycleEvent {
         Self::TokenRefresh,
     ];
 
-    /// The name on the wire.
+    /// Returns the event name, such as `workflow_start`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::WorkflowStart => "workflow_start",
@@ -66,12 +66,12 @@ impl LifecycleEvent {
         }
     }
 
-    /// The lifecycle event of that name.
+    /// Returns the lifecycle event with this event name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|event| event.as_str() == name)
     }
 
-    /// Whether the interceptors or the reconciler emit it, and not the application.
+    /// Returns whether the interceptors or the reconciler emit the event, and not the application.
     pub const fn is_emitted_by_interceptors(self) -> bool {
         !matches!(
             self,
@@ -79,7 +79,7 @@ impl LifecycleEvent {
         )
     }
 
-    /// A lifecycle event for applications to fill and publish.
+    /// Creates an event of this name, for applications to fill and publish.
     ///
     /// ```
     /// use temporal_eventstore::event::LifecycleEvent;
@@ -103,25 +103,25 @@ impl fmt::Display for LifecycleEvent {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ActivityStatus {
-    /// It returned a result.
+    /// The attempt returned a result.
     Completed,
-    /// It returned an error, or panicked.
+    /// The attempt returned an error, or panicked.
     Failed,
-    /// It gave in to a cancellation.
+    /// The attempt was cancelled.
     Cancelled,
-    /// It left its completion to somebody else; an `activity_async_end` says how that ended.
+    /// The attempt left its completion to others. An `activity_async_end` says how it was completed.
     WillCompleteAsync,
-    /// The server gave it up: its worker died, or was too slow. Only the reconciler knows.
+    /// The attempt timed out: its worker died, or was too slow.
     TimedOut,
-    /// The server ended its standalone activity while it was under way. Only the reconciler knows.
+    /// The standalone activity was terminated during the attempt. Only the reconciler reports this.
     Terminated,
-    /// It ended without a result and was tried again; the server does not keep how. Only the
-    /// reconciler says so.
+    /// The attempt ended without a result and was retried, and the server does not keep how it ended. Only the
+    /// reconciler reports this.
     Unknown,
 }
 
 impl ActivityStatus {
-    /// The word on the wire.
+    /// Returns the value of the field `status`, such as `timed_out`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Completed => "completed",
@@ -135,20 +135,20 @@ impl ActivityStatus {
     }
 }
 
-/// What a failed end says about the error.
+/// The field `error` of an event that reports a failure.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FailureDetails {
-    /// The failure's type, as Temporal names it.
+    /// The type of the failure, as Temporal names it.
     pub error_type: Option<String>,
-    /// The message; absent where messages are not kept.
+    /// The message, unless messages are [left out](crate::EventStoreOptions::error_messages).
     pub message: Option<String>,
-    /// Whether the failure says of itself that a retry is useless.
+    /// Whether the failure is marked as non-retryable.
     pub non_retryable: bool,
 }
 
 impl FailureDetails {
-    /// Returns the details of a failure of that type, without a message. A retry may help.
+    /// Creates the details of a retryable failure of this type, without a message.
     pub fn new(error_type: impl Into<String>) -> Self {
         Self {
             error_type: Some(error_type.into()),
@@ -163,7 +163,7 @@ impl FailureDetails {
         self
     }
 
-    /// Says that a retry is useless.
+    /// Marks the failure as non-retryable.
     #[must_use]
     pub fn non_retryable(mut self) -> Self {
         self.non_retryable = true;
@@ -183,12 +183,13 @@ impl FailureDetails {
     }
 }
 
-/// A `workflow_start`.
+/// Creates a `workflow_start`.
 pub fn workflow_start() -> Event {
     in_state(LifecycleEvent::WorkflowStart, WorkflowState::Running)
 }
 
-/// A `workflow_end` with its outcome and its duration in milliseconds.
+/// Creates a `workflow_end` with the outcome of the run. `duration_ms` is in milliseconds, and is rounded to
+/// hundredths.
 pub fn workflow_end(
     state: WorkflowState,
     duration_ms: f64,
@@ -203,12 +204,13 @@ pub fn workflow_end(
     )
 }
 
-/// An `activity_start`.
+/// Creates an `activity_start`.
 pub fn activity_start() -> Event {
     LifecycleEvent::ActivityStart.event()
 }
 
-/// An `activity_end` with its status and its duration in milliseconds.
+/// Creates an `activity_end` with the outcome of the attempt. `duration_ms` is in milliseconds, and is rounded to
+/// hundredths.
 pub fn activity_end(
     status: ActivityStatus,
     duration_ms: f64,
@@ -222,8 +224,8 @@ pub fn activity_end(
     )
 }
 
-/// An `activity_async_end` with the outcome of an asynchronous completion, and how long that took from
-/// the start of the attempt, in milliseconds.
+/// Creates an `activity_async_end` with the outcome of an asynchronous completion. `duration_ms` is the time from the
+/// start of the attempt to that outcome in milliseconds, and is rounded to hundredths.
 pub fn activity_async_end(
     status: ActivityStatus,
     duration_ms: f64,
@@ -237,14 +239,14 @@ pub fn activity_async_end(
     )
 }
 
-/// A `worker_start` that says what the worker is.
+/// Creates a `worker_start`. `data` describes the worker.
 pub fn worker_start(data: Map<String, Value>) -> Event {
     let mut event = LifecycleEvent::WorkerStart.event();
     event.data = data;
     event
 }
 
-/// A `worker_end` that says why.
+/// Creates a `worker_end`. `data` says why the worker stopped.
 pub fn worker_end(data: Map<String, Value>) -> Event {
     let mut event = LifecycleEvent::WorkerEnd.event();
     event.data = data;

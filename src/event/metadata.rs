@@ -1,5 +1,5 @@
-//! What is known about an event besides what it says: where and when it happened. Plain data with
-//! the reference's names and types; who fills it is decided elsewhere.
+//! The metadata of an event: where and when it happened. Plain data; the names and types are part of the event format.
+//! Other modules fill it.
 
 use super::EventId;
 use chrono::{DateTime, Datelike as _, SecondsFormat, Timelike as _, Utc};
@@ -11,10 +11,10 @@ use std::fmt;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WorkflowState {
-    /// Not known, or there is no workflow.
+    /// The state is not known, or there is no workflow.
     #[default]
     Unknown,
-    /// The run goes on.
+    /// The run is running.
     Running,
     /// The run completed.
     Completed,
@@ -28,12 +28,12 @@ pub enum WorkflowState {
     Terminated,
     /// The run timed out.
     TimedOut,
-    /// A state that this version does not know; kept as it was read.
+    /// A state that this version does not know, as it was read.
     Other(String),
 }
 
 impl WorkflowState {
-    /// The word on the wire.
+    /// Returns the state as it is written in JSON, such as `continued_as_new`.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Unknown => "unknown",
@@ -86,8 +86,9 @@ impl<'de> Deserialize<'de> for WorkflowState {
 
 macro_rules! metadata {
     ($($(#[$doc:meta])* $name:ident : $type:ty),+ $(,)?) => {
-        /// The metadata of an event. What is not known is left out on the wire; `null` is read as
-        /// absent.
+        /// The metadata of an event: where and when it happened, and fields of your own.
+        ///
+        /// In JSON, fields without a value are left out, and `null` is read as absent.
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
         #[serde(default)]
         #[non_exhaustive]
@@ -97,7 +98,7 @@ macro_rules! metadata {
                 #[serde(skip_serializing_if = "Option::is_none")]
                 pub $name: Option<$type>,
             )+
-            /// When the event happened; on the wire RFC 3339 in UTC with six digits of a second.
+            /// When the event happened. In JSON it is an RFC 3339 time in UTC with microseconds.
             #[serde(
                 skip_serializing_if = "Option::is_none",
                 serialize_with = "serialize_time"
@@ -105,7 +106,7 @@ macro_rules! metadata {
             pub created_at: Option<DateTime<Utc>>,
             /// The state of the workflow.
             pub workflow_state: WorkflowState,
-            /// Fields of your own, and those that this version does not know.
+            /// Fields of your own, and fields that this version does not know.
             #[serde(flatten)]
             pub custom: Map<String, Value>,
         }
@@ -118,7 +119,7 @@ macro_rules! metadata {
         }
 
         impl EventMetadata {
-            /// Whether `name` is a field of this type, and not a custom one.
+            /// Returns whether `name` is a field that this type defines, and not a custom one.
             pub fn is_known_field(name: &str) -> bool {
                 matches!(name, $(stringify!($name))|+ | "created_at" | "workflow_state")
             }
@@ -181,13 +182,13 @@ macro_rules! metadata {
 }
 
 metadata! {
-    /// The id; see [`EventId`].
+    /// The event's id.
     event_id: EventId,
     /// The application that published the event.
     application_name: String,
     /// When the event happened, in whole seconds since the Unix epoch.
     created_timestamp: i64,
-    /// The topic for brokers that have topics; the event type unless set.
+    /// The topic, for brokers that have topics. Publishing sets it to the event type if it is not set.
     topic_name: String,
     /// The Temporal namespace.
     namespace: String,
@@ -197,7 +198,7 @@ metadata! {
     worker_identity: String,
     /// The build id of the worker.
     build_id: String,
-    /// The Temporal SDK, with its version.
+    /// The name and version of the Temporal SDK.
     sdk_version: String,
     /// The workflow type.
     workflow_type: String,
@@ -209,7 +210,7 @@ metadata! {
     workflow_attempt: u32,
     /// The run id of the first run in the chain.
     first_execution_run_id: String,
-    /// The run that this one continues.
+    /// The run id of the run that this one continues.
     continued_from_run_id: String,
     /// The parent's workflow id, for a child workflow.
     parent_workflow_id: String,
@@ -225,14 +226,14 @@ metadata! {
     activity_id: String,
     /// The activity attempt, from 1.
     attempt: u32,
-    /// Whether the activity is a local one.
+    /// Whether the activity is a local activity.
     is_local: bool,
     /// The W3C trace context.
     traceparent: String,
 }
 
 impl EventMetadata {
-    /// Metadata without a field.
+    /// Creates metadata without any field.
     pub fn new() -> Self {
         Self::default()
     }

@@ -1,6 +1,6 @@
-//! What an event is: its fields, its rules, its ids and its encodings.
+//! Events: their fields, rules, ids and encodings.
 //!
-//! This module is a leaf: it knows nothing of where events come from or where they go.
+//! This module does not know where events come from or where they go.
 
 mod canonical;
 pub(crate) mod cloudevents;
@@ -27,10 +27,10 @@ use error::shortened;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// The size of an encoded event from which on it is refused, unless configured otherwise: 256 KiB,
-/// what the usual brokers take in one message.
+/// The default limit for the size of one event, as JSON: 256 KiB. A larger event is refused. The usual brokers accept
+/// messages of this size.
 pub const DEFAULT_MAX_EVENT_BYTES: usize = 256 * 1024;
-/// The longest event type and event name, in characters.
+/// The limit for the length of an event's type, name and topic, in characters.
 pub const MAX_NAME_CHARACTERS: usize = 255;
 /// The longest text of an error that a lifecycle event keeps, in bytes.
 pub(crate) const MAX_ERROR_BYTES: usize = 16 * 1024;
@@ -51,18 +51,18 @@ pub(crate) const MAX_ERROR_BYTES: usize = 16 * 1024;
 #[non_exhaustive]
 #[must_use = "an event is stored only when it is published"]
 pub struct Event {
-    /// Where and when.
+    /// Where and when the event happened.
     #[serde(default)]
     pub metadata: EventMetadata,
     /// The type, such as `data.processed`.
     pub event_type: String,
-    /// The name for people, such as `DataProcessed`; empty means the event type.
+    /// The name for people to read, such as `DataProcessed`. If it is empty, publishing sets it to the event type.
     #[serde(default)]
     pub event_name: String,
-    /// What happened.
+    /// What happened, as a JSON object.
     #[serde(default)]
     pub data: Map<String, Value>,
-    /// Top-level fields that this version does not know; they survive a round trip.
+    /// Top-level fields that this version does not know. They survive a round trip.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
     // What a builder method was given and could not keep; `validate` reports it.
@@ -71,7 +71,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// An event of a type. Reads no clock and makes no id: both are given when it is published.
+    /// Creates an event of this type. It gets its time and its id when it is published.
     pub fn new(event_type: impl Into<String>) -> Self {
         Self {
             event_type: event_type.into(),
@@ -79,14 +79,15 @@ impl Event {
         }
     }
 
-    /// This event with a name for people. Without one it is named after its type.
+    /// Sets the name for people to read. Without one, the event is named after its type.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.event_name = name.into();
         self
     }
 
-    /// This event with data: anything that serializes to a JSON object. Anything else is reported
-    /// by [`validate`](Self::validate), and so when the event is published.
+    /// Sets the data to a value that serializes to a JSON object.
+    ///
+    /// Any other value is not kept: [`validate`](Self::validate) returns an error, and publishing refuses the event.
     pub fn data(mut self, data: impl Serialize) -> Self {
         match serde_json::to_value(data) {
             Ok(Value::Object(fields)) => self.data = fields,
@@ -104,8 +105,10 @@ impl Event {
         self
     }
 
-    /// This event with one more metadata field. A name that this crate owns sets that field, if the
-    /// value fits; if not, [`validate`](Self::validate) reports it.
+    /// Sets a metadata field: the field of [`EventMetadata`] with this name, or else a custom field.
+    ///
+    /// A value that the field of [`EventMetadata`] cannot hold is not kept: [`validate`](Self::validate) returns an
+    /// error, and publishing refuses the event.
     pub fn metadata(mut self, field: impl Into<String>, value: impl Into<Value>) -> Self {
         let field = field.into();
         let value = value.into();
@@ -120,12 +123,12 @@ impl Event {
         self
     }
 
-    /// Short for the metadata field `correlation_id`.
+    /// Sets the metadata field `correlation_id`.
     pub fn correlation_id(self, id: impl Into<String>) -> Self {
         self.metadata("correlation_id", id.into())
     }
 
-    /// The topic: the metadata field `topic_name`, or the event type.
+    /// Returns the topic: the metadata field `topic_name`, or else the event type.
     pub fn topic_name(&self) -> &str {
         self.metadata
             .topic_name
@@ -133,7 +136,8 @@ impl Event {
             .unwrap_or(&self.event_type)
     }
 
-    /// Whether this is one of the lifecycle events that the interceptors emit.
+    /// Returns whether the event has the type and the name of a lifecycle event that the interceptors or the
+    /// reconciler emit.
     pub fn is_lifecycle(&self) -> bool {
         is_lifecycle(&self.event_type, &self.event_name)
     }
@@ -156,13 +160,17 @@ impl Event {
         self.problem.take().is_some()
     }
 
-    /// Whether the event keeps the rules: type, name and topic of at most [`MAX_NAME_CHARACTERS`]
-    /// characters, without control characters, the type not empty, the data a JSON object, a
-    /// `traceparent` as the W3C has it, no custom field under a name of the format, and no field that
-    /// nests deeper than 100 levels.
+    /// Checks the rules that every event must keep:
+    ///
+    /// * Type, name and topic have at most [`MAX_NAME_CHARACTERS`] characters, and no control characters.
+    /// * The type is not empty.
+    /// * The data is a JSON object.
+    /// * `traceparent` has the [syntax of the W3C](https://www.w3.org/TR/trace-context/#traceparent-header).
+    /// * No custom or unknown field has a name that the event format defines.
+    /// * No field nests deeper than 100 levels.
     ///
     /// # Errors
-    /// [`EventError`], naming the first rule that is broken.
+    /// Returns an [`EventError`] for the first rule that the event breaks.
     pub fn validate(&self) -> Result<(), EventError> {
         if let Some(problem) = &self.problem {
             return Err(EventError::clone(problem));
@@ -206,18 +214,18 @@ impl Event {
         Ok(())
     }
 
-    /// The native JSON.
+    /// Returns the native JSON.
     ///
     /// # Errors
-    /// [`EventError::TooLarge`] over [`DEFAULT_MAX_EVENT_BYTES`].
+    /// [`EventError::TooLarge`] if it has more than [`DEFAULT_MAX_EVENT_BYTES`].
     pub fn to_json(&self) -> Result<String, EventError> {
         self.to_json_within(DEFAULT_MAX_EVENT_BYTES)
     }
 
-    /// The native JSON, of at most `limit` bytes.
+    /// Returns the native JSON, which may have at most `limit` bytes.
     ///
     /// # Errors
-    /// [`EventError::TooLarge`] over `limit`.
+    /// [`EventError::TooLarge`] if it has more than `limit` bytes.
     pub fn to_json_within(&self, limit: usize) -> Result<String, EventError> {
         let json = serde_json::to_string(self).map_err(|error| EventError::DataIsNotJson {
             reason: error.to_string(),
@@ -231,10 +239,10 @@ impl Event {
         Ok(json)
     }
 
-    /// Reads the native JSON. An absent name is the event type.
+    /// Parses the native JSON. If the name is absent or empty, the event is named after its type.
     ///
     /// # Errors
-    /// [`EventError::NotAnEvent`] for anything else.
+    /// [`EventError::NotAnEvent`] if the text is not an event.
     pub fn from_json(json: &str) -> Result<Self, EventError> {
         let mut event: Self =
             serde_json::from_str(json).map_err(|error| EventError::NotAnEvent {

@@ -1,4 +1,4 @@
-//! What a value in an event must keep to, so that whoever reads the event's JSON can.
+//! The rules for JSON values in an event, so that common parsers and stores accept the event's JSON.
 
 use serde_json::Value;
 

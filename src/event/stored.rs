@@ -3,45 +3,45 @@
 use super::{Event, EventError, EventId};
 use serde::{Deserialize, Serialize};
 
-/// An event as it is stored and handed to sinks: the native JSON, and beside it the fields that people query and
-/// that sinks use as addresses and keys.
+/// An event as the journal stores it and sinks receive it: the native JSON, and copies of the fields that are used for
+/// queries, keys and addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StoredEvent {
-    /// The position in the journal, which grows from event to event. 0 before the event is stored.
+    /// The position in the journal, from 1. It grows from event to event, and is 0 before the event is stored.
     pub position: u64,
-    /// The event's id, by which receivers tell duplicates.
+    /// The event's id. Receivers recognize duplicates by it.
     pub event_id: EventId,
     /// The event type.
     pub event_type: String,
     /// The event name.
     pub event_name: String,
-    /// The workflow type, where there is one.
+    /// The workflow type, if there is one.
     pub workflow_type: Option<String>,
-    /// The workflow id, where there is one: the key that orders events.
+    /// The workflow id, if there is one.
     pub workflow_id: Option<String>,
-    /// The workflow's run id, where there is one.
+    /// The workflow's run id, if there is one.
     pub workflow_run_id: Option<String>,
-    /// The workflow's state.
+    /// The workflow's state, as [`WorkflowState::as_str`](super::WorkflowState::as_str) returns it.
     pub workflow_state: Option<String>,
-    /// The activity type, where there is one.
+    /// The activity type, if there is one.
     pub activity_type: Option<String>,
-    /// The activity id, where there is one.
+    /// The activity id, if there is one.
     pub activity_id: Option<String>,
-    /// The activity attempt, from 1, where there is one.
+    /// The activity attempt, from 1, if there is one.
     pub attempt: Option<u32>,
-    /// When it happened: RFC 3339 with microseconds, UTC.
+    /// When the event happened: an RFC 3339 time in UTC with microseconds.
     pub created_at: String,
     /// The native JSON, as it is stored.
     pub json: String,
 }
 
 impl StoredEvent {
-    /// Makes an event at a position of the journal, as it is handed to sinks.
+    /// Creates the stored form of `event`, as sinks receive it, for a position in the journal. For tests of sinks.
     ///
     /// # Errors
-    /// [`EventError::InvalidField`] if the event has no id or no time yet: it gets both when it is published.
-    /// [`EventError::TooLarge`] and [`EventError::DataIsNotJson`] as for [`Event::to_json_within`].
+    /// [`EventError::InvalidField`] if the event has no id or no time. It gets both when it is published.
+    /// [`EventError::DataIsNotJson`] if a value cannot be written as JSON. The size is not limited.
     pub fn new(position: u64, event: &Event) -> Result<Self, EventError> {
         let missing = |field: &str, allowed| EventError::InvalidField {
             field: field.to_owned(),
@@ -90,18 +90,18 @@ impl StoredEvent {
     /// Parses the JSON.
     ///
     /// # Errors
-    /// [`EventError::NotAnEvent`] if the JSON is not an event. The journal hands out no such JSON.
+    /// [`EventError::NotAnEvent`] if the JSON is not an event. In an event that the journal returns it always is.
     pub fn event(&self) -> Result<Event, EventError> {
         Event::from_json(&self.json)
     }
 
-    /// Returns the key that orders events: the workflow id, or else the activity id, or else none.
+    /// Returns the key by which sinks keep events in order: the workflow id, or else the activity id, or else `None`.
     pub fn key(&self) -> Option<&str> {
         self.workflow_id.as_deref().or(self.activity_id.as_deref())
     }
 }
 
-/// An event that a sink rejected.
+/// An event that a sink rejected. [`EventStore::redeliver`](crate::EventStore::redeliver) sends it again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct DeadLetter {
@@ -111,9 +111,9 @@ pub struct DeadLetter {
     pub event_id: EventId,
     /// The event's position in the journal.
     pub position: u64,
-    /// Why it was rejected.
+    /// The reason for the rejection.
     pub reason: String,
-    /// The event, as JSON.
+    /// The event, as its native JSON.
     pub event: String,
 }
 

@@ -1,4 +1,4 @@
-//! The W3C trace context header `traceparent`: what is one. Knows nothing of where it comes from.
+//! The syntax of the W3C trace context header `traceparent`. Does not know where the header comes from.
 
 /// What it takes, for errors.
 pub(super) const ALLOWED: &str = "a W3C traceparent such as \

@@ -1,7 +1,7 @@
-//! The pages of `docs/`, as they stand in the repository.
+//! The guide: the pages of the repository's directory `docs/`.
 //!
-//! New here? The [front page](crate) shows how to register the plugin and how to publish. Then read what is
-//! [guaranteed](guarantees), and how to [configure](configuration) it.
+//! If you are new, start with the [front page](crate), which shows how to register the plugin and how to publish
+//! events. Then read what is [guaranteed](guarantees), and how to [configure](configuration) the store.
 
 #[doc = include_str!("links.md")]
 #[doc = include_str!("../../docs/configuration.md")]

@@ -4,7 +4,7 @@
 
 use super::{
     JournalError, JournalOptions, Store,
-    log::Place,
+    log::LogPosition,
     memory::MemoryLog,
     record::{Change, Held, Note},
     sqlite::{Lock, OpenFailure, Removed, SqliteLog, Trouble},
@@ -100,18 +100,18 @@ impl FileStore {
     }
 
     /// Returns which store this is and which frame of the log it has reached.
-    pub(super) fn place(&self) -> Result<Place, JournalError> {
+    pub(super) fn log_position(&self) -> Result<LogPosition, JournalError> {
         match &self.state {
             FileState::Open(log) => {
                 let position = log.log_position().map_err(read_error)?;
-                Ok(Place {
+                Ok(LogPosition {
                     store_id: log.store_id().map_err(read_error)?,
                     position,
                     // Also where an earlier process made it, and came no further.
                     is_new: position == 0,
                 })
             }
-            _ => Ok(Place {
+            _ => Ok(LogPosition {
                 store_id: Uuid::nil(),
                 position: 0,
                 is_new: false,

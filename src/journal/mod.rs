@@ -37,7 +37,9 @@ mod record;
 mod removed;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod state;
 mod status;
+mod storage;
 mod thread;
 
 #[cfg(test)]
@@ -50,20 +52,18 @@ pub(crate) use record::{Held, Hold, HoldKey};
 pub(crate) use removed::RemovedUntil;
 #[cfg(feature = "sqlite")]
 pub(crate) use sqlite::{COLUMNS, open_to_mend, open_to_read, stored_event};
+pub(crate) use state::Rejected;
 pub(crate) use status::JournalStatus;
 
 use crate::{
     event::{DeadLetter, EventId, StoredEvent},
     record::Draft,
 };
-use append::Appender;
-use queue::{Slot, Work};
+use queue::Work;
 use record::Note;
-use status::Counters;
+use state::{Question, Shared, add_notes};
 use std::{
-    collections::VecDeque,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak, mpsc},
+    sync::{Arc, Mutex, PoisonError, Weak, mpsc},
     time::Duration,
 };
 use tokio::sync::oneshot;
@@ -72,10 +72,6 @@ use tokio::sync::oneshot;
 const MAX_READ_BYTES: usize = 8 * 1024 * 1024;
 /// How long dropping the last handle waits for queued work.
 const DROP_TIMEOUT: Duration = Duration::from_secs(2);
-/// A caller appends the queue itself only while it holds at most this many events. The journal's thread
-/// appends a longer one.
-const MAX_INLINE_EVENTS: usize = 64;
-
 /// What stores events: a file, or memory.
 pub(crate) trait Store {
     /// Fails if what it was given is gone with this process, or was not stored. A store in memory does not
@@ -105,208 +101,6 @@ pub(crate) trait Store {
         after: u64,
         limit: usize,
     ) -> Result<Vec<StoredEvent>, JournalError>;
-}
-
-/// Why the journal refuses work.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Rejected {
-    /// Its queue is full, or its log holds as much as it may while the store takes nothing.
-    Full,
-    /// It is closed, or this is a forked child, which has no thread.
-    Closed,
-    /// Its thread ended, for this reason.
-    Stopped(String),
-}
-
-type Ask = Box<dyn FnOnce(&mut dyn Store) + Send>;
-
-/// A question to the store, answered by the journal's thread.
-struct Question {
-    // The answer takes into account everything that was queued before the question.
-    is_about_all: bool,
-    ask: Ask,
-}
-
-/// State shared by the handles, the thread and receipts.
-struct Shared {
-    state: Mutex<State>,
-    // Only the thread waits on it.
-    wake: Condvar,
-    counters: Counters,
-    queue_size: usize,
-    appends_inline: bool,
-    #[cfg(feature = "sqlite")]
-    log: Option<Arc<log::Log>>,
-    // The bound of the bytes in the log that the store does not have yet.
-    #[cfg(feature = "sqlite")]
-    max_log_bytes: u64,
-    process: u32,
-}
-
-struct State {
-    queue: VecDeque<Arc<Slot>>,
-    events: usize,
-    // None while a caller or the thread appends.
-    appender: Option<Box<Appender>>,
-    questions: Vec<Question>,
-    notes: Vec<Note>,
-    // Somebody awaits a receipt of what is queued.
-    is_awaited: bool,
-    // The thread sleeps without a deadline for appending or feeding: new work must wake it.
-    is_idle: bool,
-    // The thread waits for the appender.
-    wants_appender: bool,
-    is_closed: bool,
-    // Where the result of closing goes.
-    closing: Option<oneshot::Sender<Result<(), JournalError>>>,
-    // Why the thread ended.
-    stopped: Option<String>,
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Every change leaves it consistent, so that a panic elsewhere does no harm.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Wakes the thread if it sleeps without a deadline.
-    fn rouse(&self, state: &mut State) {
-        if std::mem::take(&mut state.is_idle) {
-            self.wake.notify_one();
-        }
-    }
-
-    /// Queues work, unless the queue would then hold more than `limit` events.
-    fn push(&self, work: Work, limit: usize) -> Result<Arc<Slot>, Rejected> {
-        let is_full = self.is_log_full(&work);
-        let slot = Arc::new(Slot::new(work));
-        let events = slot.events;
-        let rejected = {
-            let mut state = self.state();
-            match &state.stopped {
-                Some(reason) => Rejected::Stopped(reason.clone()),
-                None if state.is_closed => Rejected::Closed,
-                // A unit larger than the queue still goes through an empty one.
-                None if is_full
-                    || (events > 0
-                        && state.events > 0
-                        && state.events.saturating_add(events) > limit) =>
-                {
-                    Rejected::Full
-                }
-                None => {
-                    state.queue.push_back(slot.clone());
-                    state.events += events;
-                    self.counters.enqueue(events);
-                    self.rouse(&mut state);
-                    return Ok(slot);
-                }
-            }
-        };
-        self.counters.refuse(events);
-        Err(rejected)
-    }
-
-    /// Whether the log has no room for this work, because the store lags too far behind. Above half of the
-    /// bound the log refuses events of applications, above the bound lifecycle events and commits too. What
-    /// settles something held is never refused.
-    #[cfg(feature = "sqlite")]
-    fn is_log_full(&self, work: &Work) -> bool {
-        let unfed = self.log.as_ref().map_or(0, |log| log.unfed_bytes());
-        let bound = match work {
-            Work::Append(draft) if !draft.is_lifecycle() => self.max_log_bytes / 2,
-            Work::Append(_) | Work::Commit { .. } => self.max_log_bytes,
-            Work::Release(_) | Work::Replace(..) | Work::Discard(_) => u64::MAX,
-        };
-        unfed > bound
-    }
-
-    #[cfg(not(feature = "sqlite"))]
-    fn is_log_full(&self, _work: &Work) -> bool {
-        false
-    }
-
-    /// Appends what is queued on the calling thread in the plain case; otherwise wakes the journal's thread
-    /// to do it.
-    fn append_now(&self) {
-        if self.process != std::process::id() {
-            return self.refuse_in_fork();
-        }
-        let (mut appender, queue) = {
-            let mut state = self.state();
-            if state.queue.is_empty() {
-                return;
-            }
-            let is_plain = self.appends_inline
-                && !state.is_closed
-                && state.events <= MAX_INLINE_EVENTS
-                && state.queue.len() <= MAX_INLINE_EVENTS
-                && state
-                    .appender
-                    .as_ref()
-                    .is_some_and(|appender| appender.is_plain());
-            match state.appender.take() {
-                Some(appender) if is_plain => {
-                    state.events = 0;
-                    (appender, std::mem::take(&mut state.queue))
-                }
-                appender => {
-                    state.appender = appender;
-                    state.is_awaited = true;
-                    state.is_idle = false;
-                    self.wake.notify_one();
-                    return;
-                }
-            }
-        };
-        // The appender is given back even if this panics.
-        let appended = catch_unwind(AssertUnwindSafe(|| {
-            append::append(&mut appender, queue, &self.counters)
-        }));
-        self.give_back(appender);
-        match appended {
-            Ok(appended) => appended.answer(),
-            Err(_) => tracing::error!("the journal panicked, and events are lost; this is a bug"),
-        }
-    }
-
-    /// A forked child has its parent's files, and no thread: nothing is appended there.
-    fn refuse_in_fork(&self) {
-        let reason =
-            "this process was forked from the one that opened it; open a store after the fork";
-        self.stop(reason);
-    }
-
-    /// Nothing is appended any more, for this reason. Tells whoever waits.
-    fn stop(&self, reason: &str) {
-        let (queue, others) = {
-            let mut state = self.state();
-            state.stopped = Some(reason.to_owned());
-            state.events = 0;
-            let others = (std::mem::take(&mut state.questions), state.closing.take());
-            (std::mem::take(&mut state.queue), others)
-        };
-        // Those who ask are told by the end of their channels.
-        drop(others);
-        for slot in queue {
-            self.counters.unqueue(slot.events);
-            slot.answer(Err(JournalError::Stopped(reason.to_owned())));
-        }
-    }
-
-    /// Gives the appender back, and wakes the thread if there is something for it to do.
-    fn give_back(&self, appender: Box<Appender>) {
-        let has_unfed = appender.is_behind();
-        let mut state = self.state();
-        state.appender = Some(appender);
-        if state.wants_appender || (state.is_awaited && !state.queue.is_empty()) {
-            state.wants_appender = false;
-            state.is_idle = false;
-            self.wake.notify_one();
-        } else if has_unfed {
-            self.rouse(&mut state);
-        }
-    }
 }
 
 /// A handle to the journal; clones share it.
@@ -537,40 +331,6 @@ impl Journal {
             stopped,
             ..self.inner.shared.counters.status()
         }
-    }
-}
-
-/// Adds notes to those that wait. Of several moves of one cursor only the last is kept.
-fn add_notes(notes: &mut Vec<Note>, more: impl IntoIterator<Item = Note>) {
-    for note in more {
-        let known = notes.iter_mut().find_map(|known| match (known, &note) {
-            (Note::MoveCursor(name, known), Note::MoveCursor(of, position)) if name == of => {
-                Some((known, *position))
-            }
-            _ => None,
-        });
-        match known {
-            Some((known, position)) => *known = position,
-            None => notes.push(note),
-        }
-    }
-}
-
-impl Shared {
-    /// Returns why the thread does not answer.
-    fn gone(&self) -> JournalError {
-        match &self.state().stopped {
-            Some(reason) => JournalError::Stopped(reason.clone()),
-            None => JournalError::Closed,
-        }
-    }
-}
-
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared")
-            .field("counters", &self.counters)
-            .finish_non_exhaustive()
     }
 }
 

@@ -2,8 +2,9 @@
 //! If nobody awaits the receipt, no channel is made and nobody is woken.
 
 use super::{
-    JournalError, Shared,
+    JournalError,
     record::{Change, Hold, HoldKey},
+    state::Shared,
     status::Counters,
 };
 use crate::{

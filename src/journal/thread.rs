@@ -2,27 +2,18 @@
 //! maintains the files. Owns the store.
 
 use super::{
-    Ask, JournalError, JournalOptions, Question, Shared, State, Target,
+    JournalError, JournalOptions,
     append::{self, Appender},
-    memory::MemoryLog,
     queue::Slot,
     record::Note,
+    state::{Question, Shared, State, add_notes},
     status::Counters,
+    storage::{FedUp, Storage},
 };
-#[cfg(feature = "sqlite")]
-use super::{
-    Store as _,
-    feed::HeldKeys,
-    file::{Fed, FileStore},
-    log,
-    memory::Backlog,
-};
-#[cfg(feature = "sqlite")]
-use std::sync::atomic::Ordering::Relaxed;
 use std::{
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, Condvar, Mutex, MutexGuard, mpsc},
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
@@ -31,14 +22,6 @@ use tokio::sync::oneshot;
 const TICK: Duration = Duration::from_secs(1);
 /// How long appended frames may wait before they are fed to the store.
 const FEED_LINGER: Duration = Duration::from_millis(50);
-/// The pause before a file that another program has locked is tried again.
-#[cfg(feature = "sqlite")]
-const BUSY_PAUSE: Duration = Duration::from_millis(20);
-/// How long opening and closing wait for a file that another program has locked. What the store lacks then stays
-/// in the log.
-#[cfg(feature = "sqlite")]
-const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Opens the journal and starts its thread. Returns the shared state, and a channel that is disconnected when
 /// the thread has ended.
 pub(super) fn start(
@@ -48,8 +31,8 @@ pub(super) fn start(
     let (queue_size, batch_size, linger) = (options.queue_size, options.batch_size, options.linger);
     let appends_inline = options.appends_inline;
     #[cfg(feature = "sqlite")]
-    let max_log_bytes = log::max_bytes(options.max_bytes);
-    let (place, appender) = Place::open(options, &counters)?;
+    let max_log_bytes = super::log::max_bytes(options.max_bytes);
+    let (storage, appender) = Storage::open(options, &counters)?;
     let shared = Arc::new(Shared {
         state: Mutex::new(State {
             queue: VecDeque::new(),
@@ -67,9 +50,9 @@ pub(super) fn start(
         wake: Condvar::new(),
         counters,
         queue_size,
-        appends_inline: appends_inline && place.is_local(),
+        appends_inline: appends_inline && storage.is_local(),
         #[cfg(feature = "sqlite")]
-        log: place.log(),
+        log: storage.log(),
         #[cfg(feature = "sqlite")]
         max_log_bytes,
         process: std::process::id(),
@@ -77,7 +60,7 @@ pub(super) fn start(
     let (finished, done) = mpsc::channel();
     let thread = Thread {
         shared: shared.clone(),
-        place,
+        storage,
         batch_size: batch_size.max(1),
         linger,
         append_at: None,
@@ -95,314 +78,9 @@ pub(super) fn start(
     Ok((shared, done))
 }
 
-/// Where events are stored.
-enum Place {
-    Memory(Arc<Mutex<MemoryLog>>),
-    #[cfg(feature = "sqlite")]
-    File(Box<FilePlace>),
-}
-
-#[cfg(feature = "sqlite")]
-struct FilePlace {
-    store: FileStore,
-    reader: log::Reader,
-    held: HeldKeys,
-    is_local: bool,
-    log: Arc<log::Log>,
-}
-
-impl Place {
-    fn open(
-        options: JournalOptions,
-        #[cfg_attr(
-            not(feature = "sqlite"),
-            allow(unused_variables, reason = "memory counts later")
-        )]
-        counters: &Counters,
-    ) -> Result<(Self, Appender), JournalError> {
-        match &options.target {
-            Target::Memory => {
-                let memory = MemoryLog::new(options.queue_size, options.sinks);
-                let memory = Arc::new(Mutex::new(memory));
-                Ok((Self::Memory(memory.clone()), Appender::Memory(memory)))
-            }
-            #[cfg(feature = "sqlite")]
-            Target::Sqlite(path) => {
-                let path = path.clone();
-                let (place, appender) = FilePlace::open(path, options, counters)?;
-                Ok((
-                    Self::File(Box::new(place)),
-                    Appender::Log(Box::new(appender)),
-                ))
-            }
-        }
-    }
-
-    /// Whether callers may append themselves: memory, or a local disk that need not be synced.
-    fn is_local(&self) -> bool {
-        match self {
-            Self::Memory(_) => true,
-            #[cfg(feature = "sqlite")]
-            Self::File(place) => place.is_local,
-        }
-    }
-
-    /// Returns the log, if there is one.
-    #[cfg(feature = "sqlite")]
-    fn log(&self) -> Option<Arc<log::Log>> {
-        match self {
-            Self::Memory(_) => None,
-            Self::File(place) => Some(place.log.clone()),
-        }
-    }
-
-    /// Whether something was appended that the store does not have yet.
-    fn is_behind(&self) -> bool {
-        match self {
-            Self::Memory(_) => false,
-            #[cfg(feature = "sqlite")]
-            Self::File(place) => place.reader.is_behind(),
-        }
-    }
-
-    /// Whether as much waits in memory for the store as is fed at once.
-    fn is_recent_full(&self) -> bool {
-        match self {
-            Self::Memory(_) => false,
-            #[cfg(feature = "sqlite")]
-            Self::File(place) => place.log.is_recent_full(),
-        }
-    }
-
-    fn ask(&mut self, question: Ask) {
-        match self {
-            Self::Memory(memory) => {
-                question(&mut *memory.lock().unwrap_or_else(PoisonError::into_inner));
-            }
-            #[cfg(feature = "sqlite")]
-            Self::File(place) => question(&mut place.store),
-        }
-    }
-
-    /// Looks after the file, where there is one; returns when it wants to be looked after again.
-    #[cfg(feature = "sqlite")]
-    fn tick(&mut self, counters: &Counters) -> Option<Instant> {
-        match self {
-            Self::Memory(_) => None,
-            Self::File(place) => Some(place.store.tick(counters)),
-        }
-    }
-
-    fn close(
-        &mut self,
-        appender: &Appender,
-        notes: Vec<Note>,
-        counters: &Counters,
-    ) -> Result<(), JournalError> {
-        match (self, appender) {
-            #[cfg(feature = "sqlite")]
-            (Self::File(place), Appender::Log(appender)) => place.close(appender, notes, counters),
-            (place, _) => {
-                let mut notes = notes;
-                place.feed(&mut notes, counters);
-                Ok(())
-            }
-        }
-    }
-
-    /// Feeds the store everything that was appended, and the notes. Notes that it does not take stay in
-    /// `notes`.
-    fn feed(&mut self, notes: &mut Vec<Note>, counters: &Counters) -> FedUp {
-        match self {
-            Self::Memory(memory) => {
-                let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
-                memory.note(std::mem::take(notes), counters);
-                FedUp::All
-            }
-            #[cfg(feature = "sqlite")]
-            Self::File(place) => place.feed(notes, counters),
-        }
-    }
-}
-
-/// How feeding ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum FedUp {
-    /// The store has everything.
-    All,
-    /// Another program has the file locked for a moment.
-    #[cfg(feature = "sqlite")]
-    Busy,
-    /// The file cannot be written.
-    #[cfg(feature = "sqlite")]
-    Broken,
-}
-
-impl FedUp {
-    fn is_busy(self) -> bool {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Busy => true,
-            _ => false,
-        }
-    }
-
-    /// Returns how long to wait before the next try; none if there is nothing left to feed.
-    fn pause(self) -> Option<Duration> {
-        match self {
-            Self::All => None,
-            #[cfg(feature = "sqlite")]
-            Self::Busy => Some(BUSY_PAUSE),
-            #[cfg(feature = "sqlite")]
-            Self::Broken => Some(TICK),
-        }
-    }
-}
-
-#[cfg(feature = "sqlite")]
-impl FilePlace {
-    fn open(
-        path: std::path::PathBuf,
-        options: JournalOptions,
-        counters: &Counters,
-    ) -> Result<(Self, log::Appender), JournalError> {
-        let unusable = |error: std::io::Error| JournalError::Open {
-            path: path.clone(),
-            reason: format!("its log cannot be read: {error}"),
-            source: Some(Arc::new(error)),
-        };
-        let syncs = options.synchronous == super::Synchronous::Full;
-        let backlog = Backlog::new(options.queue_size, options.max_queued_bytes / 2);
-        let is_local = !syncs && log::is_local(&path);
-        let store = FileStore::open(path.clone(), options, counters)?;
-        let place = store.place()?;
-        let recovered = log::recover(&path, place).map_err(unusable)?;
-        if recovered.store_id != place.store_id {
-            store.adopt(recovered.store_id)?;
-        }
-        let held = HeldKeys::new(hold_ids(&store));
-        let is_behind = recovered.last_number > recovered.position;
-        let (appender, mut reader, log) = log::open(&path, syncs, backlog, recovered)?;
-        if store.is_damaged() {
-            reader.keep_files();
-        }
-        let mut place = Self {
-            store,
-            reader,
-            held,
-            is_local,
-            log,
-        };
-        if is_behind {
-            place.recover(counters);
-        }
-        Ok((place, appender))
-    }
-
-    fn feed(&mut self, notes: &mut Vec<Note>, counters: &Counters) -> FedUp {
-        if self.store.is_broken() {
-            return FedUp::Broken;
-        }
-        loop {
-            let frames = match self.reader.next() {
-                Ok(frames) => frames,
-                Err(error) => {
-                    tracing::error!(%error, "the journal's log cannot be read; it is tried again");
-                    return FedUp::Broken;
-                }
-            };
-            let Some(frames) = frames else {
-                if notes.is_empty() {
-                    return FedUp::All;
-                }
-                let fed = self.store.apply(&mut Vec::new(), notes, None, counters);
-                return self.fed_up(fed).unwrap_or(FedUp::All);
-            };
-            let (mut changes, delta) = self.held.condense(frames.changes);
-            let position = Some(frames.progress.last);
-            let fed = self.store.apply(&mut changes, notes, position, counters);
-            if let Some(fed_up) = self.fed_up(fed) {
-                return fed_up;
-            }
-            self.held.apply(&delta);
-            self.reader.done_with(&frames.progress);
-        }
-    }
-
-    /// Feeds what an earlier process left, so that it is there when the store is open. What cannot be fed now is
-    /// fed later.
-    fn recover(&mut self, counters: &Counters) {
-        let began = Instant::now();
-        while self.feed(&mut Vec::new(), counters) == FedUp::Busy && began.elapsed() < LOCK_TIMEOUT
-        {
-            std::thread::sleep(BUSY_PAUSE);
-        }
-    }
-
-    /// Feeds what is left, retrying a locked file for a while, and closes the file.
-    fn close(
-        &mut self,
-        appender: &log::Appender,
-        mut notes: Vec<Note>,
-        counters: &Counters,
-    ) -> Result<(), JournalError> {
-        let began = Instant::now();
-        self.store.settle_down(counters);
-        let fed_up = loop {
-            let fed_up = self.feed(&mut notes, counters);
-            if fed_up != FedUp::Busy || began.elapsed() > LOCK_TIMEOUT {
-                break fed_up;
-            }
-            std::thread::sleep(BUSY_PAUSE);
-        };
-        let reason = self.store.durable().err().map(|error| error.to_string());
-        let closed = self.store.close(counters);
-        if fed_up == FedUp::All {
-            self.reader.remove_all();
-        }
-        let lost = appender.backlog_events();
-        let result = if lost > 0 {
-            counters.lost.fetch_add(lost, Relaxed);
-            Err(JournalError::Lost {
-                events: lost,
-                reason: appender.reason(),
-            })
-        } else if fed_up != FedUp::All || self.reader.keeps_files() {
-            Err(JournalError::NotStored {
-                reason: reason.unwrap_or_else(|| "another program has it locked".to_owned()),
-            })
-        } else {
-            closed
-        };
-        if let Err(error) = &result {
-            tracing::error!(%error, "the journal closes, and its store does not have everything");
-        }
-        result
-    }
-
-    /// Returns why feeding ends now; none if it goes on.
-    fn fed_up(&mut self, fed: Fed) -> Option<FedUp> {
-        match fed {
-            Fed::Stored => None,
-            Fed::InMemory => {
-                self.reader.keep_files();
-                None
-            }
-            Fed::Busy => Some(FedUp::Busy),
-            Fed::Broken => Some(FedUp::Broken),
-        }
-    }
-}
-
-#[cfg(feature = "sqlite")]
-fn hold_ids(store: &FileStore) -> Vec<uuid::Uuid> {
-    let held = store.held().unwrap_or_default();
-    held.into_iter().map(|held| held.key.hold_id).collect()
-}
-
 struct Thread {
     shared: Arc<Shared>,
-    place: Place,
+    storage: Storage,
     batch_size: usize,
     linger: Duration,
     // When queued work is appended though nobody waits for it.
@@ -464,7 +142,7 @@ impl Thread {
             let mut notes = found.notes;
             let mut fed_up = FedUp::All;
             if found.feeds {
-                fed_up = self.place.feed(&mut notes, counters);
+                fed_up = self.storage.feed(&mut notes, counters);
                 self.fed_up = fed_up;
                 self.feed_at = fed_up.pause().map(|pause| Instant::now() + pause);
             }
@@ -473,12 +151,12 @@ impl Thread {
                 .into_iter()
                 .partition(|question| !question.is_about_all || !fed_up.is_busy());
             for question in answered {
-                self.place.ask(question.ask);
+                self.storage.ask(question.ask);
             }
             self.put_back(unanswered, notes);
             #[cfg(feature = "sqlite")]
             if found.ticks
-                && let Some(next) = self.place.tick(counters)
+                && let Some(next) = self.storage.tick(counters)
             {
                 self.tick_at = next;
             }
@@ -504,7 +182,7 @@ impl Thread {
             let mut state = self.shared.state();
             state.questions.splice(0..0, questions);
             let newer = std::mem::replace(&mut state.notes, notes);
-            super::add_notes(&mut state.notes, newer);
+            add_notes(&mut state.notes, newer);
         }
         if lost > 0 {
             tracing::warn!(
@@ -527,7 +205,7 @@ impl Thread {
             } else {
                 self.append_at.get_or_insert(now + self.linger);
             }
-            if self.place.is_behind() || !state.notes.is_empty() {
+            if self.storage.is_behind() || !state.notes.is_empty() {
                 self.feed_at.get_or_insert(now + FEED_LINGER);
             }
             let asks_about_all = state.questions.iter().any(|it| it.is_about_all);
@@ -545,7 +223,7 @@ impl Thread {
                 continue;
             }
             // What is in memory is fed before there is too much of it, unless the store takes nothing.
-            let is_full = self.fed_up == FedUp::All && self.place.is_recent_full();
+            let is_full = self.fed_up == FedUp::All && self.storage.is_recent_full();
             let feeds = is_due(self.feed_at) || is_full;
             // While the file is locked, questions about everything wait for the next try.
             let is_locked = self.fed_up.is_busy() && !feeds;
@@ -639,7 +317,7 @@ impl Thread {
             }
         };
         let notes = std::mem::take(&mut shared.state().notes);
-        self.place.close(&appender, notes, &shared.counters)
+        self.storage.close(&appender, notes, &shared.counters)
     }
 }
 
@@ -651,47 +329,5 @@ fn wait_on<'a>(
     match wake.wait_timeout(state, at_most) {
         Ok((state, _)) => state,
         Err(poisoned) => poisoned.into_inner().0,
-    }
-}
-
-#[cfg(all(test, feature = "sqlite"))]
-mod tests {
-    use super::*;
-    use crate::journal::{Retention, Synchronous, record::Change};
-
-    /// A disk that stays full to the end: what only memory has is lost, counted, and an error.
-    #[test]
-    fn what_could_not_be_written_to_the_end_is_lost_and_said() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("events.db");
-        let counters = Counters::default();
-        let options = JournalOptions {
-            target: Target::Sqlite(path.clone()),
-            queue_size: 100,
-            max_queued_bytes: usize::MAX,
-            batch_size: 10,
-            linger: Duration::ZERO,
-            synchronous: Synchronous::Normal,
-            max_bytes: None,
-            retention: Retention::Keep,
-            sinks: Vec::new(),
-            appends_inline: true,
-            is_store: true,
-        };
-        let (mut place, mut appender) = FilePlace::open(path, options, &counters).unwrap();
-        appender.fails_from_now_on();
-        let mut event = crate::event::Event::new("x");
-        event.metadata.event_id = Some(crate::event::EventId::new());
-        event.metadata.created_at = Some(chrono::DateTime::UNIX_EPOCH);
-        let event = crate::event::StoredEvent::new(0, &event).unwrap();
-        let append = appender.append(vec![Change::Insert(vec![event])], &counters);
-        assert!(matches!(append, Err(JournalError::Degraded { .. })));
-        appender.look_after(&counters, true);
-        let closed = place.close(&appender, Vec::new(), &counters);
-        assert!(
-            matches!(closed, Err(JournalError::Lost { events: 1, .. })),
-            "{closed:?}"
-        );
-        assert_eq!(counters.status().lost, 1);
     }
 }

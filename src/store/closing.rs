@@ -9,15 +9,16 @@ use std::{
 use tracing::{info, warn};
 
 impl EventStore {
-    /// Waits until everything that was published before is in the store, where [`read`](Self::read) and other
-    /// programs see it, and until every sink has it. To wait only until an event is durable, await its
+    /// Waits until every event that was published before this call is in the store, where [`read`](Self::read) and
+    /// other programs see it, and until every sink has it. To wait only until an event is durable, await its
     /// [`Receipt`](super::Receipt). Cancel safe.
     ///
     /// # Errors
-    /// * [`FlushError::TimedOut`] after `timeout`, while another program has the file locked or the journal is slow.
-    /// * [`FlushError::SinksBehind`] if the journal has the events, but a sink does not yet.
-    /// * [`FlushError::Journal`] if the store's file is damaged or cannot be written. Events are then still durable in
-    ///   the journal's log, unless that cannot be written either.
+    /// * [`FlushError::TimedOut`] if the store does not have the events after `timeout`, for example because another
+    ///   program has the file locked.
+    /// * [`FlushError::SinksBehind`] if the store has the events after `timeout`, but a sink does not.
+    /// * [`FlushError::Journal`] if the store's file is damaged or cannot be written. The events are still durable in
+    ///   the journal's log, unless the log cannot be written either.
     pub async fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
         match &self.shared.open {
             Some(open) => open.flush(timeout).await,
@@ -25,15 +26,19 @@ impl EventStore {
         }
     }
 
-    /// Flushes, then ends delivery and closes the journal. Afterwards events are refused and counted. Call it when the
-    /// workers have stopped.
+    /// Flushes the store, then stops the delivery to sinks and closes the journal. Events that are published
+    /// afterwards are refused and counted. Call it after the workers have stopped.
     ///
-    /// Further calls, during the first or after it, return the result of the first. Cancel safe: after a cancelled
-    /// call the next one takes over; without one, the journal closes when the last handle is dropped.
+    /// The flush and the closing of the journal may take up to `timeout` each. Further calls, during the first one or
+    /// after it, return the result of the first. Cancel safe: after a cancelled call, the next call takes over. If
+    /// there is none, the journal closes when the last handle is dropped.
     ///
     /// # Errors
-    /// As for [`flush`](Self::flush). [`JournalError::NotStored`] says that the store lacks events that are in the log
-    /// for the next start, [`JournalError::Lost`] that events are lost.
+    /// The same as for [`flush`](Self::flush), and two errors in [`FlushError::Journal`]:
+    ///
+    /// * [`JournalError::NotStored`] if events are in the journal's log, but not in the store. The next start stores
+    ///   them.
+    /// * [`JournalError::Lost`] if events are lost.
     pub async fn shutdown(&self, timeout: Duration) -> Result<(), FlushError> {
         let mut behind = None;
         let closing = async {

@@ -42,10 +42,11 @@ use std::{
 use tokio::sync::OnceCell;
 use tracing::{debug, info};
 
-/// Publishes events. A cheap handle: clones share one queue and one journal.
+/// The handle with which applications publish events and read stored ones. Clones are cheap, and share one queue and
+/// one journal.
 ///
-/// Close it with [`shutdown`](Self::shutdown). If the last handle is dropped without a shutdown, queued events are
-/// still written, and the drop waits up to two seconds for that.
+/// Close the store with [`shutdown`](Self::shutdown). If the last handle is dropped without a shutdown, queued events
+/// are still written, and the drop blocks for up to two seconds while they are.
 ///
 /// ```
 /// use temporal_eventstore::{Event, EventStore};
@@ -80,34 +81,36 @@ struct Shared {
 }
 
 impl EventStore {
-    /// Returns a builder of options; finish with [`build`](EventStoreOptionsBuilder::build). Reads nothing from the
-    /// environment.
+    /// Returns a builder for the options. Call [`build`](EventStoreOptionsBuilder::build) to open the store. The
+    /// builder does not read the environment.
     pub fn builder() -> EventStoreOptionsBuilder {
         EventStoreOptions::builder()
     }
 
-    /// Builds the store that the environment describes; see [`EventStoreOptions`] for the variables. If none of
-    /// them is set, the store skips all events.
+    /// Opens the store that the environment variables describe; [`EventStoreOptions`] lists them. If neither
+    /// `EVENTSTORE_URL` nor `EVENTSTORE_JOURNAL` is set, the store skips all events. Must be called within a tokio
+    /// runtime.
     ///
     /// # Errors
-    /// [`BuildError`], which names the variable or the file that is wrong.
+    /// Returns a [`BuildError`] that names the variable or the file that is wrong.
     pub async fn from_env() -> Result<Self, BuildError> {
         Self::from_options(EventStoreOptions::from_env()?).await
     }
 
-    /// Builds the store that `options` describe. Opens the journal on a blocking thread, and feeds it what an earlier
-    /// process left in its log. Must be called within a tokio runtime.
+    /// Opens the store that `options` describe. The journal is opened on a blocking thread, and events that an earlier
+    /// process left in its log are stored. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`BuildError`], which names the option or the file that is wrong. A damaged file is not an error: memory then
-    /// stands in for it, new events wait in the log for a start with a whole file, and
-    /// [`health`](Self::health) is degraded.
+    /// Returns a [`BuildError`] that names the option or the file that is wrong.
+    ///
+    /// A damaged store file is not an error. The store then works in memory instead, new events stay in the journal's
+    /// log until a start finds an intact file, and [`health`](Self::health) is [degraded](Health::Degraded).
     pub async fn from_options(options: EventStoreOptions) -> Result<Self, BuildError> {
         let open = Open::from_options(&options).await?;
         Ok(Self::new(options, open))
     }
 
-    /// Returns a store that skips all events, for programs that are told not to publish.
+    /// Returns a store that skips all events, for programs that are configured not to publish.
     pub fn disabled() -> Self {
         Self::new(EventStoreOptions::default(), None)
     }
@@ -143,19 +146,20 @@ impl EventStore {
         }
     }
 
-    /// Publishes an event. Never blocks, never panics, and returns no error: failures are logged and counted.
+    /// Publishes an event. Never blocks and never panics. Failures are logged and counted, and an awaited [`Receipt`]
+    /// returns them.
     ///
-    /// The event is queued when this returns, and is written to the journal's log soon after
-    /// ([`linger`](EventStoreOptions::linger)). Await the [`Receipt`] to write it at once and to know that it is
+    /// The event is queued when `publish` returns, and is written to the journal's log soon after; see
+    /// [`linger`](EventStoreOptions::linger). Await the [`Receipt`] to write the event at once and to know that it is
     /// durable.
     ///
-    /// What is known about the worker, the workflow, the activity and the frames of the
-    /// [context stack](crate::context) is added. Fields that the event has already are kept.
+    /// The event's empty metadata fields are filled from the [context stack](crate::context): the worker, the
+    /// workflow, the activity and your own frames. Fields that the event already has are kept.
     ///
-    /// In workflow code (run, signal and update handlers) the event waits for its workflow task, and is published
-    /// once the server is known to have accepted that, however often the task is executed or replayed.
+    /// In workflow code (run, signal and update handlers) the event waits until the server is known to have accepted
+    /// the workflow task. It is then stored once, however often the task is executed or replayed.
     ///
-    /// A `tracing` layer may publish what is logged. Publishing within such a layer logs nothing.
+    /// A `tracing` layer may publish what is logged. While it does, `publish` logs nothing.
     pub fn publish(&self, event: Event) -> Receipt {
         said::while_publishing(|| self.publish_here(event))
     }
@@ -177,8 +181,8 @@ impl EventStore {
         }
     }
 
-    /// Fills the event's empty fields from the current context stack, as `publish` does, but does not publish it and
-    /// gives it no id.
+    /// Fills the event's empty fields from the current context stack, as [`publish`](Self::publish) does, without
+    /// publishing the event or giving it an id.
     pub fn enrich(&self, event: &mut Event) {
         record::enrich(
             event,
@@ -188,7 +192,7 @@ impl EventStore {
         );
     }
 
-    /// Whether events are stored at all.
+    /// Returns whether a store is configured. If not, all events are skipped.
     pub fn is_enabled(&self) -> bool {
         self.shared.open.is_some()
     }
@@ -202,10 +206,10 @@ impl EventStore {
 }
 
 impl<S: event_store_options_builder::IsComplete> EventStoreOptionsBuilder<S> {
-    /// Builds the store; see [`EventStore::from_options`].
+    /// Opens the store; see [`EventStore::from_options`]. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// As [`EventStore::from_options`].
+    /// The same as for [`EventStore::from_options`].
     pub async fn build(self) -> Result<EventStore, BuildError> {
         EventStore::from_options(self.options()).await
     }
@@ -230,10 +234,15 @@ impl Drop for Shared {
     }
 }
 
-/// Publishes to the store of the current context: in workflow and activity code on a worker with the plugin, that is
-/// the plugin's store. Anywhere else the event is skipped.
+/// Publishes an event to the store of the current context, as [`EventStore::publish`] does. In workflow and activity
+/// code on a worker with the plugin, that is the plugin's store. Anywhere else the event is skipped.
 ///
-/// See [`EventStore::publish`].
+/// ```
+/// // In an activity, or in workflow code:
+/// use temporal_eventstore::{Event, publish};
+///
+/// publish(Event::new("order.packed").data(serde_json::json!({ "parcels": 2 })));
+/// ```
 pub fn publish(event: Event) -> Receipt {
     match Context::current().extension::<Outlet>() {
         Some(outlet) => outlet.store.publish(event),

@@ -14,18 +14,18 @@ use std::{
 pub enum Published {
     /// The event is durable, under this id.
     Stored(EventId),
-    /// Workflow code, or a local activity, published the event. It is stored under this id once the server is known to
+    /// Workflow code or a local activity published the event. It is stored under this id once the server is known to
     /// have accepted the workflow task.
     Staged(EventId),
     /// The [filter](crate::Filter) dropped the event.
     Filtered,
-    /// No store takes the event: none is configured, or [`publish`](crate::publish) was called outside of any store's
-    /// context.
+    /// The event was not stored, because no store is configured, or because [`publish`](crate::publish) was called
+    /// outside of any store's context.
     Skipped,
 }
 
 impl Published {
-    /// Returns the event's id, unless the event is not stored.
+    /// Returns the event's id, or `None` if the event was filtered or skipped.
     pub fn event_id(self) -> Option<EventId> {
         match self {
             Self::Stored(id) | Self::Staged(id) => Some(id),
@@ -38,16 +38,30 @@ impl Published {
     }
 }
 
-/// Resolves to what became of a published event, once the event is durable.
+/// A future that resolves, once a published event is durable, to what became of the event.
 ///
-/// The event is queued when `publish` returns, whether the receipt is awaited or dropped. Dropping it is the usual
-/// thing. Awaiting it writes the event, with everything queued before it, to the journal's log at once: on the calling
-/// thread if that is cheap and safe (see [`Append`](crate::Append)), otherwise on the journal's thread. The store's
-/// file has the event a little later; [`flush`](crate::EventStore::flush) waits for that. Without a journal file, but
-/// with sinks, the receipt resolves when every sink has the event.
+/// The event is queued when `publish` returns, whether the receipt is awaited or dropped. Most callers drop it.
 ///
-/// In workflow code it resolves at once to [`Published::Staged`], with the id that the event will have, so that nothing
-/// there can depend on the store. Cancel safe.
+/// Awaiting the receipt writes the event, and everything that was queued before it, to the journal's log at once. This
+/// happens on the calling thread if that is cheap and safe (see [`Append`](crate::Append)), otherwise on the journal's
+/// thread. The store's file has the event a little later; [`flush`](crate::EventStore::flush) waits for that. If the
+/// journal is in memory and there are sinks, the receipt resolves when every sink has the event.
+///
+/// In workflow code, the receipt resolves at once to [`Published::Staged`] with the id that the event will have.
+/// Workflow code can therefore not depend on the state of the store.
+///
+/// Cancel safe. Resolves to a [`PublishError`] if the event was not stored; a receipt that is awaited a second time
+/// resolves to [`PublishError::AlreadyAwaited`].
+///
+/// ```
+/// use temporal_eventstore::{Event, EventStore, Published};
+/// # #[tokio::main] async fn main() -> anyhow::Result<()> {
+/// # let events = EventStore::builder().store("memory:").build().await?;
+/// let published = events.publish(Event::new("order.packed")).await?;
+/// assert!(matches!(published, Published::Stored(_)));
+/// # events.shutdown(std::time::Duration::from_secs(5)).await?;
+/// # Ok(()) }
+/// ```
 pub struct Receipt(State);
 
 enum State {

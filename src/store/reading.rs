@@ -9,11 +9,28 @@ use crate::{
 use std::{sync::atomic::Ordering, time::Duration};
 
 impl EventStore {
-    /// Returns stored events in the order in which they were stored: those after `position` (0 for the beginning), at
-    /// most `limit`, and fewer if they are large (a call ends at about 8 MiB).
+    /// Returns the stored events after `position` (0 for the beginning), in the order in which they were stored. One
+    /// call returns at most `limit` events and about 8 MiB. To continue, pass the position of the last event.
     ///
-    /// First waits until the store has everything that was published before; while another program has the file
-    /// locked, that is as long as the lock is held.
+    /// Waits first until the store has every event that was published before this call. While another program has the
+    /// file locked, it waits until the lock is released. Cancel safe.
+    ///
+    /// ```
+    /// # use temporal_eventstore::EventStore;
+    /// # #[tokio::main] async fn main() -> anyhow::Result<()> {
+    /// # let events = EventStore::builder().store("memory:").build().await?;
+    /// let mut position = 0;
+    /// loop {
+    ///     let stored = events.read(position, 100).await?;
+    ///     let Some(last) = stored.last() else { break };
+    ///     position = last.position;
+    ///     for event in &stored {
+    ///         println!("{}", event.json);
+    ///     }
+    /// }
+    /// # events.shutdown(std::time::Duration::from_secs(5)).await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`JournalError`] if the store cannot be read.
@@ -33,10 +50,12 @@ impl EventStore {
         }
     }
 
-    /// Returns events that sinks rejected, with the reasons, in the order of their positions: at most `limit`
-    /// of those after `position` (0 for the beginning), and then the rest of those that share the last position.
+    /// Returns the events after `position` (0 for the beginning) that sinks rejected, with the reasons, in the order
+    /// of their positions. Returns at most `limit` dead letters, and beyond that only those that share the last
+    /// position.
     ///
-    /// Like [`read`](Self::read), waits until the store has everything that was published before.
+    /// Like [`read`](Self::read), waits first until the store has every event that was published before this call.
+    /// Cancel safe.
     ///
     /// # Errors
     /// [`JournalError`] if the store cannot be read.
@@ -56,11 +75,15 @@ impl EventStore {
         }
     }
 
-    /// Sends the dead letters of a sink again. Those that the sink takes now are removed; returns how many. If the call
-    /// is cancelled, or the process ends just then, an event that was taken may stay a dead letter and be sent again.
+    /// Sends the dead letters of a sink again. Removes those that the sink takes now, and returns their number.
+    ///
+    /// If the call is cancelled, or the process ends meanwhile, an event that the sink took may remain a dead letter,
+    /// and be sent again by the next call.
     ///
     /// # Errors
-    /// [`RedeliverError`], which names the sink.
+    /// * [`RedeliverError::UnknownSink`] if no sink has this name.
+    /// * [`RedeliverError::Sink`] if the sink fails. The events that it had taken by then are no longer dead letters.
+    /// * [`RedeliverError::Journal`] if the dead letters cannot be read or removed.
     pub async fn redeliver(&self, sink: &str) -> Result<u64, RedeliverError> {
         let delivery = self
             .shared
@@ -76,7 +99,7 @@ impl EventStore {
         }
     }
 
-    /// Asks each sink whether its server can be reached now.
+    /// Asks each sink whether its server can be reached now, and returns the answers.
     pub async fn check_sinks(&self) -> Vec<SinkCheck> {
         let delivery = self
             .shared
@@ -89,7 +112,7 @@ impl EventStore {
         }
     }
 
-    /// Returns the numbers of this store.
+    /// Returns a snapshot of the statistics of this store.
     pub fn stats(&self) -> Stats {
         let counters = &self.shared.counters;
         let mut stats = Stats {
@@ -110,7 +133,7 @@ impl EventStore {
         stats
     }
 
-    /// Returns whether the store can do its work.
+    /// Returns whether the store works, and what is wrong if it does not.
     pub fn health(&self) -> Health {
         match &self.shared.open {
             None => Health::Disabled,

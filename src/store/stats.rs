@@ -1,4 +1,4 @@
-//! The numbers of a store: counters that only grow, and gauges.
+//! The statistics of a store: counters that only grow, and gauges.
 
 use crate::delivery::SinkStats;
 use std::{
@@ -6,101 +6,106 @@ use std::{
     time::Duration,
 };
 
-/// A snapshot of a store's numbers. Counters count from when it was built.
+/// A snapshot of a store's statistics. Counters start at 0 when the store is opened. Fields that say "now" are gauges.
 ///
-/// The store's file is fed from the log within about 50 ms, so that `written`, `duplicates`, `held` and
-/// `journal_events` lag behind `accepted`. [`flush`](crate::EventStore::flush) brings them up to date.
+/// Events are moved from the journal's log to the store's file within about 50 ms, so `written`, `duplicates`, `held`
+/// and `journal_events` lag behind `accepted`. [`flush`](crate::EventStore::flush) brings them up to date.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Events that were queued for the journal: published ones, and lifecycle events.
+    /// Events that were queued for the journal: published events and lifecycle events.
     pub accepted: u64,
-    /// Events that were written into the store, each counted once.
+    /// Events that were written to the store.
     pub written: u64,
-    /// Events that the store had already, and that were not written again.
+    /// Events that were not written because the store already had an event with the same id.
     pub duplicates: u64,
     /// Events that were refused because they break a rule. Each is logged.
     pub invalid: u64,
-    /// Events that were stored without a field, or with a shortened one, because it breaks a rule: a field of a frame,
-    /// or any field of a lifecycle event, which is never refused.
+    /// Events that were stored with a field left out or shortened, because the field breaks a rule. This concerns the
+    /// fields of frames, and all fields of lifecycle events, which are never refused.
     pub trimmed: u64,
     /// Events that the filter dropped.
     pub filtered: u64,
-    /// Events that were refused because the queue or the log was full, or the store was shut down or had stopped.
+    /// Events that were refused because the queue or the log was full, or because the store was shut down or had
+    /// stopped.
     pub refused: u64,
-    /// Events that were skipped: no store is configured, or nothing may be published there (queries, update
-    /// validators).
+    /// Events that were skipped because no store is configured, or because they were published where nothing may be
+    /// published: in queries, in update validators, and in local activities that were given up.
     pub skipped: u64,
-    /// Events that workflow code published, and that waited for their workflow task to complete.
+    /// Events of workflow code and of local activities that waited for their workflow task to complete.
     pub staged: u64,
-    /// Events and dead letters that were accepted and then lost: removed at the size cap, or dropped because memory was
-    /// full while the log could not be written.
+    /// Events and dead letters that were accepted and then lost: removed at the size cap, or dropped because memory
+    /// was full while the log could not be written.
     pub lost: u64,
-    /// Holds in the store now: what a workflow task published, and the end that it brought, until it is known whether
-    /// the server accepted the task.
+    /// Holds in the store now. A hold is what one workflow task published, and the `workflow_end` that it led to,
+    /// until it is known whether the server accepted the task.
     pub held: u64,
     /// Holds that were discarded because the server did not accept the task.
     pub discarded: u64,
     /// Commits that a workflow task or an activity result waited for.
     pub commits: u64,
-    /// The total time of those waits.
+    /// The total time that workflow tasks and activity results waited for commits.
     pub commit_wait: Duration,
-    /// Commits that took longer than the commit timeout, so that the task went on without.
+    /// Commits that took longer than the commit timeout, so that the workflow task or the activity result was sent
+    /// before its events were durable.
     pub commit_timeouts: u64,
-    /// Transactions of the store. Appends to the log are not among them.
+    /// Transactions of the store. Appends to the log are not included.
     pub transactions: u64,
     /// Events that wait to be appended to the log now.
     pub queued: u64,
-    /// About how many bytes of memory the events take that wait now, for the journal or for their workflow task.
+    /// About how many bytes of memory are now taken by events that wait for the journal or for their workflow task.
     pub queued_bytes: u64,
     /// Events in the store now.
     pub journal_events: u64,
-    /// The bytes of the store's file that are in use, measured once a second. Neither the WAL nor the log is included.
+    /// The bytes in use now in the store's file, measured once a second. The WAL and the log are not included.
     pub journal_bytes: u64,
-    /// Whether the log cannot be written, the store's file cannot be written or is damaged, or the file is not at its
-    /// path.
+    /// Whether a file of the journal is in trouble now: the log cannot be written, the store's file cannot be written
+    /// or is damaged, or the store's file is not at its path. See [`Health::Degraded`].
     pub degraded: bool,
-    /// The numbers of each sink.
+    /// The statistics of each sink.
     pub sinks: Vec<SinkStats>,
 }
 
-/// Whether a store can do its work.
+/// Whether a store works.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Health {
     /// Everything works.
     Healthy,
-    /// No store is configured; events are skipped.
+    /// No store is configured. Events are skipped.
     Disabled,
-    /// One of the journal's files is not as it should be. If the store's file cannot be written or is damaged, new
-    /// events wait in the log, where they are durable. If the log cannot be written, they are kept in memory, up to the
-    /// queue's size. If the store's file is not at its path, events are gone with this process.
+    /// A file of the journal is in trouble:
+    ///
+    /// * The store's file cannot be written, or is damaged. New events wait in the log, where they are durable.
+    /// * The log cannot be written. New events are kept in memory, up to the size of the queue.
+    /// * The store's file is not at its path. Until it can be restored there, events are lost when the process ends.
     Degraded {
-        /// What went wrong, as far as it is known.
+        /// What went wrong, if it is known.
         reason: String,
     },
-    /// Sinks take no events now. The events wait in the journal, and none is lost while it has room.
+    /// One or more sinks accept no events. The events wait in the journal, and none is lost while the journal has
+    /// room.
     SinksFailing {
-        /// The sinks that take none.
+        /// The sinks that accept no events.
         sinks: Vec<FailingSink>,
     },
-    /// The journal's thread ended, though the store was not shut down. Events are refused until the program starts
-    /// again. What was appended before is in the journal's files.
+    /// The journal's thread ended although the store was not shut down. Events are refused until the program is
+    /// restarted. Events that were appended before are in the journal's files.
     Stopped {
-        /// Why it ended, as far as it is known.
+        /// Why the thread ended.
         reason: String,
     },
     /// The store was shut down.
     ShutDown,
 }
 
-/// A sink that takes no events now.
+/// A sink that accepts no events now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FailingSink {
     /// The sink's name.
     pub name: String,
-    /// Why it takes none.
+    /// Why it accepts none.
     pub reason: String,
 }
 

@@ -1,4 +1,4 @@
-//! What a failed end says about the error. Knows the SDK's error types.
+//! Converts the SDK's errors to the field `error` of `workflow_end` and `activity_end`.
 
 use crate::{
     event::{FailureDetails, MAX_ERROR_BYTES},

@@ -1,14 +1,15 @@
-//! What is held of a run in memory, and what proves it. Plain data: knows neither activations nor how to
-//! ask.
+//! The events of a cached run that are held, and what proves that the server accepted them. Plain data: knows neither
+//! activations nor how to ask the server.
 //!
-//! An execution in memory may go through several workflow tasks before the server takes anything of it: while
-//! it waits for a local activity its task may time out, and the SDK's core goes on under the next one. So what
-//! is held stays in a chain: what proves the last of the chain proves all of it, and each of them keeps the
-//! names of all tasks that could have brought it. What comes after the outcome of a local activity is a
-//! holding of its own, proven only with the marker of that outcome: a heartbeat of the same task, sent before,
-//! may have been accepted without it. A marker of a local activity that this run in memory scheduled proves that,
-//! whatever the task that recorded it: workflow code is not always told that the SDK's core goes on under another
-//! one.
+//! A cached run may go through several workflow tasks before the server accepts anything of it: while it waits for a
+//! local activity, its task may time out, and the SDK's core continues under the next one. Therefore the holdings of a
+//! run form a chain. What proves the last holding of the chain proves all of them, and each holding keeps the names of
+//! all tasks that could have sent it to the server.
+//!
+//! What follows the outcome of a local activity is a separate holding, and only the marker of that outcome proves it:
+//! a heartbeat of the same task that was sent earlier may have been accepted without it. A marker of a local activity
+//! that this cached run scheduled is proof, no matter which task recorded it, since workflow code is not always told
+//! that the SDK's core continues under another task.
 
 use super::{
     held::HeldTask,

@@ -1,5 +1,5 @@
-//! The interceptors one by one, for workers that do without the SDK's `experimental` feature: no
-//! plugin, and no hook that sees a workflow task complete. Knows how to do without it.
+//! The interceptors one by one, for workers that do without the SDK's `experimental` feature. Without it there is no
+//! plugin, and no hook that sees when a workflow task completes.
 
 use super::{
     activity::{self, Staging},
@@ -24,24 +24,24 @@ use temporalio_sdk::{
     workflow_interceptors::WorkflowInterceptorConstructor,
 };
 
-/// The crate's interceptors, to be registered by hand.
+/// The crate's interceptors, to be registered one by one.
 ///
-/// With the cargo feature `plugin` (the default) use
-/// [`EventStore::plugin`](crate::EventStore::plugin) instead: it registers everything in one line and
-/// guarantees more. What is lost here, since no hook sees a workflow task before it is sent:
+/// With the cargo feature `plugin` (the default), use [`EventStore::plugin`](crate::EventStore::plugin) instead. It
+/// registers everything in one line, and guarantees more. Without the plugin, no hook sees a workflow task before its
+/// completion is sent. Therefore:
 ///
-/// * Events of workflow code go to the journal while the task runs. A task that fails and is
-///   executed again publishes the same events with the same ids, which the store keeps once; but an
-///   event that only the failed execution published stays.
-/// * `workflow_end` is queued for the journal's log, and a crash before it is written there can lose it; the
-///   plugin waits for the log before the server is told.
-/// * `workflow_end` is released when the server, asked in the background, says that the run is
-///   closed; the plugin rarely has to ask.
-/// * There is no `worker_start` and no `worker_end`, and worker fields are left out of metadata.
+/// * Events of workflow code, and of local activities, go to the journal while the task runs. A task that fails and is
+///   executed again publishes the same events with the same ids, and the store keeps each once. But an event that only
+///   the failed execution published stays in the store.
+/// * `workflow_end` is queued for the journal's log, and a crash before it is written there can lose it. The plugin
+///   waits for the log before the completion is sent.
+/// * `workflow_end` is stored when the server, asked in the background, says that the run is closed. The plugin rarely
+///   has to ask.
+/// * There are no `worker_start` and `worker_end` events, and the metadata has no `worker_identity` and no `build_id`.
 /// * What `#[init]` publishes is skipped.
 ///
-/// Take both interceptors of a worker from one value: its local activities need to know of its runs. Do not
-/// register them on a `WorkflowReplayer`.
+/// Take the workflow interceptor and the activity interceptor of a worker from the same `EventInterceptors`, since its
+/// local activities need information about its runs. Do not register them on a `WorkflowReplayer`.
 ///
 /// ```no_run
 /// # use temporal_eventstore::{EventInterceptors, EventStore};
@@ -94,9 +94,10 @@ impl fmt::Debug for Runs {
 }
 
 impl EventInterceptors {
-    /// Interceptors that publish to `events` and ask the server behind `client` how runs stand.
-    /// Settles, in the background, the ends that an earlier process left; call it within a tokio
-    /// runtime.
+    /// Creates interceptors that publish to `events`, and ask the server of `client` about the state of runs.
+    ///
+    /// Also starts a background task that settles the held `workflow_end` events that an earlier process left. Must be
+    /// called within a tokio runtime.
     pub fn new(events: &EventStore, client: &Client) -> Self {
         let server = Arc::new(Server::connected(client.connection().clone()));
         let resolver = Arc::new(Resolver::new(events.clone(), server));
@@ -109,13 +110,13 @@ impl EventInterceptors {
         }
     }
 
-    /// For `ClientOptions::client_interceptors`: user frames travel with every start, signal and
-    /// update.
+    /// Returns the interceptor for `ClientOptions::client_interceptors`. With it, user frames travel with every start,
+    /// signal and update that the client sends.
     pub fn client() -> Arc<dyn ClientInterceptor> {
         Arc::new(ClientFrames)
     }
 
-    /// For `WorkerOptions::workflow_interceptor`.
+    /// Returns the interceptor for `WorkerOptions::workflow_interceptor`.
     pub fn workflow(&self) -> WorkflowInterceptorConstructor {
         let store = self.store.clone();
         let runs = self.runs.clone();
@@ -127,7 +128,7 @@ impl EventInterceptors {
         })
     }
 
-    /// For `WorkerOptions::activity_inbound_interceptor`.
+    /// Returns the interceptor for `WorkerOptions::activity_inbound_interceptor`.
     pub fn activity(&self) -> ActivityEvents {
         ActivityEvents {
             store: self.store.clone(),
@@ -161,7 +162,7 @@ fn frame() -> WorkerFrame {
     }
 }
 
-/// The activity interceptor of [`EventInterceptors`].
+/// The activity interceptor that [`EventInterceptors::activity`] returns.
 #[derive(Clone)]
 #[must_use = "an interceptor does nothing until it is given to a worker"]
 pub struct ActivityEvents {

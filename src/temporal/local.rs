@@ -1,6 +1,6 @@
-//! Local activities of one run, from the command that schedules them to the activation that tells their
-//! outcome. Only then does a workflow task exist that can record them; until then their events wait here,
-//! and go with the run when it is evicted. Knows nothing of how a workflow task completes.
+//! The local activities of one run, from the command that schedules them to the activation that delivers their
+//! outcome. Only then is there a workflow task that can record them. Until then their events wait here, and are
+//! dropped if the run is evicted. Knows nothing of how a workflow task completes.
 
 use super::{
     attempt::ended_in,

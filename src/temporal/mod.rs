@@ -1,6 +1,6 @@
-//! The only place that knows Temporal's SDK: interceptors that keep the context stack, stage, commit
-//! and confirm events, and the plugin that installs them. Knows the store, and nothing of where the
-//! store delivers.
+//! The only module that uses Temporal's SDK: the interceptors that maintain the context stack and that stage, commit
+//! and confirm events, the plugin that installs them, and the reconciler. Knows the store, and not where the store
+//! delivers events.
 #![cfg_attr(
     not(feature = "plugin"),
     allow(

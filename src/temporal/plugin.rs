@@ -1,4 +1,4 @@
-//! The plugin: one value that installs everything on a client and on the workers made from it.
+//! The plugin: one value that installs the interceptors on a client and on the workers made from it.
 
 use super::{
     reconcile::ReconcilerOptions,
@@ -15,17 +15,20 @@ use temporalio_sdk::{ClientAndWorkerPlugin, WorkerOptions, WorkerPlugin};
 /// The name under which the plugin shows in diagnostics and worker heartbeats.
 const NAME: &str = "temporal-eventstore";
 
-/// Installs the crate's interceptors; made by [`EventStore::plugin`].
+/// The plugin that makes workers publish their lifecycle to a store. Created by [`EventStore::plugin`].
 ///
-/// Register it once, on the client: every worker made from that client has it, and user frames
-/// travel with the client's calls. It can be registered on a worker's options instead, where the
-/// client is not yours; then it knows neither namespace nor connection, unless it is told.
+/// Register it once, on the client. Every worker made from that client then has it, and user frames travel with the
+/// client's calls.
 ///
-/// Each clone is a registration of its own: put on another client, it learns that client's namespace
-/// and server. What is [set](Self::set_connection) later reaches all clones. Where the clients are on
-/// several servers, make a plugin for each server.
+/// If you cannot configure the client, register the plugin on the worker's options. It then knows neither the
+/// namespace nor the connection, so set both with [`namespace`](Self::namespace) and [`connection`](Self::connection).
 ///
-/// Under `WorkflowReplayer` it does nothing.
+/// Each clone is a separate registration. On another client, a clone learns that client's namespace and server. A
+/// connection or an API key that is set later, with [`set_connection`](Self::set_connection) or
+/// [`set_api_key`](Self::set_api_key), applies to all clones. If your clients are on several servers, create one
+/// plugin for each server.
+///
+/// The plugin does nothing in a `WorkflowReplayer`.
 ///
 /// ```no_run
 /// # async fn f() -> anyhow::Result<()> {
@@ -50,7 +53,7 @@ pub struct EventStorePlugin {
 }
 
 impl EventStore {
-    /// Returns the plugin that makes workers publish to this store.
+    /// Returns a new plugin that makes workers publish to this store.
     pub fn plugin(&self) -> EventStorePlugin {
         let registrations = Arc::<Registrations>::default();
         EventStorePlugin {
@@ -64,46 +67,48 @@ impl EventStore {
 }
 
 impl EventStorePlugin {
-    /// Sets the connection over which the plugin asks the server about runs. Needed where the plugin cannot learn
-    /// it by itself: with `Client::new` instead of `Client::connect`, or on a worker's options alone. From then on
-    /// this value is no longer a clone of the one it was cloned from.
+    /// Sets the connection over which the plugin asks the server about runs. This is needed if the plugin cannot learn
+    /// the connection by itself: if the client is created with `Client::new` instead of `Client::connect`, or if the
+    /// plugin is registered only on a worker's options. The returned plugin no longer shares later changes with the
+    /// plugin that it was cloned from.
     ///
     /// The plugin asks rarely: when the acknowledgement of a workflow's end is lost, after a crash, and for each
-    /// end when `max_cached_workflows` is 0.
+    /// end if `max_cached_workflows` is 0.
     pub fn connection(mut self, connection: &Connection) -> Self {
         self.registrations = Arc::new(Registrations::with_connection(connection.clone()));
         self.registration = self.registrations.register();
         self
     }
 
-    /// Sets the namespace, for a plugin that is registered on a worker's options alone. Without it, or with a wrong
-    /// one, the plugin learns the namespace from the worker's first task; until then nothing that an earlier worker
-    /// left is settled, and nothing is reconciled.
+    /// Sets the namespace, for a plugin that is registered only on a worker's options. If the namespace is missing or
+    /// wrong, the plugin learns it from the worker's first task. Until then it does not settle what an earlier worker
+    /// left unsettled, and does not reconcile.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = Some(namespace.into());
         self
     }
 
-    /// Sets the connection over which this plugin and all its clones ask the server from now on, also while workers
-    /// run. Given the client's own connection, the plugin shares its key and headers, so that it follows
+    /// Sets the connection over which this plugin and all its clones ask the server from now on. Can be called while
+    /// workers run. If you pass the client's own connection, the plugin shares its key and headers, and so follows
     /// [`Connection::set_api_key`].
     ///
-    /// If clones are on clients of several servers, this changes nothing and logs a warning.
+    /// If clones are registered on clients of several servers, the call changes nothing and logs a warning.
     pub fn set_connection(&self, connection: &Connection) {
         self.registrations.set_connection(connection);
     }
 
-    /// Sets the API key with which this plugin and all its clones ask the server from now on, also while workers run.
-    /// It applies to the connection that the plugin makes itself after `Client::connect`. A connection that was
-    /// [given](Self::set_connection) keeps its own key.
+    /// Sets the API key with which this plugin and all its clones ask the server from now on. Can be called while
+    /// workers run. The key applies to the connection that the plugin opens itself after `Client::connect`. A
+    /// connection that was passed to [`set_connection`](Self::set_connection) or [`connection`](Self::connection)
+    /// keeps its own key.
     ///
-    /// If clones are on clients of several servers, this changes nothing and logs a warning.
+    /// If clones are registered on clients of several servers, the call changes nothing and logs a warning.
     pub fn set_api_key(&self, api_key: impl AsRef<str>) {
         self.registrations.set_api_key(api_key.as_ref());
     }
 
-    /// Runs a [`Reconciler`](crate::Reconciler) in the background of each worker, every so often. It
-    /// looks at the worker's own task queue, unless the options name a queue or have a filter.
+    /// Runs a [`Reconciler`](crate::Reconciler) in the background of each worker, with a pause of `every` between two
+    /// passes. It looks at the worker's own task queue, unless the options name a queue or have a filter.
     pub fn reconcile(mut self, options: ReconcilerOptions, every: Duration) -> Self {
         self.reconcile = Some((options, every));
         self
@@ -111,7 +116,7 @@ impl EventStorePlugin {
 }
 
 impl Clone for EventStorePlugin {
-    /// Returns a plugin that keeps what this one was told, but is registered nowhere yet.
+    /// Returns a plugin with the same settings that is not registered yet.
     fn clone(&self) -> Self {
         Self {
             store: self.store.clone(),

@@ -1,5 +1,5 @@
-//! Which executions of workflow tasks something belongs to, as history names them: the same task may be
-//! executed several times, and at most one execution is accepted. Plain data.
+//! The executions of workflow tasks, named as history names them. The same task may be executed several times, and the
+//! server accepts at most one of the executions. Plain data.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use std::{fmt, str::FromStr, time::SystemTime};

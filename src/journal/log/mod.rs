@@ -24,7 +24,7 @@ mod tests;
 pub(super) use appender::Appender;
 pub(super) use local::is_local;
 pub(super) use reader::Reader;
-pub(super) use recover::{Place, Recovered, recover};
+pub(super) use recover::{LogPosition, Recovered, recover};
 
 use super::{JournalError, memory::Backlog};
 use file::LogFile;

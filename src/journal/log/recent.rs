@@ -1,5 +1,5 @@
-//! What was appended last, as changes: the store is fed with them, and nobody reads back what was just written. They
-//! are always frames that follow one another in one file; the file has them, too, and whatever is not here is read from
+//! The changes that were appended most recently. The store is fed with them, so that the file need not be read back.
+//! They are always consecutive frames of one file. The file has them, too, and whatever is not here is read from
 //! there.
 
 use super::FEED_BYTES;

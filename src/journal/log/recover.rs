@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 /// How far the store has come.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::journal) struct Place {
+pub(in crate::journal) struct LogPosition {
     /// Which store it is; nil if it cannot be read.
     pub(in crate::journal) store_id: Uuid,
     /// The number of the last frame that it has.
@@ -37,7 +37,7 @@ pub(in crate::journal) struct Recovered {
 }
 
 /// Looks over what was left beside a journal. Removes what is nobody's, sets aside what is somebody else's.
-pub(in crate::journal) fn recover(journal: &Path, place: Place) -> io::Result<Recovered> {
+pub(in crate::journal) fn recover(journal: &Path, place: LogPosition) -> io::Result<Recovered> {
     let mut recovered = Recovered {
         store_id: place.store_id,
         position: place.position,

@@ -31,8 +31,8 @@ fn insert(number: u64) -> Vec<Change> {
 
 const STORE: Uuid = Uuid::from_u128(1);
 
-fn place(position: u64) -> Place {
-    Place {
+fn place(position: u64) -> LogPosition {
+    LogPosition {
         store_id: STORE,
         position,
         is_new: false,
@@ -56,7 +56,7 @@ impl Scratch {
         self.directory.path().join("events.db")
     }
 
-    fn open(&self, place: Place, syncs: bool) -> (Appender, Reader, Arc<Log>) {
+    fn open(&self, place: LogPosition, syncs: bool) -> (Appender, Reader, Arc<Log>) {
         let left = recover(&self.journal(), place).unwrap();
         let backlog = Backlog::new(1_000, usize::MAX);
         open(&self.journal(), syncs, backlog, left).unwrap()
@@ -286,7 +286,7 @@ fn the_log_of_another_store_is_set_aside() {
     let (mut appender, ..) = scratch.open(place(0), false);
     scratch.append(&mut appender, 1).unwrap();
     drop(appender);
-    let other = Place {
+    let other = LogPosition {
         store_id: Uuid::from_u128(2),
         ..place(0)
     };
@@ -304,7 +304,7 @@ fn a_new_store_adopts_the_log_beside_it() {
     let (mut appender, ..) = scratch.open(place(0), false);
     scratch.append(&mut appender, 1).unwrap();
     drop(appender);
-    let new = Place {
+    let new = LogPosition {
         store_id: Uuid::from_u128(2),
         position: 0,
         is_new: true,
@@ -319,7 +319,7 @@ fn a_new_store_adopts_the_log_beside_it() {
 /// is in none.
 #[test]
 fn what_was_appended_beside_a_damaged_store_is_for_any_that_takes_its_place() {
-    let damaged = Place {
+    let damaged = LogPosition {
         store_id: Uuid::nil(),
         ..place(0)
     };

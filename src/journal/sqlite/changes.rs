@@ -3,6 +3,7 @@
 use super::{
     super::record::{Applied, HoldKey},
     Trouble,
+    queries::COLUMNS,
 };
 use crate::event::{DeadLetter, StoredEvent};
 use rusqlite::{Connection, Transaction, params};
@@ -14,13 +15,11 @@ pub(super) fn insert(
     stored_at: i64,
     applied: &mut Applied,
 ) -> Result<(), Trouble> {
-    let mut statement = transaction.prepare_cached(
-        "INSERT INTO events (event_id, event_type, event_name, workflow_type, workflow_id, \
-         workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, \
-         stored_at, event) \
+    let mut statement = transaction.prepare_cached(&format!(
+        "INSERT INTO events ({COLUMNS}) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
-         ON CONFLICT (event_id) DO NOTHING",
-    )?;
+         ON CONFLICT (event_id) DO NOTHING"
+    ))?;
     for event in events {
         let mut buffer = Uuid::encode_buffer();
         let inserted = statement.execute(params![
@@ -211,9 +210,7 @@ pub(super) fn release(
 ) -> Result<(), Trouble> {
     let inserted = transaction
         .prepare_cached(&format!(
-            "INSERT INTO events (event_id, event_type, event_name, workflow_type, workflow_id, \
-             workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, \
-             stored_at, event) SELECT event_id, event_type, event_name, workflow_type, workflow_id, \
+            "INSERT INTO events ({COLUMNS}) SELECT event_id, event_type, event_name, workflow_type, workflow_id, \
              workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, \
              ?5, event FROM held WHERE {UNDER_KEY} ORDER BY position \
              ON CONFLICT (event_id) DO NOTHING"

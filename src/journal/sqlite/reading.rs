@@ -1,44 +1,17 @@
 //! Opening the file beside the store that writes it: to read it, and to mend what people may mend by hand. Takes no
 //! lock of a store, creates nothing, and changes no schema.
 
-use super::{APPLICATION_ID, SCHEMA_VERSION, meta, place::beside};
-use crate::{
-    event::{EventError, EventId, StoredEvent},
-    journal::JournalError,
+use super::{
+    connect::{APPLICATION_ID, SCHEMA_VERSION},
+    meta,
+    place::beside,
 };
-use rusqlite::{Connection, ErrorCode, OpenFlags, Row, types::Type};
+use crate::journal::JournalError;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::{path::Path, sync::Arc, time::Duration};
-
-/// The columns of an event, without its position.
-pub(crate) const COLUMNS: &str = "event_id, event_type, event_name, workflow_type, workflow_id, \
-     workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, stored_at, \
-     event";
 
 /// How long a reader waits for a lock. Only another program's lock on the whole file makes it wait.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Returns the event of a row that has `seq` and [`COLUMNS`], in this order.
-pub(crate) fn stored_event(row: &Row<'_>) -> rusqlite::Result<StoredEvent> {
-    let event_id: String = row.get(1)?;
-    let event_id = event_id.parse::<EventId>().map_err(|error: EventError| {
-        rusqlite::Error::FromSqlConversionFailure(1, Type::Text, Box::new(error))
-    })?;
-    Ok(StoredEvent {
-        position: row.get(0)?,
-        event_id,
-        event_type: row.get(2)?,
-        event_name: row.get(3)?,
-        workflow_type: row.get(4)?,
-        workflow_id: row.get(5)?,
-        workflow_run_id: row.get(6)?,
-        workflow_state: row.get(7)?,
-        activity_type: row.get(8)?,
-        activity_id: row.get(9)?,
-        attempt: row.get(10)?,
-        created_at: row.get(11)?,
-        json: row.get(13)?,
-    })
-}
 
 /// Opens a store's file to read it. A store may have it open and write meanwhile.
 pub(crate) fn open_to_read(path: &Path) -> Result<Connection, JournalError> {

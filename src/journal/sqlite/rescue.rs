@@ -2,12 +2,13 @@
 //! everything in it to the path.
 
 use super::{
-    COLUMNS, ConnectFailure, LOG_POSITION, OpenFailure, STORE_ID, SqliteLog, connect,
+    LOG_POSITION, OpenFailure, STORE_ID, SqliteLog,
+    connect::{ConnectFailure, connect, unusable},
     place::{
         BESIDE, beside, identities_beside, identity, identity_of, lock, lock_path, private_file,
     },
+    queries::COLUMNS,
     room::{Looked, removed_until},
-    unusable,
 };
 use crate::journal::Synchronous;
 use rusqlite::Connection;

@@ -1,10 +1,20 @@
-//! The options that are a choice: which lifecycle events, what durable events survive, who writes. Each is read from
-//! the same words, wherever it stands.
+//! The options that are a choice between words. Code, environment variables and configuration files use the same
+//! words.
 
 use serde::Deserialize;
 use std::str::FromStr;
 
-/// Which lifecycle events the interceptors emit. All by default.
+/// Which lifecycle events the interceptors and the reconciler emit. All by default.
+///
+/// Parsed from `all`, `none`, or a comma-separated list of `workflow`, `activity`, `local_activity` and `worker`:
+///
+/// ```
+/// use temporal_eventstore::LifecycleSelection;
+///
+/// let selection: LifecycleSelection = "workflow,worker".parse()?;
+/// assert!(selection.workflow && !selection.activity);
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 #[non_exhaustive]
@@ -20,14 +30,14 @@ pub struct LifecycleSelection {
 }
 
 impl LifecycleSelection {
-    /// Every lifecycle event.
+    /// Selects every lifecycle event.
     pub const ALL: Self = Self {
         workflow: true,
         activity: true,
         local_activity: true,
         worker: true,
     };
-    /// No lifecycle event: only what application code publishes.
+    /// Selects no lifecycle event. Only events that application code publishes are stored.
     pub const NONE: Self = Self {
         workflow: false,
         activity: false,
@@ -75,20 +85,21 @@ impl TryFrom<String> for LifecycleSelection {
     }
 }
 
-/// What durable events survive. An event is durable once it is in the journal's log; a commit and an awaited receipt
-/// wait for that.
+/// What durable events survive. An event is durable once it is in the journal's log. A commit waits for that, and so
+/// does an awaited receipt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Durability {
-    /// Durable events survive a killed process, as long as the kernel lives on that has the written pages: not a
-    /// killed gVisor sandbox or micro-VM, not a dead FUSE daemon, not a removed container layer.
+    /// Durable events survive when the process is killed, as long as the kernel that has the written pages keeps
+    /// running. They do not survive when a gVisor sandbox or micro-VM is killed, a FUSE daemon dies, or a container
+    /// layer is removed.
     ///
-    /// A caller that waits may write to the log itself; see [`Append`].
+    /// A caller that waits for the log may write to it itself; see [`Append`].
     #[default]
     Process,
-    /// Durable events survive a power cut, too. The journal's thread syncs the log before it answers, and the store's
-    /// file is written with SQLite's `synchronous=FULL`. Slower.
+    /// Durable events also survive a power cut. The journal's thread syncs the log before it answers, and the store's
+    /// file is written with SQLite's `synchronous=FULL`. This is slower.
     Power,
 }
 
@@ -104,18 +115,20 @@ impl FromStr for Durability {
     }
 }
 
-/// Who writes to the log of a journal in a file.
+/// Which thread writes to the log of a journal in a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Append {
-    /// Whoever commits or awaits a receipt, with one short write, where that is cheap and safe: with
-    /// [`Durability::Process`], without a filter, on a local Linux file system that answers quickly. Otherwise the
-    /// journal's thread. Only the kernel bounds how long such a write takes; a worker stalls for as long.
+    /// The thread that commits or awaits a receipt makes one short write, where that is cheap and safe: with
+    /// [`Durability::Process`], without a filter, and on a local Linux file system that responds quickly. Otherwise
+    /// the journal's thread writes.
+    ///
+    /// Only the kernel bounds how long such a write takes. A worker stalls for as long as the write does.
     #[default]
     Inline,
-    /// Always the journal's thread, so that `commit_timeout` bounds every wait. Each commit then costs a switch
-    /// between threads.
+    /// The journal's thread always writes, so that [`commit_timeout`](crate::EventStoreOptions::commit_timeout) bounds
+    /// every wait. Each commit then costs a switch between threads.
     Thread,
 }
 

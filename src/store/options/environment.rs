@@ -96,8 +96,8 @@ impl EventStoreOptions {
     /// Reads the options from the environment.
     ///
     /// # Errors
-    /// [`BuildError::InvalidOption`] for a value that is not understood, and for an unknown variable whose name
-    /// starts with `EVENTSTORE_`.
+    /// [`BuildError::InvalidOption`] if a value is not allowed, or if an unknown variable has a name that starts with
+    /// `EVENTSTORE_`.
     pub fn from_env() -> Result<Self, BuildError> {
         Self::from_variables(std::env::vars_os().filter_map(|(name, value)| {
             Some((
@@ -107,10 +107,11 @@ impl EventStoreOptions {
         }))
     }
 
-    /// Reads the options from any list of variables and values. A variable with an empty value counts as not set.
+    /// Reads the options from the given names and values of variables. A variable with an empty value counts as not
+    /// set, and one whose name does not start with `EVENTSTORE_` is ignored.
     ///
     /// # Errors
-    /// As for [`Self::from_env`].
+    /// The same as for [`Self::from_env`].
     pub fn from_variables(
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, BuildError> {

@@ -1,5 +1,4 @@
-//! The options of a store: what there is, and how options from two places come together. Does not know how the options
-//! are used.
+//! The options of a store, and how options from two sources are combined. Does not know how the options are used.
 
 mod bounds;
 mod choices;
@@ -18,120 +17,132 @@ use bounds::{
 use serde::Deserialize;
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-/// How many events may wait in memory for the journal before `publish` refuses more.
+/// The default of [`queue_size`](EventStoreOptions::queue_size): 10,000 events.
 pub const DEFAULT_QUEUE_SIZE: usize = 10_000;
-/// How many bytes of events may wait in memory before `publish` refuses more: 64 MiB.
+/// The default of [`max_queued_bytes`](EventStoreOptions::max_queued_bytes): 64 MiB.
 pub const DEFAULT_MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
-/// How many events the journal's thread writes at once, and a sink gets at once, at most.
+/// The default of [`batch_size`](EventStoreOptions::batch_size): 512 events.
 pub const DEFAULT_BATCH_SIZE: usize = 512;
-/// How long an event that nobody waits for may wait for others to be written, or delivered, with.
+/// The default of [`linger`](EventStoreOptions::linger): 5 milliseconds.
 pub const DEFAULT_LINGER: Duration = Duration::from_millis(5);
-/// How long a workflow task or an activity result waits for its events to be durable, at most.
+/// The default of [`commit_timeout`](EventStoreOptions::commit_timeout): 2 seconds.
 pub const DEFAULT_COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The options of an [`EventStore`](crate::EventStore).
 ///
-/// Built with [`EventStore::builder`](crate::EventStore::builder), read from the environment by
-/// [`EventStoreOptions::from_env`], or deserialized from a configuration file with the same names.
+/// Set them with [`EventStore::builder`](crate::EventStore::builder), read them from the environment with
+/// [`EventStoreOptions::from_env`], or deserialize them from a configuration file that uses the same names. Combine
+/// two sources with [`EventStoreOptions::or`].
 ///
 /// | option | variable | default |
 /// |---|---|---|
-/// | `stores` | `EVENTSTORE_URL` | none: events are skipped |
+/// | `stores` | `EVENTSTORE_URL` | none; without a store, events are skipped |
 /// | `journal` | `EVENTSTORE_JOURNAL` | none |
-/// | `application_name` | `EVENTSTORE_APPLICATION_NAME` | the program's name |
+/// | `application_name` | `EVENTSTORE_APPLICATION_NAME` | the program's file name |
 /// | `queue_size` | `EVENTSTORE_QUEUE_SIZE` | 10000 events |
-/// | `max_queued_bytes` | `EVENTSTORE_MAX_QUEUED_BYTES` | 67108864 |
+/// | `max_queued_bytes` | `EVENTSTORE_MAX_QUEUED_BYTES` | 67108864 bytes |
 /// | `batch_size` | `EVENTSTORE_BATCH_SIZE` | 512 events |
 /// | `linger` | `EVENTSTORE_LINGER` | `5ms` |
 /// | `commit_timeout` | `EVENTSTORE_COMMIT_TIMEOUT` | `2s` |
 /// | `durability` | `EVENTSTORE_DURABILITY` | `process` |
 /// | `append` | `EVENTSTORE_APPEND` | `inline` |
-/// | `retention` | `EVENTSTORE_RETENTION` | none: events are kept |
-/// | `max_journal_bytes` | `EVENTSTORE_MAX_JOURNAL_BYTES` | none |
-/// | `max_event_bytes` | `EVENTSTORE_MAX_EVENT_BYTES` | 262144 |
+/// | `retention` | `EVENTSTORE_RETENTION` | none; 7 days for a journal that only feeds sinks |
+/// | `max_journal_bytes` | `EVENTSTORE_MAX_JOURNAL_BYTES` | none; 1 GiB for a journal that only feeds sinks |
+/// | `max_event_bytes` | `EVENTSTORE_MAX_EVENT_BYTES` | 262144 bytes |
 /// | `lifecycle` | `EVENTSTORE_LIFECYCLE` | `all` |
 /// | `error_messages` | `EVENTSTORE_ERROR_MESSAGES` | `true` |
 /// | `repair_on_replay` | `EVENTSTORE_REPAIR_ON_REPLAY` | `false` |
 ///
-/// Durations are written as `500ms`, `2s`, `30days`. Each option has bounds; a value beyond them is
+/// Durations are written as `500ms`, `2s` or `30days`. A value outside of an option's bounds is a
 /// [`BuildError::InvalidOption`].
 #[derive(Clone, Default, Deserialize, bon::Builder)]
 #[builder(state_mod(vis = "pub"), finish_fn(name = options), on(String, into))]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct EventStoreOptions {
-    /// Where events are stored: `sqlite:PATH` for a file that is kept, `memory:` for this process only (for tests), or
-    /// the URLs of sinks. A string may name several with commas between them. A path is taken as it is: `:memory:` and
-    /// `file:` URIs are errors.
+    /// The URLs of the places where events go: `sqlite:PATH` for a file, `memory:` for the memory of this process (for
+    /// tests), or the URLs of sinks. One string may contain several URLs, separated by commas.
+    ///
+    /// `PATH` is a plain path: SQLite's `:memory:` and `file:` URIs are errors. There can be only one `sqlite:` or
+    /// `memory:`. A `memory:` store keeps up to `queue_size` events; above that, the oldest are removed, events of
+    /// applications before lifecycle events.
     #[builder(field)]
     #[serde(deserialize_with = "deserialize_stores")]
     pub stores: Vec<String>,
-    /// Your own sinks, beside those that `stores` names.
+    /// Your own sinks, in addition to those in `stores`.
     #[builder(field)]
     #[serde(skip)]
     pub sinks: Vec<Arc<dyn Sink>>,
-    /// The file of the durable journal, from which sinks are fed. A `sqlite:` store is its own journal: then leave this
-    /// out, or give the same path. Without any URL this file is the store. A path, not a URL.
+    /// The path (not a URL) of the durable journal's file, from which events are delivered to sinks. A `sqlite:` store
+    /// is its own journal: leave this option out then, or give the same path. Without any store or sink, this file is
+    /// the store.
     #[builder(into)]
     pub journal: Option<PathBuf>,
-    /// The `application_name` of every event that has none of its own.
+    /// The `application_name` of events that do not have one.
     pub application_name: Option<String>,
-    /// How many events may wait in memory for the journal. Beyond that, `publish` refuses events, which is counted and
-    /// logged. Events of workflow tasks may fill the queue to twice this size; lifecycle events always get in. From 1
-    /// to 10 million.
+    /// How many events may wait in memory for the journal, from 1 to 10,000,000. Beyond that, `publish` refuses
+    /// events; refusals are counted and logged. Events of workflow tasks may fill the queue to twice this size.
+    /// Lifecycle events are always accepted.
     pub queue_size: Option<usize>,
-    /// How many bytes of events may wait in memory, in the queue and for their workflow tasks. Beyond that, `publish`
-    /// refuses events, which is counted and logged, but not told to workflow code; lifecycle events always get in.
-    /// While the log cannot be written, memory keeps up to half as much again. From 1 MiB.
+    /// How many bytes of events may wait in memory, in the queue and for their workflow tasks, from 1 MiB to 1 TiB.
+    /// Beyond that, `publish` refuses events; refusals are counted and logged, but workflow code does not see them.
+    /// Lifecycle events are always accepted. While the log cannot be written, memory keeps up to half as much in
+    /// addition.
     pub max_queued_bytes: Option<usize>,
-    /// How many events the journal's thread writes to the log at once, and how many a sink gets at once, at most.
-    /// Events that were queued as one unit, such as those of one workflow task, are not split. From 1 to 100,000.
+    /// The largest number of events that the journal's thread writes to the log at once, and that a sink gets at once,
+    /// from 1 to 100,000. Events that were queued as one unit, such as those of one workflow task, are written
+    /// together, even if there are more.
     pub batch_size: Option<usize>,
-    /// How long an event that nobody waits for may wait for others, to be written or delivered with them. A crash
-    /// before it is written loses it.
+    /// How long an event that nobody waits for may wait for further events, so that they are written, or delivered,
+    /// together. From 0 (do not wait) to a minute. If the process crashes before the event is written, the event is
+    /// lost.
     ///
-    /// The time counts from when the journal's thread sees the event. After an idle time that is at once; while the
-    /// thread is about to feed the store, it is when it has done so, about 50 ms later at most. A commit, an awaited
-    /// receipt, a read and a flush write everything that is queued at once. Up to a minute; zero to wait for nothing.
+    /// The time starts when the journal's thread sees the event. If the thread is idle, it sees the event at once. If
+    /// it is about to move events from the log to the store, it sees the event after that, about 50 ms later at most.
+    /// A commit, an awaited receipt, a read and a flush write all queued events at once.
     #[serde(deserialize_with = "deserialize_duration")]
     pub linger: Option<Duration>,
-    /// How long a workflow task or an activity result waits for its events to be durable. After that it goes on
-    /// without, and the events stay queued. It does not bound a write that the waiting thread makes itself; see
-    /// [`Append`]. From a millisecond to an hour.
+    /// How long a workflow task or an activity result waits at most for its events to be durable, from a millisecond
+    /// to an hour. After that it no longer waits, and the events stay queued. The timeout does not bound a write that
+    /// the waiting thread makes itself; see [`Append`].
     #[serde(deserialize_with = "deserialize_duration")]
     pub commit_timeout: Option<Duration>,
     /// What durable events survive.
     pub durability: Option<Durability>,
-    /// Who writes to the journal's log.
+    /// Which thread writes to the journal's log.
     pub append: Option<Append>,
-    /// How long stored events are kept. From a second to 36,500 days. Left out, a store keeps them for ever, and a
-    /// journal that only feeds sinks for 7 days.
+    /// How long stored events are kept, from a second to 36,500 days. If it is left out, a store keeps events forever,
+    /// and a journal that only feeds sinks keeps them for 7 days. Events that a sink does not have yet are kept
+    /// longer.
     #[serde(deserialize_with = "deserialize_duration")]
     pub retention: Option<Duration>,
-    /// The size cap of the store's file. Above it the oldest events are removed, user events first. From 131,072 bytes.
-    /// Left out, a store has none, and a journal that only feeds sinks has 1 GiB.
+    /// The size cap of the store's file in bytes, from 131,072. Above it, the oldest events are removed, events of
+    /// applications before lifecycle events. If it is left out, a store has no cap, and a journal that only feeds
+    /// sinks has a cap of 1 GiB.
     ///
-    /// The log beside the file has a bound of its own: as large as this, but from 16 MiB to 256 MiB.
+    /// The log beside the file has the same bound, but at least 16 MiB and at most 256 MiB. If there is no cap, it has
+    /// 256 MiB.
     pub max_journal_bytes: Option<u64>,
-    /// The size of one encoded event above which it is refused. A lifecycle event is never refused: if it is larger,
-    /// its largest fields are shortened or left out, but never those that say what happened. Up to 8,388,608.
+    /// The limit for the size of one event as JSON, in bytes, from 1 to 8,388,608. A larger event is refused. A
+    /// lifecycle event is never refused: its largest fields are shortened or left out until it fits, but never the
+    /// fields that say what happened.
     pub max_event_bytes: Option<usize>,
-    /// Which lifecycle events the interceptors emit.
+    /// Which lifecycle events the interceptors and the reconciler emit.
     pub lifecycle: Option<LifecycleSelection>,
-    /// Whether failed ends carry the error's message, which can hold private data.
+    /// Whether lifecycle events of failures contain the error's message, which may contain private data.
     pub error_messages: Option<bool>,
-    /// Whether a replay stores what the store lacks: `workflow_start` and the events that workflow code published,
-    /// with the ids that they had. A lost journal heals that way as far as history reaches. Costs one lookup in the
-    /// journal for each event of each replay.
+    /// Whether a replay of a workflow stores the events that the store lacks: `workflow_start`, and the events that
+    /// workflow code published. They get the ids that they had. This restores a lost journal as far as the replayed
+    /// histories reach. It costs one lookup in the journal for each event of each replay.
     pub repair_on_replay: Option<bool>,
-    /// A hook that may change or drop each event before it is stored. With a filter, the journal's thread does all
+    /// A function that may change or drop each event before it is stored. With a filter, the journal's thread does all
     /// writing; see [`Filter`].
     #[builder(into)]
     #[serde(skip)]
     pub filter: Option<Filter>,
 }
 
-/// Without secrets: a URL may hold a password.
+/// Shows URLs without user names, passwords and parameters.
 impl fmt::Debug for EventStoreOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Destructured, so that a new option is not forgotten.
@@ -182,14 +193,14 @@ impl fmt::Debug for EventStoreOptions {
 }
 
 impl<S: event_store_options_builder::State> EventStoreOptionsBuilder<S> {
-    /// Adds a store: `sqlite:PATH`, `memory:`, or the URL of a sink. Call it once for each. Taken as
-    /// [`EventStoreOptions::stores`].
+    /// Adds a store: `sqlite:PATH`, `memory:`, or the URL of a sink; see [`EventStoreOptions::stores`]. Call it once
+    /// for each URL.
     pub fn store(mut self, url: impl Into<String>) -> Self {
         self.stores.push(url.into());
         self
     }
 
-    /// Adds a sink of your own. Call it once for each.
+    /// Adds a sink of your own. Call it once for each sink.
     pub fn sink(mut self, sink: impl Sink) -> Self {
         self.sinks.push(Arc::new(sink));
         self
@@ -228,7 +239,18 @@ impl EventStoreOptions {
         }
     }
 
-    /// Returns these options, completed with those of `other` where these have none.
+    /// Returns these options, with the values of `other` for options that are not set here.
+    ///
+    /// If `stores` is set here, `journal` is not taken from `other`.
+    ///
+    /// ```
+    /// use temporal_eventstore::{EventStore, EventStoreOptions};
+    ///
+    /// # fn f() -> Result<EventStoreOptions, temporal_eventstore::BuildError> {
+    /// let code = EventStore::builder().application_name("orders").options();
+    /// let options = code.or(EventStoreOptions::from_env()?);
+    /// # Ok(options) }
+    /// ```
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {

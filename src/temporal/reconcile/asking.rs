@@ -1,5 +1,5 @@
-//! Asking the server at the agreed rate, and again when a failure may pass. Knows nothing of what is
-//! asked.
+//! Sends requests to the server at the configured rate, and retries those that fail for a temporary reason. Knows
+//! nothing of what the requests ask.
 
 use super::{ReconcileError, Reconciler};
 use crate::temporal::server::RequestError;

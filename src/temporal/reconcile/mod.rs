@@ -1,7 +1,6 @@
-//! The reconciler: finds what no worker could report - runs that were terminated, that timed out, that
-//! the SDK's core failed, whose worker died - in the server's own histories, and adds what the store
-//! lacks. Asks the server at a bounded rate and remembers how far it came; knows histories only
-//! through [`super::history`].
+//! The reconciler: finds in the server's histories what no worker could report (runs that were terminated, that timed
+//! out, that the SDK's core failed, or whose worker died), and adds what the store lacks. Asks the server at a bounded
+//! rate, and remembers how far it has come. Reads histories only through [`super::history`].
 
 mod adding;
 mod asking;
@@ -46,22 +45,28 @@ use temporalio_client::{Client, NamespacedClient as _};
 use tokio::time::Interval;
 use tracing::{debug, info, warn};
 
-/// Adds to a store what its workers could not report: `workflow_end` of runs that were terminated,
-/// timed out, or failed without the worker's code; `workflow_start` of runs that no worker saw begin;
-/// `activity_end` of attempts whose worker died, also of standalone activities. Reads the server's
-/// histories of closed runs, asks about open ones, and derives the same event ids as the interceptors,
-/// so that both can run at once and nothing is there twice. What it adds has `detected_by: "reconciler"`
-/// in its metadata.
+/// Adds to a store the lifecycle events that its workers could not report:
 ///
-/// Run it once ([`run_once`](Self::run_once)), over a time range ([`backfill`](Self::backfill)), in
-/// the background of a program ([`run`](Self::run)) or of a worker
-/// ([`EventStorePlugin::reconcile`](crate::EventStorePlugin::reconcile)), or as a Temporal workflow
-/// on a schedule ([`register`](Self::register), [`schedule`](Self::schedule)). A cheap handle: clones
-/// share the rate limit.
+/// * `workflow_end` of runs that were terminated, timed out, or failed outside of workflow code;
+/// * `workflow_start` of runs that no worker saw begin;
+/// * `activity_end` of attempts whose worker died, also of standalone activities.
 ///
-/// It does not know which workers have the plugin: set
-/// [`task_queue`](ReconcilerOptions::task_queue) or [`filter`](ReconcilerOptions::filter) in a
-/// namespace that others use too.
+/// It reads the server's histories of closed runs, and asks about open ones. It derives the same event ids as the
+/// interceptors, so that both can run at the same time, and each event is stored once. Events that it adds have
+/// `detected_by: "reconciler"` in their metadata.
+///
+/// It can run
+///
+/// * once: [`run_once`](Self::run_once);
+/// * over a time range: [`backfill`](Self::backfill);
+/// * in the background of a program: [`run`](Self::run);
+/// * in the background of a worker: [`EventStorePlugin::reconcile`](crate::EventStorePlugin::reconcile);
+/// * as a Temporal workflow on a schedule: [`register`](Self::register) and [`schedule`](Self::schedule).
+///
+/// Clones are cheap, and share the rate limit.
+///
+/// The reconciler does not know which workers have the plugin. If others use the namespace too, set
+/// [`task_queue`](ReconcilerOptions::task_queue) or [`filter`](ReconcilerOptions::filter).
 ///
 /// ```no_run
 /// # use temporal_eventstore::{EventStore, Reconciler, ReconcilerOptions};
@@ -102,7 +107,7 @@ struct Shared {
 }
 
 impl Reconciler {
-    /// Creates a reconciler that adds to `events` what the server of `client` knows about the client's namespace.
+    /// Creates a reconciler that adds events to `events`. It asks the server of `client` about the client's namespace.
     pub fn new(events: &EventStore, client: &Client, options: ReconcilerOptions) -> Self {
         let server = Arc::new(Server::connected(client.connection().clone()));
         Self::with_server(events.clone(), server, client.namespace(), options)
@@ -129,17 +134,20 @@ impl Reconciler {
         }
     }
 
-    /// Looks at the runs that closed since the checkpoint, or, the first time, within
-    /// [`lookback`](ReconcilerOptions::lookback); then moves the checkpoint, which the journal keeps.
-    /// Runs that closed within the last [`grace`](ReconcilerOptions::grace) are left for the next time.
-    /// Now and then it looks at what visibility shows [`late`](ReconcilerOptions::late), and each time at
-    /// some of the [`open_runs`](ReconcilerOptions::open_runs).
+    /// Looks at the runs that closed since the checkpoint, or within [`lookback`](ReconcilerOptions::lookback) if
+    /// there is no checkpoint yet. Then moves the checkpoint, which the journal keeps.
     ///
-    /// Cancel safe: what was added stays, the checkpoint stands where the last whole window ended.
+    /// Runs that closed within the last [`grace`](ReconcilerOptions::grace) are left for the next pass. Each pass also
+    /// looks at some of the [`open_runs`](ReconcilerOptions::open_runs), and some passes look for runs that visibility
+    /// shows [`late`](ReconcilerOptions::late).
+    ///
+    /// Cancel safe: events that were added stay in the store, and the checkpoint stays at the end of the last complete
+    /// window.
     ///
     /// # Errors
-    /// [`ReconcileError`] when the server or the journal fails for longer than a few retries. What was
-    /// found until then is in the store.
+    /// Returns a [`ReconcileError`] if the options name a task queue that the server cannot be asked for, if the
+    /// server refuses a request or still fails after a few retries, or if the journal fails. Events that were found
+    /// until then are in the store.
     pub async fn run_once(&self) -> Result<Reconciled, ReconcileError> {
         self.shared.options.check()?;
         let mut found = self.catch_up(Kind::Runs).await?;
@@ -151,15 +159,15 @@ impl Reconciler {
         Ok(found)
     }
 
-    /// Looks at the runs that closed within a time range, and leaves the checkpoint alone. For the time
-    /// before the plugin was there, or after a journal was lost. Reaches as far back as the
-    /// namespace's retention.
+    /// Looks at the runs that closed within the time range `closed`, and does not move the checkpoint. Use it for the
+    /// time before the plugin was installed, or after a journal was lost. It reaches as far back as the namespace's
+    /// retention. It also adds events that the store has removed because of their age or for lack of room.
     ///
-    /// Cancel safe; what was added stays.
+    /// Cancel safe: events that were added stay in the store.
     ///
     /// # Errors
-    /// As [`run_once`](Self::run_once); [`ReconcileError::EmptyRange`] when the range ends before it
-    /// begins.
+    /// The same as for [`run_once`](Self::run_once), and [`ReconcileError::EmptyRange`] if the range does not end
+    /// after it begins.
     pub async fn backfill(&self, closed: Range<SystemTime>) -> Result<Reconciled, ReconcileError> {
         self.shared.options.check()?;
         if closed.is_empty() {
@@ -172,8 +180,8 @@ impl Reconciler {
         Ok(found)
     }
 
-    /// Runs [`run_once`](Self::run_once) at intervals until `stop` resolves. An error is logged, and the next pass
-    /// follows at its time. Cancel safe.
+    /// Calls [`run_once`](Self::run_once) until `stop` resolves, with a pause of `every` between two passes. Errors
+    /// are logged, and the next pass follows after the same pause. Cancel safe.
     pub async fn run(&self, every: Duration, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         loop {

@@ -1,6 +1,5 @@
-//! Attempts that ended while their run goes on: those whose worker died, and those that failed before
-//! any of its code ran. Knows what the server tells of activities that wait, and bounds how often it
-//! asks.
+//! Activity attempts that ended while their run is open: those whose worker died, and those that failed before any of
+//! their code ran. Reads what the server says about pending activities, and bounds how often it asks.
 
 use super::{Pass, ReconcileError, Reconciled, Reconciler, asking::server_error, ranges::before};
 use crate::{

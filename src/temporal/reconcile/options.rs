@@ -1,10 +1,10 @@
-//! What a reconciler can be told, what it reports, and how it fails. Plain data.
+//! The options, the report and the errors of a reconciler. Plain data.
 
 use crate::{event::LifecycleEvent, journal::JournalError, store::PublishError};
 use bon::Builder;
 use std::{ops::AddAssign, time::Duration};
 
-/// How a [`Reconciler`](crate::Reconciler) works.
+/// The options of a [`Reconciler`](crate::Reconciler).
 ///
 /// ```
 /// use temporal_eventstore::ReconcilerOptions;
@@ -19,48 +19,52 @@ use std::{ops::AddAssign, time::Duration};
 #[builder(state_mod(vis = "pub"), on(String, into))]
 #[non_exhaustive]
 pub struct ReconcilerOptions {
-    /// Only runs of this task queue.
+    /// Looks only at runs and standalone activities of this task queue. The name must not contain a double quote or a
+    /// backslash; see [`ReconcileError::TaskQueue`].
     pub task_queue: Option<String>,
-    /// Only runs that this [visibility query](https://docs.temporal.io/visibility) finds, such as
+    /// Looks only at runs that match this [visibility query](https://docs.temporal.io/visibility), such as
     /// `WorkflowType = 'Order'`.
     pub filter: Option<String>,
-    /// Only standalone activities that this visibility query finds, such as `ActivityType = 'Charge'`.
-    /// If [`filter`](Self::filter) is set and this is not, standalone activities are left alone, since a filter of
-    /// runs does not apply to them.
+    /// Looks only at standalone activities that match this visibility query, such as `ActivityType = 'Charge'`. If
+    /// [`filter`](Self::filter) is set and this option is not, the reconciler ignores standalone activities, since a
+    /// filter for runs does not apply to them.
     pub standalone_filter: Option<String>,
-    /// Whether lost activity attempts are looked for too; on by default. This costs the history of every
-    /// closed run; without it, only histories of runs are read whose start or end is missing.
+    /// Whether to look for lost activity attempts, too; `true` by default. This reads the history of every closed run.
+    /// If it is `false`, only the histories of runs whose start or end is missing are read, and open runs and
+    /// standalone activities are ignored.
     #[builder(default = true)]
     pub activities: bool,
-    /// About how many open runs, and as many open standalone activities, each pass asks, to find attempts that ended
-    /// without a report from their worker. 100 by default; 0 leaves open ones alone. Each pass continues where the
-    /// last one ended. Costs one request each, and a part of the history of runs in which an attempt was followed by
-    /// another.
+    /// About how many open runs, and how many open standalone activities, each pass asks the server about, to find
+    /// attempts that ended without a report from their worker; 100 by default. 0 ignores open ones. Each pass
+    /// continues where the last one ended. This costs one request for each, and reads a part of the history of runs in
+    /// which an attempt was followed by another.
     #[builder(default = 100)]
     pub open_runs: u32,
-    /// How long after a run closed it is looked at; 10 seconds by default. Until then its worker may
-    /// still report it, and say more than history does.
+    /// How long the reconciler waits after a run has closed before it looks at the run; 10 seconds by default. Until
+    /// then the run's worker may still report the end, with more detail than the history has.
     #[builder(default = Duration::from_secs(10))]
     pub grace: Duration,
-    /// How far back the first look goes, when there is no checkpoint yet; one day by default.
+    /// How far back the first pass looks, when there is no checkpoint yet; one day by default.
     #[builder(default = Duration::from_secs(24 * 60 * 60))]
     pub lookback: Duration,
-    /// How far before the checkpoint each pass looks again, since visibility shows a closed run a moment late; two
+    /// How far before the checkpoint each pass starts, since visibility shows a closed run with a short delay; two
     /// minutes by default.
     #[builder(default = Duration::from_secs(2 * 60))]
     pub overlap: Duration,
-    /// How late visibility may show a run that is still found; four hours by default. Four times within that time,
-    /// the runs that closed within it before the checkpoint are listed again, and those that were not listed before
-    /// are looked at. Zero switches this off; never more than `lookback`.
+    /// The longest delay with which visibility may show a closed run that is still found; four hours by default. Four
+    /// times within this time, the reconciler lists again the runs that closed within this time before the checkpoint,
+    /// and looks at those that it had not listed before. Zero switches this off. A value above `lookback` counts as
+    /// `lookback`.
     #[builder(default = Duration::from_secs(4 * 60 * 60))]
     pub late: Duration,
-    /// How much time is looked at between two checkpoints; one hour by default.
+    /// The length of the time range that is looked at before the checkpoint moves; one hour by default. A value below
+    /// one second counts as one second.
     #[builder(default = Duration::from_secs(60 * 60))]
     pub window: Duration,
-    /// How many runs are listed, and how many events of a history read, at once; 100 by default.
+    /// The number of runs, or of events of a history, that one request asks for; 100 by default.
     #[builder(default = 100)]
     pub page_size: u32,
-    /// How many requests the server gets in a second at most; 20 by default. 0 counts as 1.
+    /// The largest number of requests to the server in one second; 20 by default. 0 counts as 1.
     #[builder(default = 20)]
     pub requests_per_second: u32,
 }
@@ -117,7 +121,7 @@ fn quoted(text: &str) -> String {
     text.replace('\'', "''")
 }
 
-/// What a reconciler found.
+/// What a reconciler has found and added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reconciled {
@@ -133,14 +137,14 @@ pub struct Reconciled {
     pub activity_starts: u64,
     /// `activity_end` events that were missing and were added.
     pub activity_ends: u64,
-    /// `activity_async_end` events that were added.
+    /// `activity_async_end` events that were missing and were added.
     pub activity_async_ends: u64,
-    /// Held ends that were released, or dropped since the server closed the run otherwise.
+    /// Holds in the journal that were settled: stored, replaced by the server's outcome, or discarded.
     pub settled: u64,
 }
 
 impl Reconciled {
-    /// How many events were added.
+    /// Returns how many events were added.
     pub fn added(&self) -> u64 {
         self.workflow_starts
             + self.workflow_ends
@@ -182,22 +186,22 @@ impl AddAssign for Reconciled {
     }
 }
 
-/// A reconciler could not finish.
+/// The error when a reconciler could not finish.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReconcileError {
-    /// The server could not be asked, or refused; a wrong [filter](ReconcilerOptions::filter) is
-    /// refused with the server's own words.
+    /// A request to the server failed, or the server refused it. For a wrong [filter](ReconcilerOptions::filter) the
+    /// error contains the server's message.
     #[error("the reconciler could not ask the server: {0}")]
     Server(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The journal could not be asked or written.
+    /// The journal could not be read or written.
     #[error("the reconciler could not use the journal: {0}")]
     Journal(#[from] JournalError),
     /// An event could not be stored.
     #[error("the reconciler could not store an event: {0}")]
     Store(#[source] PublishError),
-    /// The server's visibility finds no task queue with a double quote or a backslash in its name,
-    /// however it is asked.
+    /// The name of the task queue contains a double quote or a backslash. No visibility query of the server finds such
+    /// a name. Use a [filter](ReconcilerOptions::filter) instead.
     #[error(
         "the reconciler cannot ask for the task queue {task_queue:?}: the server's visibility queries \
          find no name with a double quote or a backslash; use a filter instead"
@@ -206,7 +210,7 @@ pub enum ReconcileError {
         /// The task queue.
         task_queue: String,
     },
-    /// The time range of a backfill ends before it begins.
+    /// The time range of a backfill does not end after it begins.
     #[error("the time range is empty: it must end after it begins")]
     EmptyRange,
     /// The schedule could not be created or updated.

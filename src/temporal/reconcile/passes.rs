@@ -1,5 +1,5 @@
-//! How far the reconciler came: from checkpoint to checkpoint, and now and then further back, for what
-//! visibility shows late. Knows times and queries, and not what is done with what they find.
+//! The passes of the reconciler: from checkpoint to checkpoint, and now and then further back, for what visibility
+//! shows late. Knows times and queries, and not what is done with the results.
 
 use super::{
     Pass, ReconcileError, Reconciled, Reconciler,

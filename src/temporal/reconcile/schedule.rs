@@ -26,11 +26,11 @@ const PASS_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 const FIRST_RETRY_AFTER: Duration = Duration::from_secs(10);
 
 impl Reconciler {
-    /// Registers the workflow `ReconcileEvents` and its activity on a worker, which then does the work
-    /// of [`schedule`](Self::schedule).
+    /// Registers the workflow `ReconcileEvents` and its activity in a worker's options. The worker then runs the
+    /// reconciler whenever a [`schedule`](Self::schedule) starts the workflow.
     ///
     /// # Errors
-    /// When a workflow of that name is registered already.
+    /// Returns an error if a workflow of that name is already registered.
     pub fn register(&self, options: &mut WorkerOptions) -> Result<(), WorkflowRegistrationError> {
         options.register_workflow::<ReconcileEvents>()?;
         options.register_activities(ReconcileActivities {
@@ -39,12 +39,15 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Creates the schedule `schedule_id`, or sets the interval of an existing one. It starts the workflow
-    /// `ReconcileEvents` on `task_queue` at that interval, never two at once. A worker on that queue must have it
-    /// [registered](Self::register). Not cancel safe: afterwards the schedule may or may not exist.
+    /// Creates the schedule `schedule_id`, or sets the interval of an existing one. The schedule starts the workflow
+    /// `ReconcileEvents` on `task_queue` with the interval `every`, and never starts one while another runs. A worker
+    /// on that task queue must have the workflow [registered](Self::register). If the schedule exists, only its
+    /// interval is changed, and not its task queue.
+    ///
+    /// Not cancel safe: after a cancelled call, the schedule may or may not exist.
     ///
     /// # Errors
-    /// [`ReconcileError::Schedule`] with the server's words.
+    /// [`ReconcileError::Schedule`] with the server's message.
     pub async fn schedule(
         client: &Client,
         schedule_id: &str,

@@ -1,5 +1,5 @@
-//! What was listed and looked at lately, so that it costs nothing the next time, and so that what
-//! visibility shows late stands out. Plain data, bounded.
+//! The executions that were listed and looked at recently. They cost nothing in the next pass, and an execution that
+//! is not among them was shown late by visibility. Plain data, bounded.
 
 use std::{collections::BTreeSet, time::SystemTime};
 
