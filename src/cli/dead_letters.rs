@@ -5,7 +5,7 @@ use super::{
     export::place,
     failure::Failure,
     load, redact,
-    screen::{Field, Screen, note, wrote},
+    screen::{Field, Screen, in_one_line, note, wrote},
     words::{self, BOLD, RED, paint},
 };
 use crate::{
@@ -151,10 +151,10 @@ fn show(
     for letter in letters {
         screen.line(&format!(
             "{} rejected event {}",
-            paint(BOLD, &letter.sink),
+            paint(BOLD, in_one_line(&letter.sink)),
             letter.event_id
         ))?;
-        screen.line(&paint(RED, &letter.reason))?;
+        screen.line(&paint(RED, in_one_line(&letter.reason)))?;
         let event: Value = serde_json::from_str(&letter.event)?;
         screen.line(&serde_json::to_string_pretty(&event)?)?;
     }

@@ -153,7 +153,7 @@ fn arranged(head: &[&str], rows: Vec<Vec<Field>>) -> Table {
         }));
     for row in rows {
         table.add_row(row.into_iter().map(|field| {
-            let mut cell = Cell::new(field.text);
+            let mut cell = Cell::new(in_one_line(&field.text));
             if let Some(color) = field.color {
                 cell = cell.fg(color);
             }
@@ -174,9 +174,17 @@ fn head_cell(name: &str, is_number: bool) -> Cell {
     }
 }
 
-/// A text without what would end a line or a column.
+/// A text in one line, and without what would steer a terminal: events say what they like.
 pub(super) fn in_one_line(text: &str) -> String {
-    text.replace(['\n', '\r', '\t'], " ")
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' | '\r' | '\t' => line.push(' '),
+            character if character.is_control() => line.extend(character.escape_debug()),
+            character => line.push(character),
+        }
+    }
+    line
 }
 
 /// Says something beside the output, on standard error.
@@ -230,5 +238,16 @@ impl Progress {
 
     pub(super) fn end(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_events_say_does_not_steer_the_terminal() {
+        let text = "a\u{1b}]0;title\u{7}\tb\r\nc\u{9b}31m ü ✓";
+        assert_eq!(in_one_line(text), r"a\u{1b}]0;title\u{7} b  c\u{9b}31m ü ✓");
     }
 }

@@ -159,8 +159,8 @@ fn children<'a>(model: &'a Model, run: &'a Run) -> impl Iterator<Item = &'a Run>
 fn tree(model: &Model, run: &Run, now: Time) -> Vec<String> {
     let mut lines = vec![format!(
         "{}  {}  {}{}",
-        paint(BOLD, &run.workflow_id),
-        run.workflow_type,
+        paint(BOLD, in_one_line(&run.workflow_id)),
+        in_one_line(&run.workflow_type),
         outcome(run.state),
         took(run, now)
     )];
@@ -244,7 +244,8 @@ fn branches(
             Branch::Activity(activity) => activity_lines(activity, &before, &indent, now, lines),
             Branch::Mark(mark) => lines.push(format!("{before}  {}", mark_text(mark))),
             Branch::Child(child) => {
-                let (id, name) = (&child.workflow_id, &child.workflow_type);
+                let id = in_one_line(&child.workflow_id);
+                let name = in_one_line(&child.workflow_type);
                 let state = outcome(child.state);
                 let took = took(child, now);
                 lines.push(format!(
@@ -274,6 +275,7 @@ fn mark_text(mark: &Mark) -> String {
         true => mark.event_name.clone(),
         false => format!("{} ({})", mark.event_name, mark.event_type),
     };
+    let name = in_one_line(&name);
     let data = match mark.data.is_empty() {
         true => String::new(),
         false => format!("  {}", Value::Object(mark.data.clone())),
@@ -293,7 +295,7 @@ fn activity_lines(
     lines: &mut Vec<String>,
 ) {
     let local = if activity.is_local { " (local)" } else { "" };
-    let name = format!("{}{local}", activity.activity_type);
+    let name = format!("{}{local}", in_one_line(&activity.activity_type));
     if let [attempt] = activity.attempts.as_slice() {
         let number = match attempt.attempt {
             1 => String::new(),

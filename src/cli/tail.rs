@@ -88,19 +88,25 @@ fn message(event: &Event) -> Option<String> {
 fn for_people(stored: &StoredEvent, event: &Event) -> String {
     let time = event.metadata.created_at;
     let time = time.map(|time| time.format("%H:%M:%S%.3f").to_string());
-    let name = &event.event_name;
+    let name = in_one_line(&event.event_name);
     let mut parts = vec![paint(DIM, time.unwrap_or_default())];
     parts.push(match event.is_lifecycle() {
         true => format!("{name:<14}"),
         false => paint(MAGENTA, format!("◆ {name:<12}")),
     });
-    parts.extend(stored.workflow_id.as_ref().map(|id| paint(BOLD, id)));
+    parts.extend(
+        stored
+            .workflow_id
+            .as_ref()
+            .map(|id| paint(BOLD, in_one_line(id))),
+    );
     let activity = stored.activity_type.as_ref().map(|name| {
         let attempt = stored.attempt.filter(|attempt| *attempt > 1);
         let attempt = attempt.map(|attempt| format!(" #{attempt}"));
         format!("{name}{}", attempt.unwrap_or_default())
     });
-    parts.extend(activity.or_else(|| stored.workflow_type.clone()));
+    let name = activity.or_else(|| stored.workflow_type.clone());
+    parts.extend(name.map(|name| in_one_line(&name)));
     if event.is_lifecycle() {
         let status = data(event, &["status"]).and_then(Value::as_str);
         parts.extend(status.map(|status| words::outcome(Outcome::from_name(status))));

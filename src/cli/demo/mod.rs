@@ -8,7 +8,7 @@ use super::{
     arguments::Demo,
     failure::Failure,
     screen::{Progress, Screen, note},
-    words::{self, BOLD, DIM, paint},
+    words::{self, BOLD, paint},
 };
 use crate::{
     event::Event,
