@@ -13,11 +13,15 @@ mod workflows;
 
 use anyhow::Context as _;
 use clap::Parser;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use temporal_eventstore::{EventStore, ReconcilerOptions};
 use temporalio_client::{Client, ClientOptions, ConnectionOptions, tonic::IntoRequest as _};
 use temporalio_common::protos::temporal::api::workflowservice::v1::DescribeNamespaceRequest;
-use temporalio_sdk::{Runtime, Worker};
+use temporalio_common::telemetry::{
+    PrometheusExporterOptions, TelemetryOptions, metrics::CoreMeter,
+    start_prometheus_metric_exporter,
+};
+use temporalio_sdk::{Runtime, Worker, runtime::RuntimeOptions};
 use tracing_subscriber::EnvFilter;
 
 #[derive(Parser)]
@@ -41,6 +45,9 @@ struct Arguments {
     /// How many workflows stay in memory between their tasks.
     #[arg(long, default_value_t = 1000)]
     max_cached_workflows: usize,
+    /// Where Prometheus finds the metrics of the SDK and of the event store, such as 127.0.0.1:9464.
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<std::net::SocketAddr>,
     /// Look every so many seconds for what no worker could report, such as terminated workflows.
     #[arg(long, value_name = "SECONDS")]
     reconcile: Option<u64>,
@@ -67,9 +74,13 @@ async fn main() -> anyhow::Result<()> {
         EventStore::from_env().await?
     };
 
+    let meter = arguments.metrics.map(exporter).transpose()?;
     let mut client_options = ClientOptions::new(&arguments.namespace);
     if !arguments.bare {
         let mut plugin = events.plugin();
+        if let Some(meter) = meter.clone() {
+            plugin = plugin.meter(meter);
+        }
         if let Some(seconds) = arguments.reconcile {
             plugin = plugin.reconcile(ReconcilerOptions::default(), Duration::from_secs(seconds));
         }
@@ -84,7 +95,12 @@ async fn main() -> anyhow::Result<()> {
     check_namespace(&client, &arguments.namespace).await?;
 
     let options = workflows::worker_options(&arguments.task_queue, arguments.max_cached_workflows)?;
-    let runtime = Runtime::from_current_tokio(Default::default())?;
+    let telemetry = TelemetryOptions::builder().maybe_metrics(meter).build();
+    let runtime_options = RuntimeOptions::builder()
+        .telemetry_options(telemetry)
+        .build()
+        .map_err(anyhow::Error::msg)?;
+    let runtime = Runtime::from_current_tokio(runtime_options)?;
     let mut worker = Worker::new(&runtime, client, options)?;
     let stop = worker.shutdown_handle();
     tokio::spawn(async move {
@@ -99,6 +115,14 @@ async fn main() -> anyhow::Result<()> {
     run?;
     flushed?;
     Ok(())
+}
+
+/// Serves the metrics. The SDK and the event store record on the same meter.
+fn exporter(address: std::net::SocketAddr) -> anyhow::Result<Arc<dyn CoreMeter>> {
+    let options = PrometheusExporterOptions::builder()
+        .socket_addr(address)
+        .build();
+    Ok(start_prometheus_metric_exporter(options)?.meter)
 }
 
 /// The worker would find out too, but only after `ready`.

@@ -44,7 +44,7 @@ mod temporal;
 pub mod testing;
 
 pub use context::Frame;
-pub use delivery::{RedeliverError, SinkCheck, SinkStats};
+pub use delivery::{RedeliverError, SinkCheck};
 pub use event::{DeadLetter, Event, EventId, EventMetadata, StoredEvent, WorkflowState};
 pub use journal::JournalError;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -54,7 +54,7 @@ pub use store::{
     Append, BuildError, DEFAULT_BATCH_SIZE, DEFAULT_COMMIT_TIMEOUT, DEFAULT_LINGER,
     DEFAULT_MAX_QUEUED_BYTES, DEFAULT_QUEUE_SIZE, Durability, EventStore, EventStoreOptions,
     EventStoreOptionsBuilder, FailingSink, FlushError, Health, LifecycleSelection, PublishError,
-    Published, Receipt, Stats, event_store_options_builder, publish,
+    Published, Receipt, SinkStats, Stats, event_store_options_builder, publish,
 };
 #[cfg(feature = "plugin")]
 pub use temporal::EventStorePlugin;

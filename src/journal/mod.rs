@@ -33,6 +33,7 @@ mod log;
 mod memory;
 mod options;
 mod queue;
+mod receipt;
 mod record;
 mod removed;
 #[cfg(feature = "sqlite")]
@@ -47,7 +48,7 @@ mod tests;
 
 pub use error::JournalError;
 pub(crate) use options::{JournalOptions, Retention, Synchronous, Target};
-pub(crate) use queue::Receipt;
+pub(crate) use receipt::Receipt;
 pub(crate) use record::{Held, Hold, HoldKey};
 pub(crate) use removed::RemovedUntil;
 #[cfg(feature = "sqlite")]

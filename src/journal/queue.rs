@@ -1,10 +1,9 @@
-//! Queued work and its receipts. One allocation holds an event while it is queued, and the answer afterwards.
+//! Queued work. One allocation holds an event while it is queued, and the answer afterwards.
 //! If nobody awaits the receipt, no channel is made and nobody is woken.
 
 use super::{
     JournalError,
     record::{Change, Hold, HoldKey},
-    state::Shared,
     status::Counters,
 };
 use crate::{
@@ -13,11 +12,9 @@ use crate::{
 };
 use std::{
     collections::VecDeque,
-    future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
-    task::{Context, Poll, Waker},
+    task::Waker,
 };
 
 /// The outcome of appending.
@@ -68,10 +65,10 @@ pub(super) struct Slot {
 }
 
 #[derive(Debug)]
-struct SlotState {
-    work: Option<Work>,
-    answer: Option<Answer>,
-    waker: Option<Waker>,
+pub(super) struct SlotState {
+    pub(super) work: Option<Work>,
+    pub(super) answer: Option<Answer>,
+    pub(super) waker: Option<Waker>,
 }
 
 impl Slot {
@@ -86,7 +83,7 @@ impl Slot {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, SlotState> {
+    pub(super) fn state(&self) -> MutexGuard<'_, SlotState> {
         // Each change is one assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -108,52 +105,6 @@ impl Slot {
         };
         if let Some(waker) = waker {
             waker.wake();
-        }
-    }
-}
-
-/// Resolves when the work it stands for is in the log. The first poll appends what is queued, or has the
-/// journal's thread do so. Dropping it changes nothing about the work.
-pub(crate) struct Receipt {
-    slot: Arc<Slot>,
-    shared: Arc<Shared>,
-    is_asked: bool,
-}
-
-impl Receipt {
-    pub(super) fn new(slot: Arc<Slot>, shared: Arc<Shared>) -> Self {
-        Self {
-            slot,
-            shared,
-            is_asked: false,
-        }
-    }
-
-    /// Returns the answer, if it is there.
-    pub(crate) fn try_take(&mut self) -> Option<Answer> {
-        self.slot.state().answer.take()
-    }
-}
-
-impl Future for Receipt {
-    type Output = Answer;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if !self.is_asked {
-            self.is_asked = true;
-            if let Some(answer) = self.try_take() {
-                return Poll::Ready(answer);
-            }
-            // Somebody waits now.
-            self.shared.append_now();
-        }
-        let mut state = self.slot.state();
-        match state.answer.take() {
-            Some(answer) => Poll::Ready(answer),
-            None => {
-                state.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
         }
     }
 }

@@ -22,7 +22,7 @@ pub use options::{
 };
 pub(crate) use outlet::{Outlet, Place};
 pub use publish::{Published, Receipt};
-pub use stats::{FailingSink, Health, Stats};
+pub use stats::{FailingSink, Health, SinkStats, Stats};
 #[cfg(feature = "cli")]
 pub(crate) use url::split as split_urls;
 

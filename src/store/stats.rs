@@ -1,6 +1,6 @@
 //! The statistics of a store: counters that only grow, and gauges.
 
-use crate::delivery::SinkStats;
+pub use crate::delivery::SinkStats;
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,

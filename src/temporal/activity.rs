@@ -4,11 +4,7 @@
 //! protocol.
 
 use super::{
-    failure,
-    local::{AttemptName, LocalAttempt},
-    payload,
-    run::Run,
-    stage::RunStage,
+    failure, local::AttemptName, local_attempt::LocalAttempt, payload, run::Run, stage::RunStage,
 };
 use crate::{
     context::{ActivityFrame, Context, WorkerFrame},

@@ -22,12 +22,16 @@ mod holding;
 mod holding_model;
 mod interceptors;
 mod local;
+mod local_attempt;
+#[cfg(feature = "plugin")]
+mod metrics;
 mod payload;
 #[cfg(feature = "plugin")]
 mod plugin;
 mod reconcile;
 #[cfg(feature = "plugin")]
 mod registration;
+mod request_error;
 mod resolve;
 mod run;
 mod server;
@@ -37,6 +41,7 @@ mod standalone;
 mod task;
 mod testimony;
 mod time;
+mod user_event;
 #[cfg(feature = "plugin")]
 mod worker;
 mod workflow;

@@ -1,6 +1,7 @@
 //! The plugin: one value that installs the interceptors on a client and on the workers made from it.
 
 use super::{
+    metrics::Metrics,
     reconcile::ReconcilerOptions,
     registration::{Registration, Registrations},
     worker::{ActivityHooks, Hooks, WorkerEvents},
@@ -10,6 +11,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use temporalio_client::{
     ClientOptions, ClientPlugin, Connection, ConnectionOptions, ErasedClientPlugin, PluginError,
 };
+use temporalio_common::telemetry::metrics::CoreMeter;
 use temporalio_sdk::{ClientAndWorkerPlugin, WorkerOptions, WorkerPlugin};
 
 /// The name under which the plugin shows in diagnostics and worker heartbeats.
@@ -48,6 +50,7 @@ pub struct EventStorePlugin {
     store: EventStore,
     namespace: Option<String>,
     reconcile: Option<(ReconcilerOptions, Duration)>,
+    metrics: Option<Arc<Metrics>>,
     registrations: Arc<Registrations>,
     registration: Arc<Registration>,
 }
@@ -60,6 +63,7 @@ impl EventStore {
             store: self.clone(),
             namespace: None,
             reconcile: None,
+            metrics: None,
             registration: registrations.register(),
             registrations,
         }
@@ -113,6 +117,29 @@ impl EventStorePlugin {
         self.reconcile = Some((options, every));
         self
     }
+
+    /// Records the numbers of the store ([`EventStore::stats`]) on a meter, every 5 seconds while a worker runs and once
+    /// more when it ends. With the meter of the worker's telemetry, they appear on the Prometheus endpoint or the OTLP
+    /// exporter that the worker has already. The names begin with `eventstore_`. The labels are `namespace` and `sink`,
+    /// and never a workflow id: `docs/metrics.md` lists them all.
+    ///
+    /// The numbers are those of the whole store. Pass a meter to one plugin of a store only: its clones share it, and
+    /// count once.
+    ///
+    /// ```
+    /// # async fn f(events: temporal_eventstore::EventStore) -> anyhow::Result<()> {
+    /// use temporalio_common::telemetry::{PrometheusExporterOptions, start_prometheus_metric_exporter};
+    ///
+    /// let options = PrometheusExporterOptions::builder().socket_addr("127.0.0.1:9464".parse()?).build();
+    /// let exporter = start_prometheus_metric_exporter(options)?;
+    /// let plugin = events.plugin().meter(exporter.meter.clone());
+    /// // The same meter in the runtime's telemetry options has the SDK's own metrics beside them.
+    /// # let _ = plugin; Ok(()) }
+    /// ```
+    pub fn meter(mut self, meter: Arc<dyn CoreMeter>) -> Self {
+        self.metrics = Some(Arc::new(Metrics::new(self.store.clone(), meter)));
+        self
+    }
 }
 
 impl Clone for EventStorePlugin {
@@ -122,6 +149,7 @@ impl Clone for EventStorePlugin {
             store: self.store.clone(),
             namespace: self.namespace.clone(),
             reconcile: self.reconcile.clone(),
+            metrics: self.metrics.clone(),
             registration: self.registrations.register(),
             registrations: self.registrations.clone(),
         }
@@ -173,6 +201,7 @@ impl WorkerPlugin for EventStorePlugin {
             namespace.as_deref().or(self.namespace.as_deref()),
             options,
             self.reconcile.clone(),
+            self.metrics.clone(),
         ));
         options.workflow_interceptor(worker.workflow_interceptors());
         options.activity_inbound_interceptor(ActivityHooks(worker.clone()));

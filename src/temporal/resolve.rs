@@ -3,7 +3,8 @@
 
 use super::{
     held::{HeldTask, TaskFate, Testimony, Verdict, is_end, verdict},
-    server::{RequestError, Server},
+    request_error::RequestError,
+    server::Server,
 };
 use crate::{
     crash_point::{crash_point, is_left_out},

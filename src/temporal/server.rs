@@ -7,17 +7,17 @@ mod standalone;
 pub(super) use open::OpenRun;
 pub(super) use standalone::{StandaloneActivity, StandaloneDescription};
 
-use super::{source::Source, time::time};
-use std::{
-    fmt,
-    time::{Duration, SystemTime},
+use super::{
+    request_error::{REQUEST_TIMEOUT, RequestError},
+    source::Source,
+    time::time,
 };
+use std::{fmt, time::SystemTime};
 #[cfg(feature = "plugin")]
 use temporalio_client::ConnectionOptions;
 use temporalio_client::{
     Connection,
-    errors::ClientConnectError,
-    tonic::{self, Code, IntoRequest},
+    tonic::{Code, IntoRequest},
 };
 use temporalio_common::protos::temporal::api::{
     common::v1::WorkflowExecution,
@@ -27,9 +27,6 @@ use temporalio_common::protos::temporal::api::{
 };
 
 use crate::event::WorkflowState;
-
-/// One question may take this long; then the server counts as unreachable.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A run that is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,58 +51,6 @@ pub(super) struct HistoryPage {
     pub(super) events: Vec<HistoryEvent>,
     /// Asks for the next part; empty at the end.
     pub(super) next_page_token: Vec<u8>,
-}
-
-/// Why the server gave no answer.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum RequestError {
-    #[error(
-        "no connection to the server is known; connect with Client::connect, or give the plugin one"
-    )]
-    NotConnected,
-    #[error("the server cannot be reached: {0}")]
-    Connect(#[from] ClientConnectError),
-    #[error("the server did not answer within {REQUEST_TIMEOUT:?}")]
-    TimedOut,
-    #[error("the server does not know the run any more")]
-    Gone,
-    #[error("the server refused: {0}")]
-    Refused(#[from] tonic::Status),
-}
-
-impl RequestError {
-    /// Whether asking again can help.
-    pub(super) fn may_pass(&self) -> bool {
-        match self {
-            Self::NotConnected | Self::Gone => false,
-            Self::Connect(_) | Self::TimedOut => true,
-            // Keys and certificates are renewed while a worker runs.
-            Self::Refused(_) if self.is_about_credentials() => true,
-            Self::Refused(status) => matches!(
-                status.code(),
-                Code::Unavailable
-                    | Code::ResourceExhausted
-                    | Code::DeadlineExceeded
-                    | Code::Aborted
-                    | Code::Internal
-                    | Code::Unknown
-                    | Code::Cancelled
-            ),
-        }
-    }
-
-    /// Whether other credentials can help.
-    pub(super) fn is_about_credentials(&self) -> bool {
-        let (Self::Refused(status)
-        | Self::Connect(ClientConnectError::SystemInfoCallError(status))) = self
-        else {
-            return false;
-        };
-        matches!(
-            status.code(),
-            Code::Unauthenticated | Code::PermissionDenied
-        )
-    }
 }
 
 /// Asks the server that a [`Source`] leads to.

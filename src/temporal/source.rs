@@ -1,7 +1,7 @@
 //! The way to the server: a connection that the user gave, or one that is made with the options of the
 //! user's client. Knows how to connect and with whose credentials, and nothing of what is asked.
 
-use super::server::RequestError;
+use super::request_error::RequestError;
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, Ordering},

@@ -4,7 +4,8 @@
 use super::{
     held::{TaskFate, Testimony},
     history::LOCAL_ACTIVITY_MARKER,
-    server::{RequestError, Server, closed_state},
+    request_error::RequestError,
+    server::{Server, closed_state},
     task::{Evidence, LocalOutcome, TaskExecution},
     time::time,
 };

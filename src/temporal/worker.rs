@@ -4,6 +4,7 @@
 use super::{
     activity::{self, Staging},
     commit::Commit,
+    metrics::Metrics,
     reconcile::{Reconciler, ReconcilerOptions},
     resolve::Resolver,
     server::Server,
@@ -51,6 +52,7 @@ pub(super) struct WorkerEvents {
     description: Map<String, Value>,
     frame: WorkerFrame,
     reconcile: Option<(ReconcilerOptions, Duration)>,
+    metrics: Option<Arc<Metrics>>,
     // As it was told, until the SDK shows it.
     namespace: watch::Sender<Option<Arc<str>>>,
     is_shown: AtomicBool,
@@ -67,6 +69,7 @@ impl WorkerEvents {
         namespace: Option<&str>,
         options: &WorkerOptions,
         reconcile: Option<(ReconcilerOptions, Duration)>,
+        metrics: Option<Arc<Metrics>>,
     ) -> Self {
         let resolver = Arc::new(Resolver::new(store.clone(), server.clone()));
         let deployment = &options.deployment_options;
@@ -111,6 +114,7 @@ impl WorkerEvents {
             description,
             frame,
             reconcile,
+            metrics,
             namespace: watch::Sender::new(namespace.map(Into::into)),
             is_shown: AtomicBool::new(false),
             running: OnceLock::new(),
@@ -180,6 +184,20 @@ impl WorkerEvents {
             }
             self.resolver.recover(&shown);
             told = Some(shown);
+        }
+    }
+
+    /// Records the store's numbers while the worker runs, if a meter is given.
+    fn record_metrics(&self) -> Option<AbortOnDrop> {
+        let metrics = self.metrics.clone()?;
+        let namespace = self.namespace.borrow().clone();
+        let recording = async move { metrics.run(namespace.as_deref()).await };
+        Some(AbortOnDrop(tokio::spawn(recording)))
+    }
+
+    fn record_metrics_once(&self) {
+        if let Some(metrics) = &self.metrics {
+            metrics.record(self.namespace.borrow().as_deref());
         }
     }
 
@@ -320,6 +338,7 @@ impl WorkerInterceptor for Hooks {
             let outlet = Outlet::new(&worker.store, Arc::new(WorkerItself(itself)), &around);
             let scope = context.clone().with_extension(outlet);
             let started = Instant::now();
+            let recording = worker.record_metrics();
             let attending = AbortOnDrop(tokio::spawn(worker.clone().attend(told, namespace)));
             // Also when the worker is dropped while it runs: its last tasks are settled all the same.
             let stopping = Stopping(worker);
@@ -338,6 +357,10 @@ impl WorkerInterceptor for Hooks {
                 frame.namespace = worker.namespace.borrow().clone();
                 let context = Context::new().push(frame);
                 worker.emit_end(&context, started, &result).await;
+            }
+            if let Some(recording) = recording {
+                recording.end().await;
+                worker.record_metrics_once();
             }
             result
         })
@@ -396,6 +419,15 @@ impl Drop for Stopping<'_> {
 
 /// A task that ends with its owner.
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl AbortOnDrop {
+    /// Ends the task, and waits until it has ended.
+    async fn end(mut self) {
+        self.0.abort();
+        // Its own end is no error here.
+        (&mut self.0).await.ok();
+    }
+}
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {

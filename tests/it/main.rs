@@ -22,6 +22,7 @@ mod journal_under_fire;
 mod kafka_sink;
 mod lifecycle;
 mod lossy_line;
+mod metrics;
 mod own_log;
 mod programs;
 mod reconcile;

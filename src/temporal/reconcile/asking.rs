@@ -2,7 +2,7 @@
 //! nothing of what the requests ask.
 
 use super::{ReconcileError, Reconciler};
-use crate::temporal::server::RequestError;
+use crate::temporal::request_error::RequestError;
 use backon::{ExponentialBuilder, Retryable as _};
 use std::future::Future;
 use tokio::time::MissedTickBehavior;

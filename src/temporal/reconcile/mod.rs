@@ -20,8 +20,9 @@ pub use options::{
 use super::{
     held::{HeldTask, verdict},
     history::HistoryReader,
+    request_error::RequestError,
     resolve::execute,
-    server::{ClosedRun, RequestError, Server},
+    server::{ClosedRun, Server},
 };
 use crate::{
     event::{EventId, EventKey, Execution, LifecycleEvent},

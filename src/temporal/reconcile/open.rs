@@ -9,7 +9,8 @@ use crate::{
     temporal::{
         attempt::{self, AttemptEnd, KnownActivity},
         history,
-        server::{OpenRun, RequestError},
+        request_error::RequestError,
+        server::OpenRun,
         time::time,
     },
 };

@@ -6,7 +6,8 @@ use super::{
     ranges::before,
 };
 use crate::temporal::{
-    server::{RequestError, StandaloneActivity, StandaloneDescription},
+    request_error::RequestError,
+    server::{StandaloneActivity, StandaloneDescription},
     standalone,
 };
 use std::{

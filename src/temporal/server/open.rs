@@ -1,7 +1,8 @@
 //! Asking the server about runs that go on: which they are, and what waits in them. Knows requests
 //! alone.
 
-use super::{HistoryPage, RequestError, Server};
+use super::{HistoryPage, Server};
+use crate::temporal::request_error::RequestError;
 use temporalio_client::tonic::{Code, IntoRequest as _};
 use temporalio_common::protos::temporal::api::{
     common::v1::WorkflowExecution,

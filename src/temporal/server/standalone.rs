@@ -1,7 +1,8 @@
 //! Asking the server about standalone activities, which a client started without a workflow. Knows
 //! requests alone.
 
-use super::{RequestError, Server, open::Page};
+use super::{Server, open::Page};
+use crate::temporal::request_error::RequestError;
 use crate::temporal::time::time;
 use std::time::SystemTime;
 use temporalio_client::tonic::{Code, IntoRequest as _};
