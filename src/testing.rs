@@ -116,6 +116,7 @@ struct TestSinkState {
     answers_to_lose: usize,
     delay: Duration,
     reject: Option<Box<Reject>>,
+    refuse: Option<Box<Reject>>,
 }
 
 impl TestSink {
@@ -151,9 +152,15 @@ impl TestSink {
         self.state().delay = delay;
     }
 
-    /// Makes the sink reject every following event for which `reject` returns a reason.
+    /// Makes the sink reject every following event for which `reject` returns a reason: the event cannot be sent as it is.
     pub fn reject(&self, reject: impl Fn(&SinkEvent) -> Option<String> + Send + 'static) {
         self.state().reject = Some(Box::new(reject));
+    }
+
+    /// Makes the sink refuse every following event for which `refuse` returns a reason, as a receiver does that does not
+    /// accept it.
+    pub fn refuse(&self, refuse: impl Fn(&SinkEvent) -> Option<String> + Send + 'static) {
+        self.state().refuse = Some(Box::new(refuse));
     }
 
     /// Returns the events that arrived, in order. An event that arrived twice is there twice.
@@ -205,9 +212,13 @@ impl Sink for TestSink {
         }
         let mut rejected = Vec::new();
         for (index, event) in batch.iter().enumerate() {
-            match state.reject.as_ref().and_then(|reject| reject(event)) {
-                Some(reason) => rejected.push(Rejection::new(index, reason)),
-                None => state.received.push(event.clone()),
+            let asked = |rule: &Option<Box<Reject>>| rule.as_ref().and_then(|rule| rule(event));
+            if let Some(reason) = asked(&state.reject) {
+                rejected.push(Rejection::new(index, reason));
+            } else if let Some(reason) = asked(&state.refuse) {
+                rejected.push(Rejection::refused(index, reason));
+            } else {
+                state.received.push(event.clone());
             }
         }
         if state.answers_to_lose > 0 {

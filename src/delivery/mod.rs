@@ -1,26 +1,38 @@
 //! From the journal to the sinks: one task per sink, each with its own cursor, so that a sink that is away does
 //! not hold back the others. No workflow and no activity waits for anything here.
 
+mod begin;
+mod control;
 mod guard;
+mod judgement;
+mod patience;
 mod reading;
 mod selection;
 mod status;
 mod subscription;
+mod suspects;
 mod task;
 
+pub(crate) use begin::Begin;
+pub use control::ControlError;
+pub(crate) use patience::Patience;
 pub(crate) use reading::cursor_name;
 use selection::Selection;
 pub use status::SinkStats;
 pub(crate) use subscription::{Subscription, SubscriptionError};
 
 use crate::{
+    event::DeadLetter,
     journal::{Journal, JournalError},
     sink::{Sink, SinkError},
 };
 use guard::call;
 use reading::Reading;
 use status::Progress;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use task::Task;
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -46,7 +58,11 @@ struct Line {
     sink: Arc<dyn Sink>,
     reading: Arc<Reading>,
     progress: Arc<Progress>,
-    task: JoinHandle<()>,
+    task: Arc<Task>,
+    // None while an operator's command ends it.
+    running: Mutex<Option<JoinHandle<()>>>,
+    // One command of an operator at a time.
+    commands: tokio::sync::Mutex<()>,
 }
 
 /// What a sink answered when it was asked whether its server can be reached.
@@ -106,23 +122,34 @@ impl Delivery {
         let (stop, stopped) = watch::channel(false);
         let lines = subscriptions
             .into_iter()
-            .map(|Subscription { name, sink, only }| {
+            .map(|subscription| {
+                let Subscription {
+                    name,
+                    sink,
+                    only,
+                    begin,
+                    patience,
+                } = subscription;
                 let progress = Arc::new(Progress::default());
-                let reading = Arc::new(Reading::new(journal, &name));
-                let task = Task {
+                let reading = Arc::new(Reading::new(journal, &name, begin));
+                let task = Arc::new(Task {
                     name: name.clone(),
                     sink: sink.clone(),
                     only,
                     reading: reading.clone(),
                     batch,
+                    patience,
                     progress: progress.clone(),
-                };
+                });
+                let running = tokio::spawn(task.clone().run(stopped.clone()));
                 Line {
                     name,
                     sink,
                     reading,
                     progress,
-                    task: tokio::spawn(task.run(stopped.clone())),
+                    task,
+                    running: Mutex::new(Some(running)),
+                    commands: tokio::sync::Mutex::default(),
                 }
             })
             .collect();
@@ -148,7 +175,7 @@ impl Delivery {
             .iter()
             .map(|line| {
                 let mut stats = line.progress.stats(&line.name, newest);
-                if line.task.is_finished() && !*self.stop.borrow() {
+                if line.has_ended() && !stats.is_paused && !*self.stop.borrow() {
                     stats.failing = Some("its task ended, with the runtime it ran in".to_owned());
                 }
                 stats
@@ -172,15 +199,20 @@ impl Delivery {
         self.stop.send_replace(true);
     }
 
-    /// Sends a sink's dead letters again. Returns how many of them it took.
-    pub(crate) async fn redeliver(&self, name: &str) -> Result<u64, RedeliverError> {
-        let Some(line) = self.lines.iter().find(|line| line.name == name) else {
+    fn line(&self, name: &str) -> Result<&Line, UnknownSink> {
+        let line = self.lines.iter().find(|line| line.name == name);
+        line.ok_or_else(|| {
             let known: Vec<&str> = self.lines.iter().map(|line| &*line.name).collect();
-            return Err(RedeliverError::UnknownSink {
+            UnknownSink {
                 name: name.to_owned(),
                 known: known.join(", "),
-            });
-        };
+            }
+        })
+    }
+
+    /// Sends a sink's dead letters again. Returns how many of them it took.
+    pub(crate) async fn redeliver(&self, name: &str) -> Result<u64, RedeliverError> {
+        let line = self.line(name)?;
         let mut taken = 0;
         let mut after = 0;
         loop {
@@ -194,28 +226,74 @@ impl Delivery {
             after = last.position;
             // One by one, so that a rejection concerns no other event.
             for letter in letters {
-                let Ok(event) = letter.stored_event() else {
-                    continue;
-                };
-                let position = event.position;
-                let delivered = call(line.sink.deliver(&[event])).await;
-                let delivered = delivered.map_err(|error| RedeliverError::Sink {
-                    name: name.to_owned(),
-                    error,
-                })?;
-                if delivered.taken > 0 && delivered.rejected.is_empty() {
-                    line.reading.remove_dead_letter(position)?;
-                    taken += 1;
-                }
+                taken += u64::from(line.send_again(&letter).await?);
             }
         }
+    }
+
+    /// Sends one dead letter of a sink again. Returns whether the sink took it; none if there is no such letter.
+    pub(crate) async fn redeliver_one(
+        &self,
+        name: &str,
+        position: u64,
+    ) -> Result<Option<bool>, RedeliverError> {
+        let line = self.line(name)?;
+        let letters = line
+            .reading
+            .dead_letters(position.saturating_sub(1), 1)
+            .await?;
+        match letters.first().filter(|letter| letter.position == position) {
+            Some(letter) => line.send_again(letter).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// No sink has that name.
+struct UnknownSink {
+    name: String,
+    known: String,
+}
+
+impl From<UnknownSink> for RedeliverError {
+    fn from(UnknownSink { name, known }: UnknownSink) -> Self {
+        Self::UnknownSink { name, known }
+    }
+}
+
+impl Line {
+    /// Sends a dead letter again. Returns whether the sink took it.
+    async fn send_again(&self, letter: &DeadLetter) -> Result<bool, RedeliverError> {
+        let Ok(event) = letter.stored_event() else {
+            return Ok(false);
+        };
+        let position = event.position;
+        let delivered = call(self.sink.deliver(&[event])).await;
+        let delivered = delivered.map_err(|error| RedeliverError::Sink {
+            name: self.name.clone(),
+            error,
+        })?;
+        let is_taken = delivered.taken > 0 && delivered.rejected.is_empty();
+        if is_taken {
+            self.reading.taken(position)?;
+            self.reading.remove_dead_letter(position)?;
+        }
+        Ok(is_taken)
+    }
+
+    fn has_ended(&self) -> bool {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.as_ref().is_some_and(JoinHandle::is_finished)
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
         for line in &self.lines {
-            line.task.abort();
+            let running = line.running.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(running) = &*running {
+                running.abort();
+            }
         }
     }
 }

@@ -1,11 +1,15 @@
 //! The journal as one sink sees it: the events that it reads, and its cursor. Does not keep the journal open.
 
+use super::Begin;
 use crate::{
     event::DeadLetter,
     journal::{Journal, JournalError, WeakJournal},
     sink::SinkEvent,
 };
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
 use tokio::sync::watch;
 
 /// How long to wait for new events before looking anyway: a journal that could not be read for a moment does not
@@ -17,19 +21,42 @@ pub(crate) fn cursor_name(sink: &str) -> String {
     format!("sink {sink}")
 }
 
+/// Returns the name under which the journal remembers that the sink took an event once: a cursor alone may have passed
+/// over all of them.
+fn taken_name(sink: &str) -> String {
+    format!("taken {sink}")
+}
+
+/// Returns the name under which the journal remembers that nothing is to be delivered to the sink: 1 while it is so.
+fn paused_name(sink: &str) -> String {
+    format!("paused {sink}")
+}
+
+/// Where a sink stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Standing {
+    /// The position up to which it is done.
+    pub(super) position: u64,
+    pub(super) is_paused: bool,
+}
+
 /// A sink's view of the journal.
 pub(super) struct Reading {
     journal: WeakJournal,
     newest: watch::Receiver<u64>,
     sink: String,
+    begin: Begin,
+    has_taken: AtomicBool,
 }
 
 impl Reading {
-    pub(super) fn new(journal: &Journal, sink: &str) -> Self {
+    pub(super) fn new(journal: &Journal, sink: &str, begin: Begin) -> Self {
         Self {
             journal: journal.downgrade(),
             newest: journal.newest(),
             sink: sink.to_owned(),
+            begin,
+            has_taken: AtomicBool::new(false),
         }
     }
 
@@ -37,12 +64,54 @@ impl Reading {
         self.journal.upgrade().ok_or(JournalError::Closed)
     }
 
-    /// Returns the position up to which the sink is done.
-    pub(super) async fn position(&self) -> Result<u64, JournalError> {
-        let name = cursor_name(&self.sink);
+    /// Returns where the sink stands. A new one begins where it was told to. Learns whether it ever took an event.
+    pub(super) async fn standing(&self) -> Result<Standing, JournalError> {
+        let [cursor, taken, paused] =
+            [cursor_name, taken_name, paused_name].map(|name_of| name_of(&self.sink));
+        let begin = self.begin;
         let journal = self.journal()?;
-        let position = journal.ask(move |store| store.cursor(&name)).await?;
-        Ok(position.unwrap_or_default())
+        let asked = journal.ask(move |store| {
+            let position = match (store.cursor(&cursor)?, begin) {
+                (Some(position), _) => position,
+                (None, Begin::Beginning) => 0,
+                (None, Begin::Now) => store.position_before(None)?,
+                (None, Begin::At(time)) => store.position_before(Some(time))?,
+            };
+            let is_paused = store.cursor(&paused)? == Some(1);
+            Ok((position, store.cursor(&taken)?.is_some(), is_paused))
+        });
+        let (position, has_taken, is_paused) = asked.await?;
+        if has_taken {
+            self.has_taken.store(true, Relaxed);
+        }
+        // So that where a new sink begins is decided once.
+        if begin != Begin::Beginning {
+            self.settle(position, Vec::new())?;
+        }
+        Ok(Standing {
+            position,
+            is_paused,
+        })
+    }
+
+    /// Remembers whether nothing is to be delivered.
+    pub(super) fn pause(&self, is_paused: bool) -> Result<(), JournalError> {
+        self.journal()?
+            .move_cursor(paused_name(&self.sink), u64::from(is_paused), Vec::new())
+    }
+
+    /// Whether the sink ever took an event, also before the program was started.
+    pub(super) fn has_taken(&self) -> bool {
+        self.has_taken.load(Relaxed)
+    }
+
+    /// Notes that the sink took the event at this position.
+    pub(super) fn taken(&self, position: u64) -> Result<(), JournalError> {
+        if self.has_taken.swap(true, Relaxed) {
+            return Ok(());
+        }
+        self.journal()?
+            .move_cursor(taken_name(&self.sink), position, Vec::new())
     }
 
     /// Reads the next events after a position, in order: at most `limit`, and fewer if they are large. Only sees

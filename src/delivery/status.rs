@@ -36,6 +36,8 @@ pub struct SinkStats {
     pub failing: Option<String>,
     /// How long it has been failing; none while it works.
     pub failing_for: Option<Duration>,
+    /// Whether it was paused by [`pause_sink`](crate::EventStore::pause_sink).
+    pub is_paused: bool,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +49,7 @@ pub(super) struct Progress {
     pub(super) batches: AtomicU64,
     pub(super) latency_micros: AtomicU64,
     position: watch::Sender<u64>,
+    is_paused: watch::Sender<bool>,
     failing: Mutex<Option<(Instant, String)>>,
 }
 
@@ -61,8 +64,23 @@ impl Progress {
 
     pub(super) async fn reached(&self, position: u64) {
         let mut positions = self.position.subscribe();
-        // The sender lives as long as this does.
-        positions.wait_for(|at| *at >= position).await.ok();
+        let mut pauses = self.is_paused.subscribe();
+        // The senders live as long as this does. Nobody waits for what an operator paused.
+        tokio::select! {
+            _ = positions.wait_for(|at| *at >= position) => {}
+            _ = pauses.wait_for(|is_paused| *is_paused) => {}
+        }
+    }
+
+    pub(super) fn pause(&self, is_paused: bool) {
+        self.is_paused.send_replace(is_paused);
+        if is_paused {
+            self.recovered();
+        }
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        *self.is_paused.borrow()
     }
 
     /// Notes a failure. Returns whether it is the first of an outage.
@@ -103,6 +121,7 @@ impl Progress {
             behind: newest.saturating_sub(position),
             failing_for: failing.as_ref().map(|(since, _)| since.elapsed()),
             failing: failing.as_ref().map(|(_, reason)| reason.clone()),
+            is_paused: self.is_paused(),
         }
     }
 }

@@ -36,6 +36,10 @@ pub mod sqlite {}
 pub mod sinks;
 
 #[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/metrics.md")]
+pub mod metrics {}
+
+#[doc = include_str!("links.md")]
 #[doc = include_str!("../../docs/benchmarks.md")]
 // The plot, which no page of rustdoc can have beside it.
 #[doc = include_str!("../../docs/growth.svg")]

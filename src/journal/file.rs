@@ -14,7 +14,7 @@ use crate::event::{DeadLetter, EventId, StoredEvent};
 use std::{
     path::{Path, PathBuf},
     sync::atomic::Ordering::Relaxed,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use uuid::Uuid;
 
@@ -459,6 +459,13 @@ impl Store for FileStore {
         match self.readable()? {
             Readable::File(log) => log.find(ids).map_err(read_error),
             Readable::Memory(memory) => memory.find(ids),
+        }
+    }
+
+    fn position_before(&self, time: Option<SystemTime>) -> Result<u64, JournalError> {
+        match self.readable()? {
+            Readable::File(log) => log.position_before(time).map_err(read_error),
+            Readable::Memory(memory) => memory.position_before(time),
         }
     }
 

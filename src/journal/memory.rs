@@ -261,6 +261,18 @@ impl Store for MemoryLog {
             .collect())
     }
 
+    fn position_before(&self, time: Option<SystemTime>) -> Result<u64, JournalError> {
+        let Some(time) = time.map(seconds) else {
+            return Ok(self.newest());
+        };
+        let mut before = self
+            .events
+            .iter()
+            .rev()
+            .skip_while(|(stored_at, _)| *stored_at >= time);
+        Ok(before.next().map_or(0, |(_, event)| event.position))
+    }
+
     fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError> {
         Ok(self.cursors.get(name).copied())
     }

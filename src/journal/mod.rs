@@ -65,7 +65,7 @@ use record::Note;
 use state::{Question, Shared, add_notes};
 use std::{
     sync::{Arc, Mutex, PoisonError, Weak, mpsc},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::sync::oneshot;
 
@@ -84,6 +84,8 @@ pub(crate) trait Store {
     fn missing(&self, ids: Vec<EventId>) -> Result<Vec<EventId>, JournalError>;
     /// Returns the events that have one of `ids`, as JSON.
     fn find(&self, ids: &[EventId]) -> Result<Vec<String>, JournalError>;
+    /// Returns the position of the last event that was stored before `time`, or of the newest one; 0 if there is none.
+    fn position_before(&self, time: Option<SystemTime>) -> Result<u64, JournalError>;
     /// Returns the position of the cursor `name`, if it was ever moved.
     fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError>;
     /// Returns dead letters of one sink, or of all, in the order of their positions: at most `limit`, and

@@ -10,6 +10,7 @@ use std::{error::Error, fmt, sync::Arc, time::Duration};
 pub struct SinkError {
     reason: String,
     retry_after: Option<Duration>,
+    is_absent: bool,
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
@@ -19,7 +20,18 @@ impl SinkError {
         Self {
             reason: reason.into(),
             retry_after: None,
+            is_absent: false,
             source: None,
+        }
+    }
+
+    /// Returns a failure of a receiver that is not there, and perhaps never was, such as an optional component that
+    /// nobody configured. A sink that never took an event passes its events over then; for one that ever did, the receiver
+    /// is away, as with any other failure.
+    pub fn absent(reason: impl Into<String>) -> Self {
+        Self {
+            is_absent: true,
+            ..Self::new(reason)
         }
     }
 
@@ -48,6 +60,11 @@ impl SinkError {
         &self.reason
     }
 
+    /// Returns whether it is made by [`absent`](Self::absent).
+    pub fn is_absent(&self) -> bool {
+        self.is_absent
+    }
+
     /// Returns how long the receiver asks to be left alone (HTTP's `Retry-After`).
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
@@ -66,6 +83,7 @@ impl fmt::Debug for SinkError {
         f.debug_struct("SinkError")
             .field("reason", &self.reason)
             .field("retry_after", &self.retry_after)
+            .field("is_absent", &self.is_absent)
             .finish_non_exhaustive()
     }
 }
@@ -79,7 +97,9 @@ impl Error for SinkError {
 
 impl PartialEq for SinkError {
     fn eq(&self, other: &Self) -> bool {
-        self.reason == other.reason && self.retry_after == other.retry_after
+        self.reason == other.reason
+            && self.retry_after == other.retry_after
+            && self.is_absent == other.is_absent
     }
 }
 

@@ -5,29 +5,34 @@ use super::{
     Delivered, Sink, SinkError, SinkEvent, SinkUrlError,
     shared::{
         attributes::Attributes,
-        auth::{self, AuthProvider, Basic},
+        auth::{self, AuthHeader, AuthProvider, Basic, Signer},
         headers::cloud_event_headers,
-        http_client::{HttpClient, REQUEST_TIMEOUT, Request, Verdict, origin, request_timeout},
+        http_client::{
+            Head, HttpClient, REQUEST_TIMEOUT, Request, Verdict, is_header_value, origin,
+            request_timeout,
+        },
         parts::{self, Part, Receiver},
     },
 };
 use crate::event::EventError;
 use async_trait::async_trait;
 use percent_encoding::percent_decode_str;
-use reqwest::Method;
-use std::{
-    fmt,
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
-};
+use reqwest::{Method, header::HeaderName};
+use std::{fmt, path::PathBuf, sync::Arc};
 use url::Url;
 
 /// What is allowed, for error messages.
 const ALLOWED: &str = "`https://[USER:PASSWORD@]HOST[:PORT]/PATH` or `http://…`; its parameters are \
      passed on, except `eventstore.mode` (`batched`, `structured` or `binary`), \
-     `eventstore.timeout` (up to `15s`) and `eventstore.tls_ca` (a file of certificates)";
+     `eventstore.timeout` (up to `15s`), `eventstore.tls_ca` (a file of certificates), \
+     `eventstore.auth` (the name of credentials, or `none`) and `eventstore.header.NAME` (a header)";
+/// The beginning of parameters that are headers.
+const HEADER: &str = "eventstore.header.";
 /// Parameters that are ours; every other one is the receiver's.
 const OWN: &str = "eventstore.";
+/// How many bytes an event's attributes may take as headers in binary mode. Of the widespread servers, none takes more
+/// than 16 KiB of headers unless told so (Node.js; nginx, Apache and Tomcat take 8 KiB in one).
+const MOST_HEADER_BYTES: usize = 16 * 1024;
 /// About how many bytes the attributes around an event take.
 const ATTRIBUTES: usize = 512;
 
@@ -45,7 +50,9 @@ struct HttpSink {
     url: Url,
     mode: Mode,
     client: HttpClient,
-    has_taken: AtomicBool,
+    signer: Option<Signer>,
+    /// The user's own, which may be secret.
+    headers: Vec<AuthHeader>,
 }
 
 // Without the URL: its path and parameters can hold a key.
@@ -74,6 +81,8 @@ pub(super) fn open(
     let mut mode = Mode::Batched;
     let mut timeout = REQUEST_TIMEOUT;
     let mut roots = None;
+    let mut named = None;
+    let mut headers = Vec::new();
     let mut passed_on = Vec::new();
     // Pair by pair as it is written: a signature over the parameters survives.
     for pair in url.query().into_iter().flat_map(|query| query.split('&')) {
@@ -100,7 +109,9 @@ pub(super) fn open(
                 let path = percent_decode_str(value).decode_utf8_lossy().into_owned();
                 roots = Some(PathBuf::from(path));
             }
+            auth::AUTH => named = Some(percent_decode_str(value).decode_utf8_lossy().into_owned()),
             "eventstore.timeout" => timeout = request_timeout(value).map_err(wrong)?,
+            _ if name.starts_with(HEADER) => headers.push(own_header(name, value).map_err(wrong)?),
             // Not shown: it may hold what it should not.
             _ => {
                 return Err(wrong(
@@ -115,23 +126,72 @@ pub(super) fn open(
     // Both fail only for URLs that cannot have a user name, and then there is none.
     url.set_username("").ok();
     url.set_password(None).ok();
+    let place = auth::Place {
+        text,
+        receiver: &url,
+        auth: named.as_deref(),
+        roots: roots.as_deref(),
+    };
+    let signer = auth::signer(place)?;
     let auth = match (given, basic) {
         (Some(_), Some(_)) => {
             return Err(wrong(
                 "it holds a user name or password beside an auth provider".to_owned(),
             ));
         }
+        (Some(_), _) | (_, Some(_)) if named.is_some() => {
+            return Err(wrong(
+                "`eventstore.auth` is there beside an auth provider, or a user name or password"
+                    .to_owned(),
+            ));
+        }
         (Some(given), None) => Some(given),
         (None, Some(basic)) => Some(Arc::new(basic) as Arc<dyn AuthProvider>),
-        (None, None) => auth::from_environment(text)?,
+        (None, None) => auth::from_environment(place)?,
     };
     Ok(Arc::new(HttpSink {
         name: origin(&url),
         client: HttpClient::new(&url, timeout, roots.as_deref(), auth).map_err(wrong)?,
         url,
         mode,
-        has_taken: AtomicBool::new(false),
+        signer,
+        headers,
     }))
+}
+
+/// A header that the URL names, with its value percent-encoded.
+fn own_header(parameter: &str, value: &str) -> Result<AuthHeader, String> {
+    let name = parameter
+        .strip_prefix(HEADER)
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    let is_ours = ["ce-", "webhook-"]
+        .iter()
+        .any(|ours| name.starts_with(ours))
+        || [
+            "content-type",
+            "content-length",
+            "host",
+            "transfer-encoding",
+            "connection",
+        ]
+        .contains(&&*name);
+    let value = percent_decode_str(value).decode_utf8_lossy().into_owned();
+    if is_ours || HeaderName::from_bytes(name.as_bytes()).is_err() || !is_header_value(&value) {
+        return Err(format!(
+            "`{HEADER}NAME` names no header that may be set, or its value is none"
+        ));
+    }
+    Ok(AuthHeader::new(name, value))
+}
+
+/// What names a request for whoever tells repetitions: the same events have the same name.
+fn message_id(part: &[SinkEvent]) -> String {
+    match part {
+        [] => String::new(),
+        [event] => event.event_id.to_string(),
+        [first, ..] => format!("{}_{}", first.event_id, part.len()),
+    }
 }
 
 impl HttpSink {
@@ -166,6 +226,7 @@ impl HttpSink {
             Mode::Binary => match part {
                 [event] => Some(Request {
                     headers: cloud_event_headers(event)?,
+                    head: Head::OfEvent,
                     body: event.json.clone().into(),
                     ..Request::bare(Method::POST, self.url.clone())
                 }),
@@ -183,19 +244,28 @@ impl Receiver for HttpSink {
         }
     }
 
-    fn has_taken(&self) -> &AtomicBool {
-        &self.has_taken
-    }
-
     async fn send(&self, part: &[SinkEvent]) -> Result<Part, SinkError> {
         let request = match self.request(part) {
+            Ok(Some(request)) if request.header_bytes() > MOST_HEADER_BYTES => {
+                return Ok(Part::Unsendable(format!(
+                    "its attributes take {} bytes as headers, of which {MOST_HEADER_BYTES} are allowed; \
+                     `eventstore.mode=structured` has them in the body",
+                    request.header_bytes()
+                )));
+            }
             Ok(Some(request)) => request,
             Ok(None) => return Ok(Part::Unsendable("one event per request".to_owned())),
             Err(error) => return Ok(Part::Unsendable(error.to_string())),
         };
+        let mut request = request;
+        request.secret_headers.clone_from(&self.headers);
+        if let Some(signer) = &self.signer {
+            let signed = signer.headers(&message_id(part), &request.body).await?;
+            request.headers.extend(signed);
+        }
         Ok(match self.client.send(&request).await? {
             Verdict::Accepted => Part::Taken,
-            Verdict::Refused(reason) => Part::Refused(reason),
+            Verdict::Refused(refusal) => Part::Refused(refusal),
         })
     }
 }
@@ -213,8 +283,10 @@ impl Sink for HttpSink {
     /// Asks with HEAD, which changes nothing. An endpoint that only knows POST refuses it, and is
     /// there; one that refuses the credentials is of no use.
     async fn check(&self) -> Result<(), SinkError> {
-        self.client
-            .reach(&Request::bare(Method::HEAD, self.url.clone()))
-            .await
+        let request = Request {
+            secret_headers: self.headers.clone(),
+            ..Request::bare(Method::HEAD, self.url.clone())
+        };
+        self.client.reach(&request).await
     }
 }

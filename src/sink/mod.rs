@@ -43,13 +43,13 @@ mod segment;
 mod shared;
 mod stdout;
 
-pub use delivered::{Delivered, Rejection};
+pub use delivered::{Delivered, Rejection, RejectionKind};
 pub use error::{SinkError, SinkUrlError};
 pub(crate) use redacted::redacted;
 pub use scheme::open;
 #[cfg(feature = "sink")]
 pub use scheme::open_with_auth;
-pub(crate) use scheme::{knows, schemes, stands_alone, variables};
+pub(crate) use scheme::{check_together, is_variable, knows, schemes, stands_alone, variables};
 #[cfg(feature = "sink")]
 pub use shared::auth::{AuthHeader, AuthProvider, ClientCredentials, StaticBearer};
 
@@ -73,7 +73,7 @@ pub trait Sink: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     /// [`SinkError`] if it is not known that anything arrived, and the same batch may be tried again. For an event that
-    /// can never succeed, return a [`Rejection`] instead.
+    /// cannot be sent, or that the receiver refuses for what it is, return a [`Rejection`] instead.
     async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError>;
 
     /// Checks that the sink's server can be reached now.

@@ -55,7 +55,6 @@ struct Postgres {
     table: String,
     insert: String,
     has_schema: AtomicBool,
-    has_taken: AtomicBool,
 }
 
 impl fmt::Debug for Postgres {
@@ -168,8 +167,6 @@ impl Postgres {
             pool,
             table,
             has_schema: AtomicBool::new(false),
-            // What counts as a refusal is about the rows, and never about the place.
-            has_taken: AtomicBool::new(true),
         })
     }
 
@@ -214,10 +211,6 @@ impl Receiver for Postgres {
         CALL_LIMIT
     }
 
-    fn has_taken(&self) -> &AtomicBool {
-        &self.has_taken
-    }
-
     async fn send(&self, part: &[SinkEvent]) -> Result<Part, SinkError> {
         let mut lease = self.lease().await?;
         self.create_schema_once(&mut lease).await?;
@@ -225,7 +218,7 @@ impl Receiver for Postgres {
             Ok(()) => Ok(Part::Taken),
             Err(error) if is_refusal(&error) => {
                 let reason = failed("PostgreSQL refuses it", error).reason().to_owned();
-                Ok(Part::Refused(reason))
+                Ok(Part::Refused(reason.into()))
             }
             Err(error) => {
                 if error.code() == Some(&SqlState::UNDEFINED_TABLE) {

@@ -1,7 +1,8 @@
 //! A sink's URL as it may be shown. Knows no scheme and no sink.
 
 /// A URL as it may be shown: user name, password and parameters are left out. A password that was not
-/// percent-encoded may look like a path or a parameter; where in doubt, more is left out.
+/// percent-encoded may look like a path or a parameter; where in doubt, more is left out. So is the path where a
+/// webhook has its secret, and what may be a write key in the place of a host.
 pub(crate) fn redacted(url: &str) -> String {
     let (shown, parameters) = match url.find(['?', '#']) {
         Some(end) => url.split_at(end),
@@ -15,6 +16,22 @@ pub(crate) fn redacted(url: &str) -> String {
     if parameters.contains('@') {
         return format!("{scheme}***");
     }
+    let rest = match (&*scheme, rest.rsplit_once('@')) {
+        ("http://" | "https://", _) => {
+            let (before, user) = match rest.rsplit_once('@') {
+                Some((_, rest)) => (rest, "***@"),
+                None => (rest, ""),
+            };
+            let (host, path) = before.split_once('/').unwrap_or((before, ""));
+            let path = if path.is_empty() { "" } else { "/***" };
+            return match has_odd_port(host) {
+                true => format!("{scheme}***"),
+                false => format!("{scheme}{user}{host}{path}"),
+            };
+        }
+        ("segment://", None) if !rest.contains('.') && !rest.starts_with("localhost") => "***",
+        _ => rest,
+    };
     match rest.rsplit_once('@') {
         Some((_, rest)) => format!("{scheme}***@{rest}"),
         None if !scheme.is_empty() && has_odd_port(rest) => format!("{scheme}***"),
@@ -50,5 +67,14 @@ mod tests {
         assert_eq!(redacted("redis://u:pa/ss@h/s"), "redis://***@h/s");
         assert_eq!(redacted("redis://u:p@a/ss@h/s"), "redis://***@h/s");
         assert_eq!(redacted("redis://u:pa?ss@h/s"), "redis://***");
+        assert_eq!(redacted("https://h/services/T0/B1"), "https://h/***");
+        assert_eq!(redacted("https://u:p@h:1/in?a=b"), "https://***@h:1/***");
+        assert_eq!(redacted("http://u:pa/ss@h/x"), "http://***@h/***");
+        assert_eq!(redacted("https://h:1/"), "https://h:1");
+        assert_eq!(redacted("https://u:p"), "https://***");
+        assert_eq!(redacted("segment://k3y"), "segment://***");
+        assert_eq!(redacted("segment://k3y@"), "segment://***@");
+        assert_eq!(redacted("segment://localhost:1"), "segment://localhost:1");
+        assert_eq!(redacted("segment://a.b?tls=false"), "segment://a.b");
     }
 }

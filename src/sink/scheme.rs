@@ -74,13 +74,20 @@ macro_rules! scheme {
     };
 }
 
+/// What the variables of credentials begin with. Credentials that have a name have it next.
+const AUTH_PREFIX: &str = "EVENTSTORE_AUTH_";
 const AUTH: &[&str] = &[
     "EVENTSTORE_AUTH_TOKEN",
+    "EVENTSTORE_AUTH_TOKEN_FILE",
     "EVENTSTORE_AUTH_TOKEN_URL",
     "EVENTSTORE_AUTH_CLIENT_ID",
     "EVENTSTORE_AUTH_CLIENT_SECRET",
+    "EVENTSTORE_AUTH_CLIENT_SECRET_FILE",
     "EVENTSTORE_AUTH_SCOPE",
 ];
+
+/// What credentials with a name may hold besides.
+const OF_ONE: &[&str] = &["SIGNING_KEY", "SIGNING_KEY_FILE"];
 
 /// Every scheme that has a sink, in this build or another one.
 #[rustfmt::skip]
@@ -90,7 +97,7 @@ const SCHEMES: &[Scheme] = &[
     scheme!("dapr", "dapr", Open::WithAuth(super::dapr::open)),
     scheme!("dapr+binding", "dapr", Open::WithAuth(super::dapr::open)).reading(AUTH),
     scheme!("segment", "segment", Open::WithAuth(super::segment::open))
-        .reading(&["EVENTSTORE_SEGMENT_WRITE_KEY"]),
+        .reading(&["EVENTSTORE_SEGMENT_WRITE_KEY", "EVENTSTORE_SEGMENT_WRITE_KEY_FILE"]),
     scheme!("kafka", "kafka", Open::Plain(super::kafka::open)),
     scheme!("kafka+tls", "kafka-tls", Open::Plain(super::kafka::open)),
     scheme!("nats", "nats", Open::Plain(super::nats::open)),
@@ -177,6 +184,43 @@ pub(crate) fn variables() -> Vec<&'static str> {
         }
     }
     variables
+}
+
+/// Whether a variable of the environment is one that sinks read themselves.
+pub(crate) fn is_variable(name: &str) -> bool {
+    let is_name = |text: &str| {
+        text.starts_with(|first: char| first.is_ascii_alphabetic())
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    let is_named = || {
+        let rest = name.strip_prefix(AUTH_PREFIX)?;
+        AUTH.iter().chain(OF_ONE).find(|known| {
+            let field = known.strip_prefix(AUTH_PREFIX).unwrap_or(known);
+            let before = rest.strip_suffix(field);
+            before
+                .and_then(|before| before.strip_suffix('_'))
+                .is_some_and(is_name)
+        })
+    };
+    variables().contains(&name) || is_named().is_some()
+}
+
+/// Checks that no credentials would go to somebody whom they are not meant for, given the URLs of all sinks.
+///
+/// # Errors
+/// [`SinkUrlError`], which names the variable.
+pub(crate) fn check_together(urls: &[&str]) -> Result<(), SinkUrlError> {
+    let takes_credentials = |url: &&&str| {
+        let scheme = url.split_once(':').map(|(scheme, _)| scheme);
+        scheme
+            .and_then(find)
+            .is_some_and(|scheme| scheme.variables == AUTH)
+    };
+    let urls: Vec<&str> = urls.iter().filter(takes_credentials).copied().collect();
+    #[cfg(feature = "sink")]
+    super::shared::auth::check_together(&urls)?;
+    let _ = urls;
+    Ok(())
 }
 
 /// The schemes, for error messages.

@@ -5,7 +5,7 @@ use super::{
     Delivered, Sink, SinkError, SinkEvent, SinkUrlError,
     shared::{
         address::Address,
-        auth::{AuthProvider, Basic},
+        auth::{self, AuthProvider, Basic, FromFile, SecretFile},
         http_client::{HttpClient, REQUEST_TIMEOUT, Request, Verdict, request_timeout},
         parts::{self, Part, Receiver},
     },
@@ -15,19 +15,18 @@ use async_trait::async_trait;
 use reqwest::Method;
 use serde::Serialize;
 use serde_json::Value;
-use std::{
-    fmt,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{fmt, sync::Arc};
 use url::Url;
 
 /// What is allowed, for error messages.
 const ALLOWED: &str = "`segment://[WRITE_KEY@][HOST[:PORT]]`, with the write key there or in \
-     EVENTSTORE_SEGMENT_WRITE_KEY, and the parameters `user_id`, `tls` (`true` or `false`) and \
+     EVENTSTORE_SEGMENT_WRITE_KEY or the file that EVENTSTORE_SEGMENT_WRITE_KEY_FILE names, and the parameters `user_id`, `tls` (`true` or `false`) and \
      `timeout` (up to `15s`)";
 /// Where Segment listens unless told otherwise.
 const DEFAULT_HOST: &str = "api.segment.io";
 const WRITE_KEY: &str = "EVENTSTORE_SEGMENT_WRITE_KEY";
+/// The same in a file, which is read again when it changes.
+const WRITE_KEY_FILE: &str = "EVENTSTORE_SEGMENT_WRITE_KEY_FILE";
 
 /// Segment's limits: it answers 200 and drops what is above them.
 const MOST_EVENTS: usize = 2_500;
@@ -41,7 +40,6 @@ struct SegmentSink {
     /// Whom all events are about; without it, each its workflow.
     user_id: Option<String>,
     client: HttpClient,
-    has_taken: AtomicBool,
 }
 
 impl fmt::Debug for SegmentSink {
@@ -57,13 +55,13 @@ pub(super) fn open(
     url: &str,
     given: Option<Arc<dyn AuthProvider>>,
 ) -> Result<Arc<dyn Sink>, SinkUrlError> {
-    open_with(url, given, std::env::var(WRITE_KEY).ok())
+    open_with(url, given, |name| std::env::var(name).ok())
 }
 
 fn open_with(
     url: &str,
     given: Option<Arc<dyn AuthProvider>>,
-    write_key: Option<String>,
+    variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Arc<dyn Sink>, SinkUrlError> {
     let address = Address::parse(&with_host(url), ALLOWED)?;
     if address.password()?.is_some() {
@@ -71,6 +69,11 @@ fn open_with(
     }
     if !address.path()?.is_empty() {
         return Err(address.wrong("it has a path"));
+    }
+    if address.user()?.is_none() && is_like_a_key(&address.host()) {
+        return Err(address.wrong(
+            "its host has no dot and is not this machine; a write key stands before an `@`",
+        ));
     }
     let parameters = address.parameters(&["user_id", "tls", "timeout"])?;
     let scheme = match parameters.text("tls") {
@@ -87,14 +90,25 @@ fn open_with(
             return Err(address.wrong("it holds a write key beside an auth provider"));
         }
         (Some(given), None) => given,
-        (None, key) => {
-            let key = key
-                .or(write_key)
-                .filter(|key| !key.is_empty())
-                .ok_or_else(|| {
-                    address.wrong(format!("there is no write key in it, nor in {WRITE_KEY}"))
-                })?;
-            Arc::new(Basic::new(&key, ""))
+        (None, Some(key)) => Arc::new(Basic::new(&key, "")),
+        (None, None) => {
+            let variable = |name| variable(name).filter(|value| !value.is_empty());
+            match (variable(WRITE_KEY), variable(WRITE_KEY_FILE)) {
+                (Some(key), None) => Arc::new(Basic::new(&key, "")),
+                (None, Some(file)) => {
+                    Arc::new(FromFile::new(SecretFile::new(file), auth::Scheme::User))
+                }
+                (Some(_), Some(_)) => {
+                    return Err(
+                        address.wrong(format!("{WRITE_KEY} is set together with {WRITE_KEY_FILE}"))
+                    );
+                }
+                (None, None) => {
+                    return Err(address.wrong(format!(
+                        "there is no write key in it, nor in {WRITE_KEY} or {WRITE_KEY_FILE}"
+                    )));
+                }
+            }
         }
     };
     let port = match scheme {
@@ -112,8 +126,12 @@ fn open_with(
         client: HttpClient::new(&url, timeout, None, Some(auth))
             .map_err(|reason| address.wrong(reason))?,
         url,
-        has_taken: AtomicBool::new(false),
     }))
+}
+
+/// Whether a host may be a write key that was put in its place.
+fn is_like_a_key(host: &str) -> bool {
+    host != "localhost" && !host.contains(['.', ':'])
 }
 
 /// The URL with Segment's own host where it names none, which no parser takes.
@@ -265,10 +283,6 @@ impl Receiver for SegmentSink {
         MOST_EVENTS
     }
 
-    fn has_taken(&self) -> &AtomicBool {
-        &self.has_taken
-    }
-
     async fn send(&self, part: &[SinkEvent]) -> Result<Part, SinkError> {
         let mut events = Vec::with_capacity(part.len());
         for event in part {
@@ -290,7 +304,7 @@ impl Receiver for SegmentSink {
         let request = Request::post(self.url.clone(), "application/json", body);
         Ok(match self.client.send(&request).await? {
             Verdict::Accepted => Part::Taken,
-            Verdict::Refused(reason) => Part::Refused(reason),
+            Verdict::Refused(refusal) => Part::Refused(refusal),
         })
     }
 }
@@ -332,13 +346,39 @@ mod tests {
 
     #[test]
     fn the_write_key_comes_from_the_url_or_the_environment() {
-        open_with("segment://key@", None, None).unwrap();
-        open_with("segment://", None, Some("key".into())).unwrap();
-        open_with("segment://?user_id=u", None, Some("key".into())).unwrap();
-        for key in [None, Some(String::new())] {
-            let error = open_with("segment://", None, key).unwrap_err();
+        let set = |names: &'static [&str], value: &'static str| {
+            move |name: &str| names.contains(&name).then(|| value.to_owned())
+        };
+        open_with("segment://key@", None, set(&[], "")).unwrap();
+        for name in [&[WRITE_KEY], &[WRITE_KEY_FILE]] {
+            open_with("segment://", None, set(name, "key")).unwrap();
+            open_with("segment://?user_id=u", None, set(name, "key")).unwrap();
+        }
+        for (names, value) in [
+            (&[WRITE_KEY][..], ""),
+            (&[], "key"),
+            (&[WRITE_KEY, WRITE_KEY_FILE], "key"),
+        ] {
+            let error = open_with("segment://", None, set(names, value)).unwrap_err();
             assert!(error.reason.contains(WRITE_KEY), "{error}");
         }
+    }
+
+    #[test]
+    fn a_write_key_in_place_of_the_host_is_not_shown() {
+        for url in [
+            "segment://hunter2",
+            "segment://hunter2?tls=false",
+            "segment://hunter2/",
+        ] {
+            let error = open_with(url, None, |_| Some("key".to_owned())).unwrap_err();
+            assert!(error.reason.contains("before an `@`"), "{error}");
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+        }
+        let sink = open_with("segment://localhost", None, |name| {
+            (name == WRITE_KEY).then(|| "key".to_owned())
+        });
+        assert_eq!(sink.unwrap().name(), "segment localhost");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{EventStore, Health, Stats, stats::get};
 use crate::{
-    delivery::{RedeliverError, SinkCheck},
+    delivery::{ControlError, Delivery, RedeliverError, SinkCheck},
     event::{DeadLetter, StoredEvent},
     journal::JournalError,
 };
@@ -75,7 +75,49 @@ impl EventStore {
         }
     }
 
-    /// Sends the dead letters of a sink again. Removes those that the sink takes now, and returns their number.
+    /// Returns one dead letter: the event at `position` that `sink` rejected. None if there is none.
+    ///
+    /// # Errors
+    /// [`JournalError`] if the store cannot be read.
+    pub async fn dead_letter(
+        &self,
+        sink: &str,
+        position: u64,
+    ) -> Result<Option<DeadLetter>, JournalError> {
+        let Some(open) = &self.shared.open else {
+            return Ok(None);
+        };
+        let sink = sink.to_owned();
+        let read = open
+            .journal
+            .ask(move |store| store.dead_letters(Some(&sink), position.saturating_sub(1), 1));
+        let mut letters = read.await?.into_iter();
+        Ok(letters.find(|letter| letter.position == position))
+    }
+
+    /// Deletes one dead letter for good. Returns whether it was there.
+    ///
+    /// # Errors
+    /// [`JournalError`] if the store cannot be read, or is closed.
+    pub async fn delete_dead_letter(
+        &self,
+        sink: &str,
+        position: u64,
+    ) -> Result<bool, JournalError> {
+        let is_there = self.dead_letter(sink, position).await?.is_some();
+        match &self.shared.open {
+            Some(open) if is_there => {
+                open.journal.remove_dead_letter(sink.to_owned(), position)?;
+                // Not before it is written.
+                open.journal.flush().await?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Sends the dead letters of a sink again. Removes those that the sink takes now, and returns their number. An event
+    /// that is refused again remains, and does not stop the others.
     ///
     /// If the call is cancelled, or the process ends meanwhile, an event that the sink took may remain a dead letter,
     /// and be sent again by the next call.
@@ -85,12 +127,7 @@ impl EventStore {
     /// * [`RedeliverError::Sink`] if the sink fails. The events that it had taken by then are no longer dead letters.
     /// * [`RedeliverError::Journal`] if the dead letters cannot be read or removed.
     pub async fn redeliver(&self, sink: &str) -> Result<u64, RedeliverError> {
-        let delivery = self
-            .shared
-            .open
-            .as_ref()
-            .and_then(|it| it.delivery.as_ref());
-        match delivery {
+        match self.delivery() {
             Some(delivery) => delivery.redeliver(sink).await,
             None => Err(RedeliverError::UnknownSink {
                 name: sink.to_owned(),
@@ -99,14 +136,75 @@ impl EventStore {
         }
     }
 
+    /// Sends one dead letter of a sink again. Returns whether the sink took it, in which case it is removed; none if there
+    /// is no such dead letter. Otherwise like [`redeliver`](Self::redeliver).
+    ///
+    /// # Errors
+    /// As for [`redeliver`](Self::redeliver).
+    pub async fn redeliver_one(
+        &self,
+        sink: &str,
+        position: u64,
+    ) -> Result<Option<bool>, RedeliverError> {
+        match self.delivery() {
+            Some(delivery) => delivery.redeliver_one(sink, position).await,
+            None => Err(RedeliverError::UnknownSink {
+                name: sink.to_owned(),
+                known: "none".to_owned(),
+            }),
+        }
+    }
+
+    /// Delivers nothing to a sink until [`resume_sink`](Self::resume_sink), also over a restart. Its events wait in the
+    /// journal, and [`flush`](Self::flush) does not wait for it. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ControlError`], which names the sinks that there are.
+    pub async fn pause_sink(&self, sink: &str) -> Result<(), ControlError> {
+        self.controlled(sink)?.pause(sink).await
+    }
+
+    /// Goes on with the deliveries to a sink. One that was not paused tries again at once. Must be called within a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// As for [`pause_sink`](Self::pause_sink).
+    pub async fn resume_sink(&self, sink: &str) -> Result<(), ControlError> {
+        self.controlled(sink)?.resume(sink).await
+    }
+
+    /// Leaves out what a sink has not, up to the event at `position`, which is not delivered either. Returns how many
+    /// positions that are. Events that it had in hand may arrive. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// As for [`pause_sink`](Self::pause_sink); [`ControlError::InvalidPosition`] for a position that the sink has passed,
+    /// or behind the newest event.
+    pub async fn skip_sink(&self, sink: &str, position: u64) -> Result<u64, ControlError> {
+        let delivery = self.controlled(sink)?;
+        let newest = match &self.shared.open {
+            Some(open) => {
+                open.journal.flush().await?;
+                open.journal.status().newest
+            }
+            None => 0,
+        };
+        delivery.skip(sink, position, newest).await
+    }
+
+    fn controlled(&self, sink: &str) -> Result<&Delivery, ControlError> {
+        self.delivery().ok_or_else(|| ControlError::UnknownSink {
+            name: sink.to_owned(),
+            known: "none".to_owned(),
+        })
+    }
+
+    fn delivery(&self) -> Option<&Delivery> {
+        self.shared.open.as_ref()?.delivery.as_ref()
+    }
+
     /// Asks each sink whether its server can be reached now, and returns the answers.
     pub async fn check_sinks(&self) -> Vec<SinkCheck> {
-        let delivery = self
-            .shared
-            .open
-            .as_ref()
-            .and_then(|it| it.delivery.as_ref());
-        match delivery {
+        match self.delivery() {
             Some(delivery) => delivery.check().await,
             None => Vec::new(),
         }

@@ -83,7 +83,9 @@ pub(crate) fn places(
 ) -> Result<Option<Places>, BuildError> {
     let mut log = None;
     let mut subscriptions = own;
-    for url in stores.iter().flat_map(|list| split(list)) {
+    let urls: Vec<&str> = stores.iter().flat_map(|list| split(list)).collect();
+    sink::check_together(&urls).map_err(BuildError::Sink)?;
+    for url in urls {
         match log_of(url)? {
             Some(named) => {
                 if log.is_some() {

@@ -1,6 +1,9 @@
 //! From the journal to the sinks: each sink has its own cursor, outages lose nothing, refusals become
 //! dead letters, and nothing of it reaches a worker.
 
+mod operated;
+mod refused;
+
 use serde_json::json;
 use std::{
     path::Path,

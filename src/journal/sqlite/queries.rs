@@ -6,9 +6,11 @@ use crate::{
     journal::{
         MAX_READ_BYTES,
         record::{Held, HoldKey},
+        removed::seconds,
     },
 };
 use rusqlite::{OptionalExtension as _, params, types::Type};
+use std::time::SystemTime;
 use uuid::Uuid;
 
 /// The columns of an event, without its position.
@@ -150,6 +152,25 @@ impl SqliteLog {
             found.extend(event.optional()?);
         }
         Ok(found)
+    }
+
+    /// Returns the position of the last event that was stored before `time`, or of the newest one; 0 if there is none.
+    pub(in crate::journal) fn position_before(
+        &self,
+        time: Option<SystemTime>,
+    ) -> Result<u64, Trouble> {
+        let Some(time) = time.map(seconds) else {
+            return Ok(self.newest());
+        };
+        // From the newest one backwards: no index by time is worth its writes.
+        let position = self
+            .connection
+            .prepare_cached(
+                "SELECT seq FROM events WHERE stored_at < ?1 ORDER BY seq DESC LIMIT 1",
+            )?
+            .query_row([time], |row| row.get(0))
+            .optional()?;
+        Ok(position.unwrap_or_default())
     }
 
     pub(in crate::journal) fn cursor(&self, name: &str) -> Result<Option<u64>, Trouble> {

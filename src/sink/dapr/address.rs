@@ -5,6 +5,7 @@ use crate::sink::{
     SinkUrlError,
     shared::{
         address::Address,
+        auth::AUTH,
         http_client::{REQUEST_TIMEOUT, request_timeout},
     },
 };
@@ -13,7 +14,8 @@ use url::Url;
 
 /// What is allowed, for error messages.
 const ALLOWED: &str = "`dapr://HOST[:PORT]/PUBSUB/TOPIC` or `dapr+binding://HOST[:PORT]/NAME`, with \
-     the parameters `max_bytes` (of an event, from 1000) and `timeout` (up to `15s`)";
+     the parameters `max_bytes` (of an event, from 1000), `timeout` (up to `15s`) and, of a binding, \
+     `eventstore.auth` (the name of credentials, or `none`)";
 /// What `max_bytes` must leave for an event.
 const LEAST_MAX_BYTES: usize = 1000;
 /// Where a sidecar listens unless told otherwise.
@@ -48,6 +50,8 @@ pub(super) struct ComponentAddress {
     pub(super) sidecar: Url,
     pub(super) timeout: Duration,
     pub(super) max_bytes: Option<usize>,
+    /// The name of the credentials.
+    pub(super) auth: Option<String>,
     address: Address,
 }
 
@@ -60,7 +64,11 @@ impl ComponentAddress {
                 "it holds a user name or password; the sidecar's token is read from {API_TOKEN}"
             )));
         }
-        let parameters = address.parameters(&["max_bytes", "timeout"])?;
+        let parameters = address.parameters(match address.scheme() {
+            "dapr+binding" => &["max_bytes", "timeout", AUTH],
+            _ => &["max_bytes", "timeout"],
+        })?;
+        let auth = parameters.text(AUTH).map(str::to_owned);
         let max_bytes = match parameters.text("max_bytes").map(str::parse::<usize>) {
             None => None,
             Some(Ok(most)) if most >= LEAST_MAX_BYTES => Some(most),
@@ -98,6 +106,7 @@ impl ComponentAddress {
             sidecar,
             timeout,
             max_bytes,
+            auth,
             address,
         })
     }

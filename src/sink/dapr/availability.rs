@@ -4,12 +4,12 @@ use super::{address::Component, sidecar::Sidecar};
 use crate::sink::{SinkError, shared::http_client::Verdict};
 use serde_json::Value;
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 /// How long a component that is missing is taken for missing: a sidecar can load one later.
-const MISSING_FOR: Duration = Duration::from_secs(30);
+const MISSING_FOR: Duration = Duration::from_secs(5);
 
 /// What a sidecar says of a component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,56 +18,42 @@ pub(super) enum Availability {
     Missing,
 }
 
-/// What is known of the component.
+/// What is known of the component: what was said last, and when; none if nobody asked yet, or something went wrong
+/// since.
 #[derive(Default)]
 pub(super) struct Knowledge {
-    state: Mutex<State>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct State {
-    /// What was said last, and when; none if nobody asked yet, or something went wrong since.
-    last: Option<(Availability, Instant)>,
-    /// Whether it was logged that events are passed over.
-    logged: bool,
+    last: Mutex<Option<(Availability, Instant)>>,
 }
 
 impl Knowledge {
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    fn last(&self) -> MutexGuard<'_, Option<(Availability, Instant)>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets what is known: something went wrong.
     pub(super) fn forget(&self) {
-        self.change(|state| state.last = None);
+        *self.last() = None;
     }
 
-    /// Whether the component is there, asked if need be. `sink` is for the log.
+    /// Whether the component is there, asked if need be.
     pub(super) async fn is_present(
         &self,
         sidecar: &Sidecar,
         component: &Component,
-        sink: &str,
     ) -> Result<bool, SinkError> {
-        let (availability, since) = match self.change(|state| state.last) {
-            Some(known @ (Availability::Present, _)) => known,
-            Some(known @ (Availability::Missing, since)) if since.elapsed() < MISSING_FOR => known,
-            _ => (ask(sidecar, component).await?, Instant::now()),
+        let known = *self.last();
+        let availability = match known {
+            Some((Availability::Present, _)) => Availability::Present,
+            Some((Availability::Missing, since)) if since.elapsed() < MISSING_FOR => {
+                Availability::Missing
+            }
+            _ => {
+                let availability = ask(sidecar, component).await?;
+                *self.last() = Some((availability, Instant::now()));
+                availability
+            }
         };
-        let present = availability == Availability::Present;
-        let is_news = self.change(|state| {
-            state.last = Some((availability, since));
-            std::mem::replace(&mut state.logged, !present) == present
-        });
-        if is_news && present {
-            tracing::info!(sink, "the Dapr component is there now");
-        } else if is_news {
-            tracing::warn!(
-                sink,
-                "the sidecar has no such Dapr component: events are passed over"
-            );
-        }
-        Ok(present)
+        Ok(availability == Availability::Present)
     }
 }
 
@@ -81,7 +67,7 @@ pub(super) async fn ask(
         (_, Ok(Verdict::Accepted)) => {}
         // A sidecar can be told to keep this API to itself; publishing will tell.
         (403..=405, _) => return Ok(Availability::Present),
-        (_, Ok(Verdict::Refused(reason))) => return Err(SinkError::new(reason)),
+        (_, Ok(Verdict::Refused(refusal))) => return Err(SinkError::new(refusal.reason)),
         (_, Err(error)) => return Err(error),
     }
     let metadata: Value = serde_json::from_str(&answer.body)

@@ -1,12 +1,15 @@
 //! Handing events to an output binding, in the reference's form. Knows nothing of pub/sub components.
 
-use super::{sidecar::Sidecar, too_large};
+use super::{
+    sidecar::{Sidecar, with_code},
+    too_large,
+};
 use crate::sink::{
     SinkError, SinkEvent,
     shared::{
         auth::AuthHeader,
-        http_client::{Answer, Request, Verdict, is_about_the_request},
-        parts::Part,
+        http_client::{Answer, Head, Request, Verdict, is_about_the_request},
+        parts::{Part, Refusal},
     },
 };
 use reqwest::StatusCode;
@@ -79,12 +82,24 @@ fn behind(answer: &Answer) -> Option<StatusCode> {
 
 /// What became of an event, by the answer of the sidecar and what is behind it.
 fn became(answer: Answer) -> Result<Part, SinkError> {
-    let is_refused = behind(&answer).is_some_and(is_about_the_request);
-    match answer.verdict {
-        Ok(Verdict::Accepted) => Ok(Part::Taken),
-        Ok(Verdict::Refused(reason)) => Ok(Part::Refused(reason)),
-        Err(error) if is_refused => Ok(Part::Refused(error.reason().to_owned())),
-        Err(error) => Err(error),
+    let behind = behind(&answer);
+    let error = match answer.verdict {
+        Ok(Verdict::Accepted) => return Ok(Part::Taken),
+        Ok(Verdict::Refused(refusal)) => return Ok(Part::Refused(refusal)),
+        Err(ref error) => with_code(&answer, error.clone()),
+    };
+    let Some(status) = behind else {
+        return Err(error);
+    };
+    let reason = format!("{}, and the server behind it {status}", error.reason());
+    // The sidecar makes what it sends to that server the same way for each event.
+    if is_about_the_request(status, Head::Fixed) {
+        Ok(Part::Refused(Refusal {
+            reason,
+            answer: answer.said,
+        }))
+    } else {
+        Err(SinkError::new(reason).with_retry_after(error.retry_after()))
     }
 }
 
@@ -119,6 +134,7 @@ mod tests {
             let answer = Answer {
                 status: StatusCode::from_u16(status).unwrap(),
                 body: body.to_owned(),
+                said: None,
                 verdict: Ok(Verdict::Accepted),
             };
             assert_eq!(

@@ -19,10 +19,7 @@ use address::{Component, ComponentAddress};
 use async_trait::async_trait;
 use availability::{Availability, Knowledge};
 use sidecar::Sidecar;
-use std::{
-    fmt,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{fmt, sync::Arc};
 
 /// What Dapr reads, too: the token that the sidecar asks for.
 const API_TOKEN: &str = "DAPR_API_TOKEN";
@@ -33,7 +30,6 @@ struct DaprSink {
     sidecar: Sidecar,
     component: Component,
     max_bytes: Option<usize>,
-    has_taken: AtomicBool,
     knowledge: Knowledge,
 }
 
@@ -60,8 +56,16 @@ fn open_with(
 ) -> Result<Arc<dyn Sink>, SinkUrlError> {
     let address = ComponentAddress::parse(url)?;
     let auth = match (given, &address.component) {
-        // Goes on to where the binding leads.
-        (None, Component::Binding { .. }) => auth::from_environment(url)?,
+        (Some(_), _) if address.auth.is_some() => {
+            return Err(address.wrong("`eventstore.auth` is there beside an auth provider"));
+        }
+        // Goes on to where the binding leads, by way of the sidecar.
+        (None, Component::Binding { .. }) => auth::from_environment(auth::Place {
+            text: url,
+            receiver: &address.sidecar,
+            auth: address.auth.as_deref(),
+            roots: None,
+        })?,
         (given, _) => given,
     };
     let client = HttpClient::new(&address.sidecar, address.timeout, None, auth)
@@ -73,9 +77,18 @@ fn open_with(
         sidecar,
         component: address.component,
         max_bytes: address.max_bytes,
-        has_taken: AtomicBool::new(false),
         knowledge: Knowledge::default(),
     }))
+}
+
+impl DaprSink {
+    fn absence(&self) -> String {
+        format!(
+            "the sidecar has no component {} of the type {}*",
+            self.component.name(),
+            self.component.kind()
+        )
+    }
 }
 
 /// What a broker behind the sidecar finds too large, the sidecar answers like an outage.
@@ -91,10 +104,6 @@ impl Receiver for DaprSink {
         1
     }
 
-    fn has_taken(&self) -> &AtomicBool {
-        &self.has_taken
-    }
-
     async fn send(&self, part: &[SinkEvent]) -> Result<Part, SinkError> {
         let [event] = part else {
             return Ok(Part::Unsendable("one event per request".to_owned()));
@@ -102,10 +111,10 @@ impl Receiver for DaprSink {
         // Asked for each event: the first failure of a batch may be that the component went away.
         if !self
             .knowledge
-            .is_present(&self.sidecar, &self.component, &self.name)
+            .is_present(&self.sidecar, &self.component)
             .await?
         {
-            return Ok(Part::PassedOver);
+            return Err(SinkError::absent(self.absence()));
         }
         let (sidecar, max_bytes) = (&self.sidecar, self.max_bytes);
         let part = match &self.component {
@@ -133,11 +142,7 @@ impl Sink for DaprSink {
 
     async fn check(&self) -> Result<(), SinkError> {
         match availability::ask(&self.sidecar, &self.component).await? {
-            Availability::Missing => Err(SinkError::new(format!(
-                "the sidecar has no component {} of the type {}*",
-                self.component.name(),
-                self.component.kind()
-            ))),
+            Availability::Missing => Err(SinkError::absent(self.absence())),
             Availability::Present => Ok(()),
         }
     }

@@ -1,11 +1,14 @@
 //! Publishing to a topic of a pub/sub component: a CloudEvent in structured mode. Knows nothing of bindings.
 
-use super::{sidecar::Sidecar, too_large};
+use super::{
+    sidecar::{Sidecar, with_code},
+    too_large,
+};
 use crate::sink::{
     SinkError, SinkEvent,
     shared::{
         attributes::Attributes,
-        http_client::{Request, Verdict},
+        http_client::{Head, Request, Verdict},
         parts::Part,
     },
 };
@@ -43,13 +46,15 @@ pub(super) async fn publish(
         // The sidecar puts its own in the event's place, as the child of this one.
         request.headers.push(("traceparent", traceparent));
     }
+    request.head = Head::OfEvent;
     let answer = sidecar.client.answer(&request).await?;
-    match answer.verdict? {
-        Verdict::Accepted => Ok(Part::Taken),
+    match answer.verdict {
+        Ok(Verdict::Accepted) => Ok(Part::Taken),
         // About the component, and not about the event.
-        Verdict::Refused(reason) if answer.body.contains("ERR_PUBSUB_NOT_") => {
-            Err(SinkError::new(reason))
+        Ok(Verdict::Refused(ref refusal)) if answer.body.contains("ERR_PUBSUB_NOT_") => {
+            Err(with_code(&answer, SinkError::new(&*refusal.reason)))
         }
-        Verdict::Refused(reason) => Ok(Part::Refused(reason)),
+        Ok(Verdict::Refused(refusal)) => Ok(Part::Refused(refusal)),
+        Err(ref error) => Err(with_code(&answer, error.clone())),
     }
 }

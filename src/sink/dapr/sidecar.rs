@@ -9,7 +9,11 @@ use crate::sink::{
     },
 };
 use reqwest::Method;
+use serde_json::Value;
 use url::Url;
+
+/// Longer than any that the sidecar has.
+const LONGEST_CODE: usize = 64;
 
 /// A sidecar, and the client that speaks with it.
 pub(super) struct Sidecar {
@@ -60,5 +64,48 @@ impl Sidecar {
     pub(super) async fn get(&self, path: &[&str]) -> Result<Answer, SinkError> {
         let request = self.request(Request::bare(Method::GET, self.url(path)));
         self.client.send_with(&request, &[]).await
+    }
+}
+
+/// The error of a sidecar's answer with the code that it names. Of what else it says, nothing is shown: it quotes what
+/// the server behind a component answered.
+pub(super) fn with_code(answer: &Answer, error: SinkError) -> SinkError {
+    match code(&answer.body) {
+        Some(code) => SinkError::new(format!("{}, {code}", error.reason()))
+            .with_retry_after(error.retry_after()),
+        None => error,
+    }
+}
+
+/// The code in the body of a sidecar's error, such as `ERR_PUBSUB_NOT_FOUND`.
+fn code(body: &str) -> Option<String> {
+    let body: Value = serde_json::from_str(body).ok()?;
+    let code = body.get("errorCode")?.as_str()?;
+    let is_code = code.starts_with("ERR_")
+        && code.len() <= LONGEST_CODE
+        && code
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    is_code.then(|| code.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_code_is_shown() {
+        let body = |code: &str| format!(r#"{{"errorCode":"{code}","message":"hunter2"}}"#);
+        let known = "ERR_PUBSUB_NOT_FOUND";
+        assert_eq!(code(&body(known)).as_deref(), Some(known));
+        for other in [
+            "hunter2",
+            "ERR_hunter2",
+            "",
+            &format!("ERR_{}", "X".repeat(100)),
+        ] {
+            assert_eq!(code(&body(other)), None);
+        }
+        assert_eq!(code("hunter2"), None);
     }
 }

@@ -125,7 +125,7 @@ impl EventStoreOptions {
                     set(&mut options, &value).map_err(|allowed| invalid(name, &value, allowed))?;
                 }
                 // The sinks read these themselves, so that no other part gets a secret.
-                None if sink::variables().contains(&name.as_str()) => {}
+                None if sink::is_variable(&name) => {}
                 None => return Err(unknown(name)),
             }
         }

@@ -146,11 +146,18 @@ pub struct Reconciled {
 impl Reconciled {
     /// Returns how many events were added.
     pub fn added(&self) -> u64 {
-        self.workflow_starts
-            + self.workflow_ends
-            + self.activity_starts
-            + self.activity_ends
-            + self.activity_async_ends
+        // Named one by one, so that a new counter is not forgotten.
+        let Self {
+            runs: _,
+            standalone_activities: _,
+            settled: _,
+            workflow_starts,
+            workflow_ends,
+            activity_starts,
+            activity_ends,
+            activity_async_ends,
+        } = self;
+        workflow_starts + workflow_ends + activity_starts + activity_ends + activity_async_ends
     }
 
     pub(super) fn count(&mut self, event: Option<LifecycleEvent>) {
@@ -175,14 +182,24 @@ impl Reconciled {
 
 impl AddAssign for Reconciled {
     fn add_assign(&mut self, other: Self) {
-        self.runs += other.runs;
-        self.standalone_activities += other.standalone_activities;
-        self.workflow_starts += other.workflow_starts;
-        self.workflow_ends += other.workflow_ends;
-        self.activity_starts += other.activity_starts;
-        self.activity_ends += other.activity_ends;
-        self.activity_async_ends += other.activity_async_ends;
-        self.settled += other.settled;
+        let Self {
+            runs,
+            standalone_activities,
+            workflow_starts,
+            workflow_ends,
+            activity_starts,
+            activity_ends,
+            activity_async_ends,
+            settled,
+        } = other;
+        self.runs += runs;
+        self.standalone_activities += standalone_activities;
+        self.workflow_starts += workflow_starts;
+        self.workflow_ends += workflow_ends;
+        self.activity_starts += activity_starts;
+        self.activity_ends += activity_ends;
+        self.activity_async_ends += activity_async_ends;
+        self.settled += settled;
     }
 }
 

@@ -17,6 +17,8 @@ macro_rules! sink_conformance {
             a_batch_that_comes_again
             outage_and_return
             poison_is_rejected_alone
+            refused_alone
+            refused_alike
             oversize
             a_server_that_does_not_answer
             cancellation_in_flight

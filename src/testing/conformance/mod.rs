@@ -12,12 +12,14 @@
 
 mod broken_promise;
 mod events;
+mod judged;
 mod macros;
 mod promises;
 mod subject;
 
 pub use broken_promise::BrokenPromise;
 pub use events::{batch, event};
+pub use judged::{refused_alike, refused_alone};
 pub use promises::{
     a_batch_that_comes_again, a_server_that_does_not_answer, cancellation_in_flight, check,
     order_per_workflow, outage_and_return, oversize, poison_is_rejected_alone,

@@ -23,9 +23,9 @@ use std::{
 /// How long a call may take when the server is away or does not answer.
 const CALL_BOUND: Duration = Duration::from_secs(16);
 /// How long a sink may need to find a server that is back.
-const RETURN_BOUND: Duration = Duration::from_secs(20);
+pub(super) const RETURN_BOUND: Duration = Duration::from_secs(20);
 
-type Outcome = Result<(), BrokenPromise>;
+pub(super) type Outcome = Result<(), BrokenPromise>;
 
 /// Events arrive in the order of each workflow.
 ///
@@ -380,7 +380,7 @@ async fn rejects<S: SinkUnderTest>(
     ensure(rejected == poisoned, || {
         format!("{rejected:?} are rejected instead of {poisoned:?}")
     })?;
-    for Rejection { index, reason } in &delivered.rejected {
+    for Rejection { index, reason, .. } in &delivered.rejected {
         ensure(!reason.is_empty(), || {
             format!("the rejection of {index} gives no reason")
         })?;
@@ -398,7 +398,7 @@ async fn rejects<S: SinkUnderTest>(
 }
 
 /// That the server holds `sent`: each event, in order per workflow, and each once if the sink can tell duplicates.
-async fn holds<S: SinkUnderTest>(subject: &S, sent: &[SinkEvent]) -> Outcome {
+pub(super) async fn holds<S: SinkUnderTest>(subject: &S, sent: &[SinkEvent]) -> Outcome {
     let received = subject.received().await;
     let wanted = per_key(
         sent.iter()

@@ -39,6 +39,13 @@ pub trait SinkUnderTest: Sized {
     /// Lets it go on, with what came meanwhile.
     fn resume(&mut self) -> impl Future<Output = ()>;
 
+    /// Lets the server refuse every event for what it is, as a validation does that went wrong, until it is told not to.
+    /// Returns false if it cannot be told to.
+    fn refuse_all(&mut self, refuses: bool) -> impl Future<Output = bool> {
+        let _ = refuses;
+        std::future::ready(false)
+    }
+
     /// Returns an event that this sink can never take, of whatever size. None if it takes all.
     fn poison() -> Option<Event>;
 

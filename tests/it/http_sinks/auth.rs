@@ -3,6 +3,7 @@
 use crate::support::{
     conformance::batch,
     stand_in::{StandIn, header},
+    until,
 };
 use async_trait::async_trait;
 use std::{
@@ -11,10 +12,11 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
-use temporal_eventstore::sink::{
-    self, AuthHeader, AuthProvider, ClientCredentials, Delivered, SinkError, StaticBearer,
+use temporal_eventstore::{
+    EventStore,
+    sink::{self, AuthHeader, AuthProvider, ClientCredentials, Delivered, SinkError, StaticBearer},
 };
 use tracing_subscriber::fmt::MakeWriter;
 use wiremock::{Request, ResponseTemplate};
@@ -91,8 +93,136 @@ async fn a_token_is_renewed_before_it_expires() {
     let first = token(&provider).await;
     assert_eq!(token(&provider).await, first);
     tokio::time::sleep(Duration::from_millis(1850)).await;
+    // Until the new one is there, the old one is used.
+    assert_eq!(token(&provider).await, first);
+    tokio::time::sleep(Duration::from_millis(100)).await;
     assert_ne!(token(&provider).await, first);
     assert_eq!(server.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_token_server_that_hangs_delays_nobody_while_the_token_holds() {
+    let server = token_server(Some(4), Duration::ZERO).await;
+    let provider = credentials(&server);
+    let first = token(&provider).await;
+    server.pause();
+    tokio::time::sleep(Duration::from_millis(3650)).await;
+    let began = Instant::now();
+    for _ in 0..3 {
+        assert_eq!(token(&provider).await, first);
+        provider.renew(&[]).await;
+    }
+    assert!(
+        began.elapsed() < Duration::from_millis(300),
+        "{:?}",
+        began.elapsed()
+    );
+    // Who needs a token waits for no renewal that began before.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(server.requests().len(), 2, "one renewal is under way");
+    server.resume();
+    let began = Instant::now();
+    assert_ne!(token(&provider).await, first);
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+/// What the test below does in a process of its own, whose environment has the credentials.
+#[ignore = "run by the test below"]
+#[tokio::test]
+async fn as_a_child_that_needs_a_token() {
+    let sink = sink::open(&std::env::var("TEST_URL").unwrap()).unwrap();
+    let error = sink.deliver(&batch(1, 1)).await.unwrap_err();
+    assert!(error.reason().contains("holds no access_token"), "{error}");
+}
+
+#[tokio::test]
+async fn the_token_server_is_trusted_by_the_same_certificates() {
+    let (port, certificate) = super::http::with_tls(Arc::default()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ca.pem");
+    std::fs::write(&file, certificate).unwrap();
+    let url = format!(
+        "https://localhost:{port}/in?eventstore.auth=partner&eventstore.tls_ca={}",
+        file.display()
+    );
+    let output = tokio::task::spawn_blocking(move || {
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--ignored",
+                "--exact",
+                "http_sinks::auth::as_a_child_that_needs_a_token",
+            ])
+            .env("TEST_URL", url)
+            .env(
+                "EVENTSTORE_AUTH_PARTNER_TOKEN_URL",
+                format!("https://localhost:{port}/token"),
+            )
+            .env("EVENTSTORE_AUTH_PARTNER_CLIENT_ID", "id")
+            .env("EVENTSTORE_AUTH_PARTNER_CLIENT_SECRET", SECRET)
+            .output()
+            .unwrap()
+    })
+    .await
+    .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// What the test below does in a process of its own.
+#[ignore = "run by the test below"]
+#[tokio::test]
+async fn as_a_child_with_two_hosts() {
+    let url = std::env::var("TEST_URL").unwrap();
+    let store = EventStore::builder().store(url).build().await;
+    match std::env::var("TEST_REFUSED") {
+        Err(_) => drop(store.unwrap()),
+        Ok(words) => {
+            let text = store.unwrap_err().to_string();
+            assert!(text.contains(&words), "{text}");
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn credentials_for_all_go_to_one_host_and_over_plain_http_to_this_machine() {
+    let builds = |url: &str, refused: Option<&str>| {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child
+            .args([
+                "--ignored",
+                "--exact",
+                "http_sinks::auth::as_a_child_with_two_hosts",
+            ])
+            .env("TEST_URL", url)
+            .env("EVENTSTORE_AUTH_TOKEN", "hunter2-of-all")
+            .env("EVENTSTORE_AUTH_PARTNER_TOKEN", "hunter2-of-the-partner");
+        if let Some(words) = refused {
+            child.env("TEST_REFUSED", words);
+        }
+        let output = child.output().unwrap();
+        assert!(output.status.success(), "{url}: {output:?}");
+    };
+    builds("https://a.example/in", None);
+    builds("http://127.0.0.1:1/in", None);
+    builds("http://a.example/in", Some("plain HTTP"));
+    builds("http://a.example/in?eventstore.auth=partner", None);
+    builds("http://a.example/in?eventstore.auth=none", None);
+    builds(
+        "http://a.example/in?eventstore.auth=other",
+        Some("EVENTSTORE_AUTH_OTHER_TOKEN"),
+    );
+    builds(
+        "https://a.example/in,https://b.example/in",
+        Some("a.example, b.example"),
+    );
+    builds(
+        "https://a.example/in?eventstore.auth=partner,https://b.example/in?eventstore.auth=none",
+        None,
+    );
 }
 
 #[tokio::test]
@@ -299,17 +429,21 @@ async fn no_secret_is_logged_at_any_level() {
         .with_writer(log.clone())
         .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
-    let mut server = token_server(Some(1), Duration::ZERO).await;
+    let mut server = token_server(Some(4), Duration::ZERO).await;
     let endpoint = endpoint("hunter2-token-2").await;
     let url = format!("http://{}/in?code=hunter2-code", endpoint.address());
     let provider = Arc::new(credentials(&server));
     let sink = sink::open_with_auth(&url, provider.clone()).unwrap();
     sink.deliver(&batch(1, 3)).await.unwrap();
     sink.check().await.unwrap();
-    tokio::time::sleep(Duration::from_millis(950)).await;
     server.stop().await;
+    tokio::time::sleep(Duration::from_millis(3650)).await;
     // The renewal fails while the token still holds.
     provider.headers().await.unwrap();
+    until("the renewal fails", || {
+        log.to_string().contains("still holds")
+    })
+    .await;
     let basic = format!("http://user:hunter2-password@{}/in", endpoint.address());
     sink::open(&basic)
         .unwrap()
@@ -327,4 +461,98 @@ async fn no_secret_is_logged_at_any_level() {
         "{log}"
     );
     assert!(!log.contains("hunter2"), "{log}");
+}
+
+/// What the test below does in a process of its own, whose environment has the key.
+#[ignore = "run by the test below"]
+#[tokio::test]
+async fn as_a_child_that_signs() {
+    let url = std::env::var("TEST_URL").unwrap();
+    let events = batch(1, 3);
+    for mode in ["batched", "binary"] {
+        let sink = sink::open(&format!("{url}&eventstore.mode={mode}")).unwrap();
+        assert!(!format!("{sink:?}").contains("hunter2"), "{sink:?}");
+        // Twice, as after a lost answer.
+        for _ in 0..2 {
+            sink.deliver(&events).await.unwrap();
+        }
+        sink.check().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn requests_are_signed_and_have_the_users_headers() {
+    const KEY: [u8; 32] = [7; 32];
+    let endpoint = StandIn::start(|_| ResponseTemplate::new(200)).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("key");
+    let key = "whsec_BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+    std::fs::write(&file, format!("{key}\n")).unwrap();
+    let url = format!(
+        "http://{}/in?eventstore.auth=hooks&eventstore.header.X-Tenant=hunter2%20b&tenant=c",
+        endpoint.address()
+    );
+    let output = tokio::task::spawn_blocking(move || {
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--ignored",
+                "--exact",
+                "http_sinks::auth::as_a_child_that_signs",
+            ])
+            .env("TEST_URL", url)
+            .env("EVENTSTORE_AUTH_HOOKS_SIGNING_KEY_FILE", file)
+            .output()
+            .unwrap()
+    })
+    .await
+    .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let requests = endpoint.requests();
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &KEY);
+    let mut ids = Vec::new();
+    for request in &requests {
+        assert_eq!(header(request, "x-tenant"), Some("hunter2 b"));
+        assert_eq!(request.url.query(), Some("tenant=c"));
+        if request.method.as_str() == "HEAD" {
+            continue;
+        }
+        let value = |name: &str| header(request, name).unwrap().to_owned();
+        let (id, timestamp) = (value("webhook-id"), value("webhook-timestamp"));
+        let age = chrono::Utc::now().timestamp() - timestamp.parse::<i64>().unwrap();
+        assert!((0..60).contains(&age), "{age}");
+        let signed = [
+            format!("{id}.{timestamp}.").into_bytes(),
+            request.body.clone(),
+        ]
+        .concat();
+        let signature = value("webhook-signature");
+        let bytes = signature.strip_prefix("v1,").unwrap();
+        let bytes = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, bytes).unwrap();
+        ring::hmac::verify(&key, &signed, &bytes).unwrap();
+        ids.push(id);
+    }
+    // One batch twice, and three events twice: what comes again has the same id.
+    assert_eq!(ids.len(), 8);
+    assert_eq!(ids[0], ids[1]);
+    assert_eq!(ids[2..5], ids[5..8]);
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 4);
+}
+
+#[test]
+fn headers_that_are_not_the_users_are_refused() {
+    for header in [
+        "content-type=x",
+        "Ce-Id=x",
+        "webhook-id=x",
+        "Host=x",
+        "=x",
+        "a:b=x",
+        "x-y=a%0Ahunter2",
+    ] {
+        let error = sink::open(&format!("https://h/?eventstore.header.{header}")).unwrap_err();
+        assert!(error.reason.contains("eventstore.header.NAME"), "{error}");
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    }
 }

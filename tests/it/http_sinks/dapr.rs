@@ -2,23 +2,32 @@
 
 use crate::support::{
     conformance::batch,
+    log::Log,
     stand_in::{StandIn, header},
     target_dapr::{TOKEN, components, error, metadata},
+    until,
 };
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::{
+    path::Path,
     process::Command,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 use temporal_eventstore::{
-    Event,
-    sink::{self, AuthHeader, AuthProvider, Delivered, SinkError, SinkEvent, StaticBearer},
+    Event, EventStore, Health,
+    sink::{
+        self, AuthHeader, AuthProvider, Delivered, RejectionKind, SinkError, SinkEvent,
+        StaticBearer,
+    },
 };
 use wiremock::ResponseTemplate;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A sidecar with these components, which answers everything else as given.
 async fn sidecar(
@@ -110,56 +119,154 @@ async fn the_component_is_asked_for_once_and_again_after_an_error() {
     sink.deliver(&events).await.unwrap();
     assert_eq!(sidecar.requests_to("/v1.0/metadata").len(), 1);
     let error = sink.deliver(&events).await.unwrap_err();
-    assert!(error.reason().contains("connection refused"), "{error}");
+    assert!(
+        error.reason().contains("ERR_INVOKE_OUTPUT_BINDING"),
+        "{error}"
+    );
+    assert!(!error.reason().contains("connection refused"), "{error}");
     assert_eq!(sidecar.requests_to("/v1.0/metadata").len(), 1);
     sink.deliver(&events).await.unwrap();
     sink.deliver(&events).await.unwrap();
     assert_eq!(sidecar.requests_to("/v1.0/metadata").len(), 2);
 }
 
-/// Counts what is said at a level or above.
-#[derive(Clone, Default)]
-struct Said(Arc<Mutex<Vec<u8>>>);
+/// A store that delivers to the binding.
+async fn store(sidecar: &StandIn, journal: &Path) -> EventStore {
+    EventStore::builder()
+        .store(binding(sidecar))
+        .journal(journal)
+        .build()
+        .await
+        .unwrap()
+}
 
-impl std::io::Write for Said {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
+fn numbered(number: usize) -> Event {
+    Event::new("test.event").data(json!({ "number": number }))
+}
 
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+fn sent(sidecar: &StandIn) -> Vec<u64> {
+    let requests = sidecar.requests_to("/v1.0/bindings/eventstore");
+    requests
+        .iter()
+        .map(|request| {
+            let body: Value = serde_json::from_slice(&request.body).unwrap();
+            body["data"]["data"]["number"].as_u64().unwrap()
+        })
+        .collect()
 }
 
 #[tokio::test]
-async fn a_missing_component_is_passed_over_and_said_once() {
-    let said = Said::default();
-    let writer = said.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::WARN)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+async fn a_component_that_was_never_there_is_passed_over_and_said_once() {
+    let (log, _guard) = Log::capture();
+    let directory = tempfile::tempdir().unwrap();
+    let journal = directory.path().join("journal.db");
+    let is_there = Arc::new(AtomicBool::new(false));
+    let now = is_there.clone();
     // One of the name, of another kind.
-    let others = || json!([{ "name": "eventstore", "type": "pubsub.redis", "version": "v1" }]);
+    let others = move || match now.load(Ordering::SeqCst) {
+        true => components(),
+        false => json!([{ "name": "eventstore", "type": "pubsub.redis", "version": "v1" }]),
+    };
     let sidecar = sidecar(others, || ResponseTemplate::new(204)).await;
     let sink = sink::open(&binding(&sidecar)).unwrap();
-    let events = batch(1, 5);
-    for _ in 0..3 {
-        assert_eq!(
-            sink.deliver(&events).await.unwrap(),
-            Delivered::all(&events)
-        );
+    let error = sink.deliver(&batch(1, 1)).await.unwrap_err();
+    assert!(error.is_absent() && error.reason().contains("no component eventstore"));
+    assert!(sink.check().await.unwrap_err().is_absent());
+    // Also over a restart: what was passed over was not taken.
+    for round in 0..2 {
+        let events = store(&sidecar, &journal).await;
+        for number in 0..5 {
+            events.publish(numbered(number)).await.unwrap();
+            events.flush(TIMEOUT).await.unwrap();
+        }
+        let stats = &events.stats().sinks[0];
+        assert_eq!((stats.passed_over, stats.delivered), (5, 0));
+        assert_eq!(events.health(), Health::Healthy);
+        events.shutdown(TIMEOUT).await.unwrap();
+        let said = log.to_string().matches("nobody is there yet").count();
+        assert_eq!(said, 1 + round, "{log}");
     }
-    assert_eq!(sidecar.requests_to("/v1.0/bindings/eventstore").len(), 0);
-    let said = String::from_utf8(said.0.lock().unwrap().clone()).unwrap();
-    assert_eq!(said.matches("no such Dapr component").count(), 1, "{said}");
-    let error = sink.check().await.unwrap_err();
-    assert!(
-        error.reason().contains("no component eventstore"),
-        "{error}"
-    );
+    assert_eq!(sent(&sidecar), [0_u64; 0]);
+    is_there.store(true, Ordering::SeqCst);
+    let events = store(&sidecar, &journal).await;
+    events.publish(numbered(7)).await.unwrap();
+    events.flush(TIMEOUT).await.unwrap();
+    assert_eq!(sent(&sidecar), [7]);
+    events.shutdown(TIMEOUT).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_component_that_took_an_event_once_is_away_and_nothing_is_skipped() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = directory.path().join("journal.db");
+    let is_there = Arc::new(AtomicBool::new(true));
+    let (now, answers) = (is_there.clone(), is_there.clone());
+    let loaded = move || match now.load(Ordering::SeqCst) {
+        true => components(),
+        false => json!([]),
+    };
+    let sidecar = sidecar(loaded, move || match answers.load(Ordering::SeqCst) {
+        true => ResponseTemplate::new(204),
+        false => error(
+            500,
+            "ERR_INVOKE_OUTPUT_BINDING",
+            "couldn't find output binding eventstore",
+        ),
+    })
+    .await;
+    let events = store(&sidecar, &journal).await;
+    events.publish(numbered(0)).await.unwrap();
+    events.flush(TIMEOUT).await.unwrap();
+    // A reload, with a restart of the program in its midst.
+    is_there.store(false, Ordering::SeqCst);
+    events.publish(numbered(1)).await.unwrap();
+    let failing = |events: &EventStore| format!("{:?}", events.health());
+    until("it is an outage", || {
+        failing(&events).contains("no component eventstore")
+    })
+    .await;
+    events.shutdown(TIMEOUT / 10).await.unwrap_err();
+    let events = store(&sidecar, &journal).await;
+    events.publish(numbered(2)).await.unwrap();
+    until("it is an outage", || {
+        failing(&events).contains("no component eventstore")
+    })
+    .await;
+    assert_eq!(events.stats().sinks[0].passed_over, 0);
+    is_there.store(true, Ordering::SeqCst);
+    events.flush(TIMEOUT * 4).await.unwrap();
+    let taken: Vec<u64> = {
+        let mut sent = sent(&sidecar);
+        sent.dedup();
+        sent
+    };
+    assert_eq!(taken, [0, 1, 2]);
+    events.shutdown(TIMEOUT).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_component_name_is_never_the_events_fault_but_a_long_key_is() {
+    // The sidecar takes 4 KiB of request line and headers unless told otherwise.
+    let sidecar = StandIn::start(|request| match request.url.path() {
+        "/v1.0/metadata" => metadata(&components()),
+        _ if request.url.as_str().len() > 4096 => ResponseTemplate::new(431),
+        _ => ResponseTemplate::new(204),
+    })
+    .await;
+    let mut events = batch(1, 3);
+    let mut event = events[1].event().unwrap();
+    event.metadata.workflow_id = Some("ö".repeat(1000));
+    // What a later version of the standard may not hold either.
+    event.metadata.traceparent =
+        Some("01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-a\u{1}b".to_owned());
+    events[1] = SinkEvent::new(events[1].position, &event).unwrap();
+    let sink = sink::open(&format!("dapr://{}/events/orders", sidecar.address())).unwrap();
+    let delivered = sink.deliver(&events).await.unwrap();
+    assert_eq!(delivered.taken, 3);
+    let [refused] = &delivered.rejected[..] else {
+        panic!("{delivered:?}");
+    };
+    assert_eq!((refused.index, refused.kind), (1, RejectionKind::Refused));
 }
 
 #[tokio::test]

@@ -35,6 +35,10 @@ pub trait Target: Sized {
     async fn pause(&mut self);
     /// Lets it go on, with what came meanwhile.
     async fn resume(&mut self);
+    /// Lets the server refuse every event, until it is told not to; false if it cannot be told to.
+    async fn refuse_all(&mut self, _refuses: bool) -> bool {
+        false
+    }
     /// An event that this sink can never take, of whatever size; none if it takes all.
     fn poison() -> Option<Event>;
     /// How large an event has to be for the server to refuse it; none if it takes all that a journal
@@ -104,6 +108,10 @@ impl<T: Target> SinkUnderTest for Subject<T> {
 
     async fn resume(&mut self) {
         self.0.resume().await;
+    }
+
+    async fn refuse_all(&mut self, refuses: bool) -> bool {
+        self.0.refuse_all(refuses).await
     }
 
     fn poison() -> Option<Event> {

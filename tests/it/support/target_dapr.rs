@@ -8,7 +8,10 @@ use crate::support::{
 use serde_json::{Value, json};
 use std::{
     marker::PhantomData,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use temporal_eventstore::{
     Event,
@@ -43,6 +46,7 @@ impl Kind for Binding {
 pub struct DaprTarget<K> {
     sidecar: StandIn,
     received: Arc<Mutex<Vec<Received>>>,
+    refuses: Arc<AtomicBool>,
     kind: PhantomData<K>,
 }
 
@@ -133,10 +137,18 @@ impl<K: Kind> Target for DaprTarget<K> {
 
     async fn begin() -> Self {
         let received = Arc::new(Mutex::new(Vec::new()));
-        let into = received.clone();
+        let refuses = Arc::new(AtomicBool::new(false));
+        let (into, refuses_now) = (received.clone(), refuses.clone());
+        let sidecar = StandIn::start(move |request| {
+            match refuses_now.load(Ordering::SeqCst) && request.method.as_str() == "POST" {
+                true => error(400, "ERR_MALFORMED_REQUEST", "nobody passes"),
+                false => answer(request, &into),
+            }
+        });
         Self {
-            sidecar: StandIn::start(move |request| answer(request, &into)).await,
+            sidecar: sidecar.await,
             received,
+            refuses,
             kind: PhantomData,
         }
     }
@@ -176,6 +188,11 @@ impl<K: Kind> Target for DaprTarget<K> {
 
     async fn resume(&mut self) {
         self.sidecar.resume();
+    }
+
+    async fn refuse_all(&mut self, refuses: bool) -> bool {
+        self.refuses.store(refuses, Ordering::SeqCst);
+        true
     }
 
     fn poison() -> Option<Event> {

@@ -7,7 +7,10 @@ use crate::support::{
 };
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 use temporal_eventstore::{Event, event::CloudEvent};
 use wiremock::{Request, ResponseTemplate};
 
@@ -37,6 +40,7 @@ impl Mode for Binary {
 pub struct HttpTarget<M> {
     endpoint: StandIn,
     received: Arc<Mutex<Vec<Received>>>,
+    refuses: Arc<AtomicBool>,
     mode: std::marker::PhantomData<M>,
 }
 
@@ -120,10 +124,18 @@ impl<M: Mode> Target for HttpTarget<M> {
 
     async fn begin() -> Self {
         let received = Arc::new(Mutex::new(Vec::new()));
-        let into = received.clone();
+        let refuses = Arc::new(AtomicBool::new(false));
+        let (into, refuses_now) = (received.clone(), refuses.clone());
+        let endpoint = StandIn::start(move |request| {
+            match refuses_now.load(Ordering::SeqCst) && request.method.as_str() == "POST" {
+                true => ResponseTemplate::new(400),
+                false => answer(request, &into),
+            }
+        });
         Self {
-            endpoint: StandIn::start(move |request| answer(request, &into)).await,
+            endpoint: endpoint.await,
             received,
+            refuses,
             mode: std::marker::PhantomData,
         }
     }
@@ -154,6 +166,11 @@ impl<M: Mode> Target for HttpTarget<M> {
 
     async fn resume(&mut self) {
         self.endpoint.resume();
+    }
+
+    async fn refuse_all(&mut self, refuses: bool) -> bool {
+        self.refuses.store(refuses, Ordering::SeqCst);
+        true
     }
 
     fn poison() -> Option<Event> {

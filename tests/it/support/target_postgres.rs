@@ -83,6 +83,17 @@ impl Target for PostgresTarget {
         self.server.resume();
     }
 
+    async fn refuse_all(&mut self, refuses: bool) -> bool {
+        // As a migration may do that went wrong.
+        let change = match refuses {
+            true => "ADD CONSTRAINT nobody CHECK (false) NOT VALID",
+            false => "DROP CONSTRAINT nobody",
+        };
+        let change = format!("ALTER TABLE workflow_events {change}");
+        self.client().await.batch_execute(&change).await.unwrap();
+        true
+    }
+
     fn poison() -> Option<Event> {
         // PostgreSQL keeps no NUL characters.
         Some(Event::new("poison").data(serde_json::json!({ "text": "a\0b" })))

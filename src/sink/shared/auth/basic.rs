@@ -14,9 +14,8 @@ pub(in crate::sink) struct Basic {
 impl Basic {
     /// Sends this user name and password.
     pub(in crate::sink) fn new(user: &str, password: &str) -> Self {
-        let pair = BASE64_STANDARD.encode(format!("{user}:{password}"));
         Self {
-            header: AuthHeader::new("Authorization", format!("Basic {pair}")),
+            header: basic(user, password),
         }
     }
 
@@ -31,6 +30,12 @@ impl Basic {
         (!user.is_empty() || password.is_some())
             .then(|| Self::new(&decoded(user), &decoded(password.unwrap_or_default())))
     }
+}
+
+/// The header of a user name and a password.
+pub(super) fn basic(user: &str, password: &str) -> AuthHeader {
+    let pair = BASE64_STANDARD.encode(format!("{user}:{password}"));
+    AuthHeader::new("Authorization", format!("Basic {pair}"))
 }
 
 #[async_trait]

@@ -1,19 +1,24 @@
 //! OAuth 2.0 client credentials (RFC 6749, section 4.4): a token that is fetched when it is needed,
 //! kept, and renewed in time. One fetch at a time, however many ask.
 
-use super::{AuthHeader, AuthProvider};
+use super::{AuthHeader, AuthProvider, SecretFile, secret::Secret};
 use crate::sink::{
     SinkError, SinkUrlError,
-    shared::http_client::{answer, connector, is_header_value},
+    shared::http_client::{
+        answer,
+        connector::{self, Roots},
+        is_header_value,
+    },
 };
 use async_trait::async_trait;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use std::{
     fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::sync::Mutex;
 use url::{Url, form_urlencoded};
 
 /// How long a token server may take.
@@ -23,14 +28,26 @@ const EARLY: Duration = Duration::from_secs(60);
 /// After a failed renewal of a token that still holds, how long until the next attempt.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 
+/// What is allowed, for error messages.
+const ALLOWED: &str = "the `https://…` or `http://…` URL of an OAuth 2.0 token server";
+
 /// A provider that gets its bearer token from an OAuth 2.0 token server with a client id and a
 /// client secret.
+///
+/// While a token holds, its renewal delays nobody: the token is used until the new one is there.
 pub struct ClientCredentials {
+    server: Arc<TokenServer>,
+}
+
+/// The server, and the token that it gave.
+struct TokenServer {
     token_url: Url,
     client_id: String,
-    client_secret: SecretString,
+    client_secret: Secret,
     scope: Option<String>,
     client: reqwest::Client,
+    // Held while a token is fetched by whoever cannot go on without one: one request, however many wait.
+    fetching: tokio::sync::Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -38,8 +55,10 @@ pub struct ClientCredentials {
 struct State {
     token: Option<Token>,
     failed: Option<(Instant, SinkError)>,
+    is_renewing: bool,
 }
 
+#[derive(Clone)]
 struct Token {
     header: AuthHeader,
     renew_at: Option<Instant>,
@@ -57,7 +76,30 @@ impl ClientCredentials {
         client_id: impl Into<String>,
         client_secret: impl Into<String>,
     ) -> Result<Self, SinkUrlError> {
-        const ALLOWED: &str = "the `https://…` or `http://…` URL of an OAuth 2.0 token server";
+        let secret = Secret::Given(SecretString::from(client_secret.into()));
+        Self::with_secret(token_url, client_id.into(), secret, None)
+    }
+
+    /// The same with a client secret that stands in a file, which is read again when it changes.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new). A file that cannot be read is an error of the delivery, and it is tried again.
+    pub fn with_secret_file(
+        token_url: &str,
+        client_id: impl Into<String>,
+        client_secret: impl Into<PathBuf>,
+    ) -> Result<Self, SinkUrlError> {
+        let secret = Secret::File(SecretFile::new(client_secret));
+        Self::with_secret(token_url, client_id.into(), secret, None)
+    }
+
+    /// A provider that trusts the certificates in the file `roots`, too.
+    pub(in crate::sink) fn with_secret(
+        token_url: &str,
+        client_id: String,
+        client_secret: Secret,
+        roots: Option<&Path>,
+    ) -> Result<Self, SinkUrlError> {
         let wrong = |reason: String| SinkUrlError::new(token_url, reason, ALLOWED);
         let url = Url::parse(token_url)
             .map_err(|error| wrong(format!("the token URL is no URL: {error}")))?;
@@ -70,32 +112,59 @@ impl ClientCredentials {
                     .to_owned(),
             ));
         }
+        let roots = roots.map_or(Roots::Machine, Roots::With);
         Ok(Self {
-            client: connector::connector(&url, FETCH_TIMEOUT, None).map_err(wrong)?,
-            token_url: url,
-            client_id: client_id.into(),
-            client_secret: SecretString::from(client_secret.into()),
-            scope: None,
-            state: Mutex::default(),
+            server: Arc::new(TokenServer {
+                client: connector::connector(&url, FETCH_TIMEOUT, roots).map_err(wrong)?,
+                token_url: url,
+                client_id,
+                client_secret,
+                scope: None,
+                fetching: tokio::sync::Mutex::default(),
+                state: Mutex::default(),
+            }),
         })
     }
 
     /// The same, asking for this scope.
     #[must_use]
-    pub fn scope(mut self, scope: impl Into<String>) -> Self {
-        self.scope = Some(scope.into());
-        self
+    pub fn scope(self, scope: impl Into<String>) -> Self {
+        let TokenServer {
+            token_url,
+            client_id,
+            client_secret,
+            client,
+            ..
+        } = &*self.server;
+        Self {
+            server: Arc::new(TokenServer {
+                token_url: token_url.clone(),
+                client_id: client_id.clone(),
+                client_secret: client_secret.clone(),
+                scope: Some(scope.into()),
+                client: client.clone(),
+                fetching: tokio::sync::Mutex::default(),
+                state: Mutex::default(),
+            }),
+        }
+    }
+}
+
+impl TokenServer {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn form(&self) -> String {
+    async fn form(&self) -> Result<String, SinkError> {
+        let secret = self.client_secret.read().await?;
         let mut form = form_urlencoded::Serializer::new(String::new());
         form.append_pair("grant_type", "client_credentials")
             .append_pair("client_id", &self.client_id)
-            .append_pair("client_secret", self.client_secret.expose_secret());
+            .append_pair("client_secret", secret.expose_secret());
         if let Some(scope) = &self.scope {
             form.append_pair("scope", scope);
         }
-        form.finish()
+        Ok(form.finish())
     }
 
     async fn fetch(&self) -> Result<Token, SinkError> {
@@ -105,13 +174,14 @@ impl ClientCredentials {
                 connector::origin(&self.token_url)
             ))
         };
+        let form = self.form().await?;
         let asked = Instant::now();
         let response = self
             .client
             .post(self.token_url.clone())
             .header("content-type", "application/x-www-form-urlencoded")
             .header("accept", "application/json")
-            .body(self.form())
+            .body(form)
             .send()
             .await
             .map_err(|error| {
@@ -154,6 +224,39 @@ impl ClientCredentials {
             expires_at: life.and_then(|life| asked.checked_add(life)),
         })
     }
+
+    /// Fetches a token in place of one that still holds. Delays nobody.
+    async fn renew(self: Arc<Self>) {
+        let renewed = self.fetch().await;
+        let mut state = self.state();
+        state.is_renewing = false;
+        match renewed {
+            Ok(token) => state.token = Some(token),
+            Err(error) => {
+                let again = Instant::now().checked_add(RENEWAL_PAUSE);
+                if let Some(token) = &mut state.token {
+                    token.renew_at = again;
+                }
+                drop(state);
+                tracing::debug!(%error, "the access token could not be renewed; it still holds");
+            }
+        }
+    }
+
+    /// The header of a token that holds; none if there is no such token.
+    fn held(self: &Arc<Self>) -> Option<AuthHeader> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let is_over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let token = state
+            .token
+            .clone()
+            .filter(|token| !is_over(token.expires_at))?;
+        if is_over(token.renew_at) && !std::mem::replace(&mut state.is_renewing, true) {
+            tokio::spawn(self.clone().renew());
+        }
+        Some(token.header)
+    }
 }
 
 /// RFC 6749, section 5.2.
@@ -169,7 +272,7 @@ const ERROR_CODES: [&str; 6] = [
 impl fmt::Debug for ClientCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientCredentials")
-            .field("token_server", &connector::origin(&self.token_url))
+            .field("token_server", &connector::origin(&self.server.token_url))
             .finish_non_exhaustive()
     }
 }
@@ -177,50 +280,43 @@ impl fmt::Debug for ClientCredentials {
 #[async_trait]
 impl AuthProvider for ClientCredentials {
     async fn headers(&self) -> Result<Vec<AuthHeader>, SinkError> {
+        let server = &self.server;
+        if let Some(header) = server.held() {
+            return Ok(vec![header]);
+        }
         let asked = Instant::now();
-        // Held while the token is fetched: whoever comes meanwhile waits and finds it.
-        let mut state = self.state.lock().await;
-        let now = Instant::now();
-        if let Some(token) = &state.token
-            && token.renew_at.is_none_or(|at| now < at)
-        {
-            return Ok(vec![token.header.clone()]);
+        let _fetching = server.fetching.lock().await;
+        // Whoever waited finds the token that was fetched meanwhile.
+        if let Some(header) = server.held() {
+            return Ok(vec![header]);
         }
         // Those who waited for a fetch that failed share its failure, instead of asking one by one.
-        if let Some((at, error)) = &state.failed
-            && asked <= *at
+        let failed = server.state().failed.clone();
+        if let Some((at, error)) = failed
+            && asked <= at
         {
-            return Err(error.clone());
+            return Err(error);
         }
-        match self.fetch().await {
+        let fetched = server.fetch().await;
+        let mut state = server.state();
+        match fetched {
             Ok(token) => {
                 let header = token.header.clone();
                 state.token = Some(token);
                 state.failed = None;
+                // Should the renewal's runtime be gone, another one may renew the next token.
+                state.is_renewing = false;
                 Ok(vec![header])
             }
             Err(error) => {
-                let now = Instant::now();
-                if let Some(token) = &mut state.token
-                    && token.expires_at.is_none_or(|at| now < at)
-                {
-                    token.renew_at = now.checked_add(RENEWAL_PAUSE);
-                    let header = token.header.clone();
-                    drop(state);
-                    tracing::debug!(
-                        %error,
-                        "the access token could not be renewed; it still holds"
-                    );
-                    return Ok(vec![header]);
-                }
-                state.failed = Some((now, error.clone()));
+                state.failed = Some((Instant::now(), error.clone()));
                 Err(error)
             }
         }
     }
 
     async fn renew(&self, refused: &[AuthHeader]) {
-        let mut state = self.state.lock().await;
+        let mut state = self.server.state();
         // Somebody else may have renewed it since: only the token that was refused is let go.
         let stale = state.token.as_ref().is_some_and(|token| {
             refused

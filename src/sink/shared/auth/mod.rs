@@ -3,11 +3,17 @@
 
 mod basic;
 mod client_credentials;
+mod from_secret;
+mod secret;
+mod signature;
 mod variables;
 
 pub(in crate::sink) use basic::Basic;
 pub use client_credentials::ClientCredentials;
-pub(in crate::sink) use variables::from_environment;
+pub(in crate::sink) use from_secret::{FromFile, Scheme};
+pub(in crate::sink) use secret::SecretFile;
+pub(in crate::sink) use signature::Signer;
+pub(in crate::sink) use variables::{AUTH, Place, check_together, from_environment, signer};
 
 use crate::sink::SinkError;
 use async_trait::async_trait;

@@ -1,6 +1,9 @@
 //! What a receiver answered, and what that means for what was sent. Knows neither events nor how a request is sent.
 
-use crate::sink::{SinkError, shared::auth::AuthHeader};
+use crate::sink::{
+    SinkError,
+    shared::{auth::AuthHeader, parts::Refusal},
+};
 use reqwest::{
     Response, StatusCode,
     header::{HeaderMap, RETRY_AFTER},
@@ -11,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 /// How much of an answer is read, for how long, and how much of it is shown.
 const READ_BYTES: usize = 1024 * 1024;
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
-const SHOWN_CHARACTERS: usize = 200;
+const SHOWN_CHARACTERS: usize = 400;
 /// Nobody is left alone for longer than this, whatever a receiver asks for.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 
@@ -20,8 +23,18 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 pub(in crate::sink) enum Verdict {
     /// 2xx.
     Accepted,
-    /// The receiver refuses what was sent: status and the beginning of the body, for people.
-    Refused(String),
+    /// The receiver refuses what was sent.
+    Refused(Refusal),
+}
+
+/// What of a request is made from the event, so that an answer about it is about the event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::sink) enum Head {
+    /// Nothing of it: the URL and the headers are the same for every event.
+    #[default]
+    Fixed,
+    /// Headers, or parameters of the URL.
+    OfEvent,
 }
 
 /// An answer as it came, and what it means.
@@ -30,37 +43,39 @@ pub(in crate::sink) struct Answer {
     pub(in crate::sink) status: StatusCode,
     /// The beginning of the body, with whatever secrets it echoes.
     pub(in crate::sink) body: String,
+    /// The same, shortened and without the secrets that were sent. It may quote the event.
+    pub(in crate::sink) said: Option<String>,
     pub(in crate::sink) verdict: Result<Verdict, SinkError>,
 }
 
 impl Answer {
-    /// Reads the answer of `receiver`. Of its body nothing is shown that is among the `secrets` that were sent.
+    /// Reads the answer of `receiver`. What it says is kept apart from the reason, which is logged: it may quote the
+    /// event. Of that, too, nothing is kept that is among the `secrets` that were sent.
     pub(super) async fn read<'a>(
         response: Response,
         receiver: &str,
+        head: Head,
         secrets: impl Iterator<Item = &'a AuthHeader>,
     ) -> Self {
         let status = response.status();
         let retry_after = retry_after(response.headers());
         let body = text(response).await;
+        let said = Some(shown(&body, secrets)).filter(|said| !said.is_empty());
+        let reason = format!("{receiver} answered {status}");
         let verdict = if status.is_success() {
             Ok(Verdict::Accepted)
+        } else if is_about_the_request(status, head) {
+            Ok(Verdict::Refused(Refusal {
+                reason,
+                answer: said.clone(),
+            }))
         } else {
-            let said = shown(&body, secrets);
-            let reason = if said.is_empty() {
-                format!("{receiver} answered {}", status.as_u16())
-            } else {
-                format!("{receiver} answered {}: {said}", status.as_u16())
-            };
-            if is_about_the_request(status) {
-                Ok(Verdict::Refused(reason))
-            } else {
-                Err(SinkError::new(reason).with_retry_after(retry_after))
-            }
+            Err(SinkError::new(reason).with_retry_after(retry_after))
         };
         Self {
             status,
             body,
+            said,
             verdict,
         }
     }
@@ -68,8 +83,12 @@ impl Answer {
 
 /// Whether a status says that this very request will never do. Those that speak of the sender (401,
 /// 403, 407), of the place (404, 405, 410, 421), of the way of sending (415, 426) or of the moment are
-/// answered alike to every event: to give up events for them would empty the journal into nothing.
-pub(in crate::sink) fn is_about_the_request(status: StatusCode) -> bool {
+/// answered alike to every event. So are those about the size of the URL and the headers (414, 431), unless these are
+/// made from the event.
+pub(in crate::sink) fn is_about_the_request(status: StatusCode, head: Head) -> bool {
+    if matches!(status.as_u16(), 414 | 431) {
+        return head == Head::OfEvent;
+    }
     status.is_client_error()
         && !matches!(
             status.as_u16(),
@@ -88,7 +107,6 @@ pub(in crate::sink) fn is_about_the_request(status: StatusCode) -> bool {
                 | 426
                 | 428
                 | 429
-                | 431
                 | 451
         )
 }
@@ -168,7 +186,7 @@ mod tests {
             shown("you sent\n hunter2 (Bearer hunter2)", sent.iter()),
             "you sent *** (***)"
         );
-        assert_eq!(shown(&"é".repeat(500), sent.iter()).chars().count(), 201);
+        assert_eq!(shown(&"é".repeat(500), sent.iter()).chars().count(), 401);
     }
 
     #[test]
@@ -189,7 +207,14 @@ mod tests {
             (503, false),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(is_about_the_request(status), rejects, "{status}");
+            for head in [Head::Fixed, Head::OfEvent] {
+                assert_eq!(is_about_the_request(status, head), rejects, "{status}");
+            }
+        }
+        for status in [414, 431] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert!(!is_about_the_request(status, Head::Fixed));
+            assert!(is_about_the_request(status, Head::OfEvent));
         }
     }
 }

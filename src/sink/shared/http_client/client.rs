@@ -2,7 +2,7 @@
 
 use super::{
     answer::{Answer, Verdict},
-    connector,
+    connector::{self, Roots},
     request::Request,
 };
 use crate::sink::{
@@ -35,7 +35,7 @@ impl HttpClient {
         auth: Option<Arc<dyn AuthProvider>>,
     ) -> Result<Self, String> {
         Ok(Self {
-            client: connector::connector(url, timeout, roots)?,
+            client: connector::connector(url, timeout, roots.map_or(Roots::Machine, Roots::Only))?,
             auth,
         })
     }
@@ -109,6 +109,6 @@ impl HttpClient {
                 SinkError::new(format!("{receiver}: {cause}")).with_source(error)
             })?;
         let secrets = request.secret_headers.iter().chain(&request.secret_body);
-        Ok(Answer::read(response, &receiver, secrets.chain(auth)).await)
+        Ok(Answer::read(response, &receiver, request.head, secrets.chain(auth)).await)
     }
 }

@@ -10,27 +10,37 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request may take, unless a sink's URL says less.
 pub(in crate::sink) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A reqwest client that trusts the certificates in the file `roots`, or those of this machine, follows
-/// no redirect (which could carry a secret elsewhere, and turns POST into GET), is bounded in time, and
-/// reaches this machine without a proxy.
+/// Whose certificates are trusted.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::sink) enum Roots<'a> {
+    /// Those of this machine.
+    Machine,
+    /// Those in this file, and no others.
+    Only(&'a Path),
+    /// Those of this machine, and those in this file.
+    With(&'a Path),
+}
+
+/// A reqwest client that trusts the certificates of `roots`, follows no redirect (which could carry a secret elsewhere,
+/// and turns POST into GET), is bounded in time, and reaches this machine without a proxy.
 pub(in crate::sink) fn connector(
     url: &Url,
     timeout: Duration,
-    roots: Option<&Path>,
+    roots: Roots<'_>,
 ) -> Result<reqwest::Client, String> {
     // Plain HTTP does not wait for the machine's certificates to be read.
-    let config = match url.scheme() {
-        "https" => tls::client_config(roots)?,
+    let config = match (url.scheme(), roots) {
+        ("https", Roots::Machine) => tls::client_config(None)?,
+        ("https", Roots::Only(file)) => tls::client_config(Some(file))?,
+        ("https", Roots::With(file)) => tls::client_config_with(file)?,
         _ => tls::without_roots()?,
     };
-    let is_here = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
     let builder = reqwest::Client::builder();
-    let builder = if is_here { builder.no_proxy() } else { builder };
+    let builder = if is_here(url) {
+        builder.no_proxy()
+    } else {
+        builder
+    };
     builder
         .tls_backend_preconfigured(config)
         .connect_timeout(CONNECT_TIMEOUT.min(timeout))
@@ -48,6 +58,17 @@ pub(in crate::sink) fn connector(
                 cause(&error.without_url())
             )
         })
+}
+
+/// Whether a URL leads to this machine, so that nobody listens on the way.
+pub(in crate::sink) fn is_here(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        // Of a scheme that is not one of the web's, hosts are not told apart.
+        None => false,
+    }
 }
 
 /// The value of a parameter that says how long a request may take.

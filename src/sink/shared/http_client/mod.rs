@@ -6,7 +6,7 @@ mod client;
 pub(super) mod connector;
 mod request;
 
-pub(in crate::sink) use answer::{Answer, Verdict, is_about_the_request};
+pub(in crate::sink) use answer::{Answer, Head, Verdict, is_about_the_request};
 pub(in crate::sink) use client::HttpClient;
-pub(in crate::sink) use connector::{REQUEST_TIMEOUT, origin, request_timeout};
+pub(in crate::sink) use connector::{REQUEST_TIMEOUT, is_here, origin, request_timeout};
 pub(in crate::sink) use request::{Request, is_header_value};

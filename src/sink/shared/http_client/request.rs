@@ -1,5 +1,6 @@
 //! One HTTP request, with what of it must not be shown. Knows neither events nor answers.
 
+use super::answer::Head;
 use crate::sink::{SinkError, shared::auth::AuthHeader};
 use bytes::Bytes;
 use reqwest::{
@@ -13,6 +14,8 @@ pub(in crate::sink) struct Request {
     pub(in crate::sink) method: Method,
     pub(in crate::sink) url: Url,
     pub(in crate::sink) headers: Vec<(&'static str, String)>,
+    /// Whether the URL or these headers are made from the event.
+    pub(in crate::sink) head: Head,
     /// Headers that are not the provider's and not to be shown.
     pub(in crate::sink) secret_headers: Vec<AuthHeader>,
     /// What the body holds that is not to be shown, should the receiver echo it.
@@ -37,10 +40,17 @@ impl Request {
             method,
             url,
             headers: Vec::new(),
+            head: Head::default(),
             secret_headers: Vec::new(),
             secret_body: Vec::new(),
             body: Bytes::new(),
         }
+    }
+
+    /// Returns how many bytes its own headers take.
+    pub(in crate::sink) fn header_bytes(&self) -> usize {
+        let headers = self.headers.iter();
+        headers.map(|(name, value)| name.len() + value.len()).sum()
     }
 
     /// Its headers with the provider's. The secret ones are marked, so that no library shows them.
