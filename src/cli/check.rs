@@ -6,7 +6,7 @@ use super::{
     load,
     model::{Time, milliseconds},
     screen::{Screen, in_one_line},
-    sinks::lag,
+    sinks::{lag, named},
     words::{self, DIM, RED, paint},
 };
 use crate::reader::{Condition, SinkPosition};
@@ -157,10 +157,15 @@ fn of_sink(sink: &SinkPosition, longest: Duration, now: Time) -> [Finding; 2] {
     let letters = usize::try_from(sink.dead_letters).unwrap_or(usize::MAX);
     [
         Finding::of(
-            format!("sink {}", sink.name),
+            format!("sink {}", named(sink)),
             lag.is_none_or(|lag| lag <= longest.as_secs_f64() * 1000.0),
             found,
-            "the worker's log says why it takes nothing; without a worker nothing is delivered",
+            match sink.is_paused {
+                true => "somebody paused it; EventStore::resume_sink goes on",
+                false => {
+                    "the worker's log says why it takes nothing; without a worker nothing is delivered"
+                }
+            },
         ),
         Finding::of(
             format!("dead letters of {}", sink.name),
@@ -200,6 +205,7 @@ mod tests {
             behind: 1,
             oldest: DateTime::from_timestamp(oldest, 0).map(|at| at.to_rfc3339()),
             dead_letters,
+            is_paused: false,
         }
     }
 

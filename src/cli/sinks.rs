@@ -40,7 +40,7 @@ pub(super) async fn run(
             }
         };
         vec![
-            sink.name.clone().into(),
+            named(sink).into(),
             Field::number(sink.position),
             Field::number(sink.behind),
             Field::number(lag.unwrap_or_default()),
@@ -59,6 +59,14 @@ pub(super) async fn run(
         note("`eventstore dead-letters list` says why events were rejected");
     }
     Ok(())
+}
+
+/// A sink's name, with what somebody told it.
+pub(super) fn named(sink: &SinkPosition) -> String {
+    match sink.is_paused {
+        true => format!("{} (paused)", sink.name),
+        false => sink.name.clone(),
+    }
 }
 
 /// How old the oldest event is that a sink does not have, in milliseconds.

@@ -74,6 +74,8 @@ pub struct SinkPosition {
     pub oldest: Option<String>,
     /// How many events it rejected that are kept as dead letters.
     pub dead_letters: u64,
+    /// Whether somebody paused it ([`EventStore::pause_sink`](crate::EventStore::pause_sink)).
+    pub is_paused: bool,
 }
 
 /// A page of events, and how far it was looked for them.

@@ -19,6 +19,8 @@ use std::{
 const MAX_READ_BYTES: usize = 8 * 1024 * 1024;
 /// The prefix of the names of sinks' cursors.
 const OF_SINKS: &str = "sink ";
+/// The prefix of the names of what stands among the cursors as 1 while a sink is paused.
+const PAUSED: &str = "paused ";
 /// By how many seconds a clock may be behind when an event is stored.
 const CLOCK_SKEW: i64 = 60;
 
@@ -259,11 +261,11 @@ fn sinks(connection: &Connection) -> rusqlite::Result<Vec<SinkPosition>> {
          GROUP BY name ORDER BY name",
     )?;
     let rows = statement.query_map(params![OF_SINKS, OF_SINKS.len()], |row| {
-        Ok((row.get(0)?, row.get::<_, i64>(1)?, row.get(2)?))
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
     })?;
     let mut sinks = Vec::new();
     for row in rows {
-        let (name, position, dead_letters) = row?;
+        let (name, position, dead_letters): (String, i64, u64) = row?;
         let behind = connection
             .prepare_cached("SELECT COUNT(*) FROM events WHERE seq > ?1")?
             .query_row([position], |row| row.get(0))?;
@@ -271,7 +273,11 @@ fn sinks(connection: &Connection) -> rusqlite::Result<Vec<SinkPosition>> {
             .prepare_cached("SELECT created_at FROM events WHERE seq > ?1 ORDER BY seq LIMIT 1")?
             .query_row([position], |row| row.get(0))
             .optional()?;
+        let is_paused = connection
+            .prepare_cached("SELECT 1 FROM cursors WHERE name = ?1 AND seq = 1")?
+            .exists([format!("{PAUSED}{name}")])?;
         sinks.push(SinkPosition {
+            is_paused,
             name,
             position: u64::try_from(position).unwrap_or_default(),
             behind,
@@ -360,6 +366,35 @@ mod tests {
         add(&path, "order.packed", "w-9", 9);
         let next = tokio::time::timeout(TIMEOUT, live.next()).await.unwrap();
         assert_eq!(next.unwrap().unwrap().workflow_id.as_deref(), Some("w-9"));
+    }
+
+    #[tokio::test]
+    async fn sinks_are_told_with_what_they_lack() {
+        let (_directory, path, url) = store().await;
+        for number in 1..=3 {
+            add(&path, "order.packed", "w", number);
+        }
+        let sql = "INSERT INTO cursors VALUES ('sink a', 2), ('taken a', 1), ('paused a', 1), ('sink b', 3), \
+                   ('paused b', 0), ('closed runs default', 9); \
+                   INSERT INTO dead_letters SELECT 'b', seq, event_id, 'why', 0, event FROM events WHERE seq = 1";
+        open_to_mend(&path).unwrap().execute_batch(sql).unwrap();
+        let reader = EventReader::open(&url).await.unwrap();
+        let sinks = reader.sinks().await.unwrap();
+        let known: Vec<_> = sinks
+            .iter()
+            .map(|it| {
+                (
+                    it.name.as_str(),
+                    it.position,
+                    it.behind,
+                    it.dead_letters,
+                    it.is_paused,
+                )
+            })
+            .collect();
+        assert_eq!(known, [("a", 2, 1, 0, true), ("b", 3, 0, 1, false)]);
+        let oldest = sinks[0].oldest.as_deref();
+        assert_eq!(oldest, Some("1970-01-01T00:00:03.000000Z"));
     }
 
     #[tokio::test]
