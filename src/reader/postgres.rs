@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     event::{Event, StoredEvent},
-    sink::postgres::{PostgresTable, open_table},
+    sink::postgres::{Asked, PostgresTable},
 };
 use std::{
     error::Error,
@@ -52,7 +52,7 @@ pub(super) struct Gap {
 
 impl Table {
     pub(super) async fn open(url: &str) -> Result<Self, ReadError> {
-        let table = open_table(url).map_err(|error| ReadError::InvalidUrl {
+        let table = PostgresTable::open(url).map_err(|error| ReadError::InvalidUrl {
             url: error.url,
             reason: error.reason,
             allowed: error.allowed,
@@ -64,7 +64,7 @@ impl Table {
         let known = table
             .query(
                 "SELECT to_regclass($1) IS NOT NULL",
-                &[text(&table.table.name)],
+                &[text(table.table.name())],
             )
             .await?;
         match known.first().map(|row| row.try_get(0)) {
@@ -72,7 +72,7 @@ impl Table {
             Some(Ok(false)) => Err(table.says(format!(
                 "the database has no table {}; a worker creates it at its first delivery (or name \
                  another one with the parameter `table`)",
-                table.table.name
+                table.table.name()
             ))),
             _ => Err(table.says("it does not say which tables it has".to_owned())),
         }
@@ -102,14 +102,9 @@ impl Table {
         }
     }
 
-    pub(super) async fn client(&self) -> Result<deadpool_postgres::Object, ReadError> {
-        self.table.pool.get().await.map_err(|error| {
-            let reason = match error.source() {
-                Some(source) => format!("PostgreSQL cannot be reached: {source}"),
-                None => format!("PostgreSQL cannot be reached: {error}"),
-            };
-            self.says(reason)
-        })
+    pub(super) async fn asked(&self) -> Result<Asked<'_>, ReadError> {
+        let asked = self.table.ask().await;
+        asked.map_err(|error| self.says(error.reason().to_owned()))
     }
 
     pub(super) async fn query(
@@ -134,8 +129,11 @@ impl Table {
             .iter()
             .map(|(value, kind)| (value.as_ref() as &(dyn ToSql + Sync), kind.clone()))
             .collect();
-        let client = self.client().await?;
-        let rows = client.query_typed(sql, &values).await;
+        let asked = self.asked().await?;
+        let rows = asked.client().query_typed(sql, &values).await;
+        if rows.is_ok() {
+            asked.give_back();
+        }
         rows.map_err(|error| self.failed(error))
     }
 

@@ -5,7 +5,7 @@ use crate::support::conformance::batch;
 use crate::support::kafka_broker::{Broker, Kind, read};
 use crate::support::{conformance, target_kafka};
 use rdkafka::{
-    admin::AdminClient,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     mocking::MockCluster,
     producer::DefaultProducerContext,
@@ -240,6 +240,74 @@ async fn what_the_broker_forbids_is_an_error_and_passes() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_wrong_is_no_fault_of_the_event() {
+    let cluster = cluster();
+    let sink = open(&cluster);
+    let events = batch(1, 10);
+    sink.deliver(&events[..5]).await.unwrap();
+    cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP; 12],
+    );
+    let error = sink.deliver(&events[5..]).await.unwrap_err();
+    assert!(error.reason().contains("timestamp"), "{error}");
+    cluster.clear_request_errors(RDKafkaApiKey::Produce);
+    let rest = &events[5..];
+    assert_eq!(sink.deliver(rest).await.unwrap(), Delivered::all(rest));
+    assert_eq!(ids_in(&cluster).await, ids(&events));
+}
+
+#[tokio::test]
+async fn a_topic_that_was_deleted_is_made_again() {
+    // Tansu acknowledges what it gets for a topic that it has deleted.
+    let broker = Broker::start(Kind::Noida);
+    let address = broker.address();
+    let url = format!("kafka://{address}/gone?partitions=2&replication=1&timeout=4s");
+    let sink = sink::open(&url).unwrap();
+    let events = batch(1, 20);
+    sink.deliver(&events[..10]).await.unwrap();
+    let admin: AdminClient<DefaultClientContext> = rdkafka::ClientConfig::new()
+        .set("bootstrap.servers", &address)
+        .create()
+        .unwrap();
+    let deleted = admin.delete_topics(&["gone"], &AdminOptions::new()).await;
+    deleted.unwrap()[0].as_ref().unwrap();
+    let rest = &events[10..];
+    let started = Instant::now();
+    while let Err(error) = sink.deliver(rest).await {
+        assert!(started.elapsed() < Duration::from_secs(30), "{error}");
+    }
+    let found = tokio::task::spawn_blocking(move || read(&address, "gone"));
+    assert_eq!(found.await.unwrap().len(), rest.len());
+}
+
+#[tokio::test]
+async fn sets_are_compressed() {
+    let mut compressions = vec!["gzip", "lz4", "snappy"];
+    if cfg!(feature = "kafka-zstd") {
+        compressions.push("zstd");
+    } else {
+        let error = sink::open("kafka://h/t?compression=zstd").unwrap_err();
+        assert!(error.reason.contains("`kafka-zstd`"), "{error}");
+    }
+    for compression in compressions {
+        let cluster = cluster();
+        let brokers = cluster.bootstrap_servers();
+        let url = format!(
+            "kafka://{brokers}/{TOPIC}?timeout=4s&compression={compression}&property.linger.ms=20"
+        );
+        let sink = sink::open(&url).unwrap();
+        let events = batch(1, 50);
+        assert_eq!(
+            sink.deliver(&events).await.unwrap(),
+            Delivered::all(&events),
+            "{compression}"
+        );
+        assert_eq!(ids_in(&cluster).await, ids(&events), "{compression}");
+    }
+}
+
+#[tokio::test]
 async fn a_broker_that_is_down_or_slow_is_an_error_in_time() {
     let cluster = cluster();
     let sink = open(&cluster);
@@ -311,6 +379,43 @@ async fn tls_and_scram_are_built_in() {
         "{error}"
     );
     assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+}
+
+#[cfg(feature = "kafka-tls")]
+#[tokio::test]
+async fn a_token_says_who_the_sink_is() {
+    use crate::support::{kafka_broker::free_port, kafka_gate::Gate};
+
+    let (port, gate) = (free_port(), Gate::new());
+    let broker = Broker::start_behind(Kind::Tansu, port, gate.port());
+    let place = format!("127.0.0.1:{}", gate.port());
+    let let_in = gate.ask_for("the-right-one", port);
+    // With OAUTHBEARER the sink makes no topic.
+    let admin: AdminClient<DefaultClientContext> = rdkafka::ClientConfig::new()
+        .set("bootstrap.servers", broker.address())
+        .create()
+        .unwrap();
+    let topic = NewTopic::new(TOPIC, 1, TopicReplication::Fixed(1));
+    let made = admin.create_topics([&topic], &AdminOptions::new()).await;
+    made.unwrap()[0].as_ref().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    std::fs::write(&file, "the-wrong-one\n").unwrap();
+    let url = format!(
+        "kafka://{place}/{TOPIC}?timeout=4s&token_file={}",
+        file.display()
+    );
+    let sink = sink::open(&url).unwrap();
+    let events = batch(1, 10);
+    let error = sink.deliver(&events).await.unwrap_err();
+    assert!(!format!("{error:?}").contains("the-wrong-one"), "{error:?}");
+    assert_eq!(*let_in.lock().unwrap(), 0);
+    std::fs::write(&file, "the-right-one\n").unwrap();
+    assert_eq!(
+        sink.deliver(&events).await.unwrap(),
+        Delivered::all(&events)
+    );
+    assert!(*let_in.lock().unwrap() > 0);
 }
 
 #[cfg(not(feature = "kafka-tls"))]

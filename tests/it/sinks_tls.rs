@@ -2,7 +2,9 @@
 //! never sees a password.
 
 use crate::support::servers::{Certificate, DATABASE, PASSWORD, PASSWORD_IN_URL, Server, USER};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+#[cfg(feature = "kafka-tls")]
+use rcgen::SanType;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::path::Path;
 use temporal_eventstore::{
     Event, EventId,
@@ -13,10 +15,17 @@ use temporal_eventstore::{
 struct Authority {
     directory: tempfile::TempDir,
     server: Certificate,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
     fn for_server(name: &str) -> Self {
+        Self::for_server_with(CertificateParams::new(vec![name.to_owned()]).unwrap())
+    }
+
+    fn for_server_with(mut server: CertificateParams) -> Self {
+        // OpenSSL takes what has the name of its issuer for its own issuer.
+        server.distinguished_name.push(DnType::CommonName, "server");
         let key = KeyPair::generate().unwrap();
         let mut parameters = CertificateParams::new(Vec::new()).unwrap();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -25,17 +34,36 @@ impl Authority {
         std::fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
         let issuer = Issuer::new(parameters, key);
         let server_key = KeyPair::generate().unwrap();
-        let server = CertificateParams::new(vec![name.to_owned()])
-            .unwrap()
-            .signed_by(&server_key, &issuer)
-            .unwrap();
+        let server = server.signed_by(&server_key, &issuer).unwrap();
         Self {
             directory,
             server: Certificate {
                 certificate: server.pem(),
                 key: server_key.serialize_pem(),
             },
+            issuer,
         }
+    }
+
+    /// Writes a client's certificate and key, and returns where they are.
+    fn client(&self, name: &str) -> [String; 2] {
+        let key = KeyPair::generate().unwrap();
+        let mut parameters = CertificateParams::new(Vec::new()).unwrap();
+        parameters.distinguished_name.push(DnType::CommonName, name);
+        let certificate = parameters.signed_by(&key, &self.issuer).unwrap();
+        let file = |kind: &str, text: &str| {
+            let path = self.directory.path().join(format!("client.{kind}"));
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        [
+            file("crt", &certificate.pem()),
+            file("key", &key.serialize_pem()),
+        ]
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("ca.pem")).unwrap()
     }
 
     fn file(&self) -> String {
@@ -124,6 +152,184 @@ async fn nats() {
         server.port()
     );
     deliver(&url).await.unwrap_err();
+}
+
+/// The machine's own certificates may be missing, or broken.
+#[test]
+fn nats_does_without_the_machines_certificates() {
+    let authority = Authority::for_server("127.0.0.1");
+    let server = Server::nats_with(authority.server.clone());
+    let reaches = |parameters: &str| {
+        let port = server.port();
+        let url = format!("nats://{USER}:{PASSWORD_IN_URL}@127.0.0.1:{port}/events{parameters}");
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--ignored",
+                "--exact",
+                "conformance::checks_the_sink_of_its_environment",
+            ])
+            .env("SINK_URL", url)
+            .env("SSL_CERT_FILE", "/no/such/file")
+            .output()
+            .unwrap()
+            .status
+            .success()
+    };
+    assert!(reaches(&format!("?tls_ca={}", authority.file())));
+    assert!(!reaches(""));
+    let stranger = Authority::for_server("127.0.0.1");
+    assert!(!reaches(&format!("?tls_ca={}", stranger.file())));
+}
+
+#[tokio::test]
+async fn nats_with_an_authority_speaks_nothing_but_tls() {
+    let authority = Authority::for_server("127.0.0.1");
+    let server = Server::nats();
+    let (port, file) = (server.port(), authority.file());
+    let url = format!("nats://{USER}:{PASSWORD_IN_URL}@127.0.0.1:{port}/events?tls_ca={file}");
+    deliver(&url).await.unwrap_err();
+}
+
+/// With a certificate it works, also after it was renewed; without one it does not.
+async fn asks_for_a_certificate(authority: &Authority, url: impl Fn(&str) -> String) {
+    let [certificate, key] = authority.client(USER);
+    let url = |with: bool| match with {
+        true => url(&format!("&CERT={certificate}&KEY={key}")),
+        false => url(""),
+    };
+    let sink = sink::open(&url(true)).unwrap();
+    let error = deliver(&url(false)).await.unwrap_err();
+    assert!(!format!("{error:?}").contains(PASSWORD), "{error}");
+    let stranger = Authority::for_server("127.0.0.1");
+    let [wrong, wrong_key] = stranger.client(USER);
+    std::fs::copy(wrong, &certificate).unwrap();
+    std::fs::copy(wrong_key, &key).unwrap();
+    sink.check().await.unwrap_err();
+    authority.client(USER);
+    sink.check().await.unwrap();
+    deliver(&url(true)).await.unwrap();
+}
+
+#[tokio::test]
+async fn redis_that_asks_for_a_certificate() {
+    let authority = Authority::for_server("127.0.0.1");
+    let (ca, server) = (authority.file(), authority.server.clone());
+    let arguments = ["--tls-auth-clients", "yes", "--tls-ca-cert-file", &ca];
+    let server = Server::redis_of(Some(server), &arguments);
+    asks_for_a_certificate(&authority, |more| {
+        let more = more.replace("CERT", "tls_cert").replace("KEY", "tls_key");
+        let port = server.port();
+        format!("rediss://:{PASSWORD_IN_URL}@127.0.0.1:{port}/events?tls_ca={ca}{more}")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nats_that_asks_for_a_certificate() {
+    let authority = Authority::for_server("127.0.0.1");
+    let ca = authority.file();
+    let files = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = files.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let server = Server::nats_of(&format!(
+        "jetstream {{ store_dir: \"DIRECTORY/jetstream\" }}\n\
+         tls {{ cert_file: \"{}\", key_file: \"{}\", ca_file: \"{ca}\", verify: true }}\n",
+        file("certificate", &authority.server.certificate),
+        file("key", &authority.server.key),
+    ));
+    asks_for_a_certificate(&authority, |more| {
+        let more = more.replace("CERT", "tls_cert").replace("KEY", "tls_key");
+        format!(
+            "nats://127.0.0.1:{}/events?tls_ca={ca}{more}",
+            server.port()
+        )
+    })
+    .await;
+}
+
+#[cfg(feature = "kafka-tls")]
+#[tokio::test]
+async fn kafka_that_asks_for_a_certificate() {
+    use crate::support::{
+        kafka_broker::{Broker, Kind, free_port},
+        kafka_gate::Gate,
+    };
+    use tokio_rustls::rustls::{
+        RootCertStore, ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+        server::WebPkiClientVerifier,
+    };
+
+    // OpenSSL, as librdkafka asks it, takes an address for a name.
+    let mut server = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let name = SanType::DnsName("127.0.0.1".try_into().unwrap());
+    server.subject_alt_names.push(name);
+    let authority = Authority::for_server_with(server);
+    let certificate = |text: &str| CertificateDer::from_pem_slice(text.as_bytes()).unwrap();
+    let provider = std::sync::Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate(&authority.text())).unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(
+            vec![certificate(&authority.server.certificate)],
+            PrivateKeyDer::from_pem_slice(authority.server.key.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    let (port, gate) = (free_port(), Gate::new());
+    let _broker = Broker::start_behind(Kind::Tansu, port, gate.port());
+    let place = format!("127.0.0.1:{}", gate.port());
+    gate.speak_tls(port, config);
+    asks_for_a_certificate(&authority, |more| {
+        let more = more.replace("CERT", "tls_cert").replace("KEY", "tls_key");
+        let ca = authority.file();
+        format!(
+            "kafka+tls://{place}/events?partitions=1&replication=1&timeout=4s&tls_ca={ca}{more}"
+        )
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn postgres_that_asks_for_a_certificate() {
+    let authority = Authority::for_server("127.0.0.1");
+    let server = Server::postgres_with(authority.server.clone());
+    let ca = server.write("ca", &authority.text());
+    // Once it reads this, a certificate is all that it takes.
+    server.write("data/pg_hba.conf", "hostssl all all 127.0.0.1/32 cert\n");
+    let (client, connection) = tokio_postgres::Config::new()
+        .host("127.0.0.1")
+        .port(server.port())
+        .user(USER)
+        .password(PASSWORD)
+        .dbname(DATABASE)
+        .connect(tokio_postgres::NoTls)
+        .await
+        .map(|(client, connection)| (client, tokio::spawn(connection)))
+        .unwrap();
+    for statement in [
+        &*format!("ALTER SYSTEM SET ssl_ca_file = '{}'", ca.display()),
+        "SELECT pg_reload_conf()",
+    ] {
+        client.batch_execute(statement).await.unwrap();
+    }
+    // The server's main process has read it when it is back from sleep.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    asks_for_a_certificate(&authority, |more| {
+        let more = more.replace("CERT", "sslcert").replace("KEY", "sslkey");
+        let (port, ca) = (server.port(), authority.file());
+        format!(
+            "postgres://{USER}@127.0.0.1:{port}/{DATABASE}?sslmode=require&sslrootcert={ca}{more}"
+        )
+    })
+    .await;
+    connection.abort();
 }
 
 #[tokio::test]

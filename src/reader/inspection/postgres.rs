@@ -10,7 +10,8 @@ use tokio_postgres::{SimpleQueryMessage, types::Type};
 
 impl Table {
     pub(super) async fn sql(&self, statement: &str, limit: usize) -> Result<Rows, ReadError> {
-        let client = self.client().await?;
+        let asked = self.asked().await?;
+        let client = asked.client();
         let failed = |error| self.failed(error);
         // Only a single statement can be prepared; then it cannot leave the transaction and go on.
         let prepared = client.prepare(statement).await.map_err(failed)?;
@@ -23,6 +24,7 @@ impl Table {
         client.batch_execute(begin).await.map_err(failed)?;
         let messages = client.simple_query(statement).await;
         client.batch_execute("ROLLBACK").await.map_err(failed)?;
+        asked.give_back();
         let rows = messages.map_err(failed)?.into_iter().filter_map(|message| {
             let SimpleQueryMessage::Row(row) = message else {
                 return None;

@@ -1,15 +1,25 @@
 //! What a Kafka URL names. Knows the client's configuration, and nothing of events.
 
-use crate::sink::{SinkUrlError, shared::address::Address};
+use super::properties;
+use crate::sink::{
+    SinkError, SinkUrlError,
+    shared::{
+        address::{Address, Parameters},
+        auth::secret::Secret,
+        hosts,
+    },
+};
 use rdkafka::ClientConfig;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::ExposeSecret as _;
 use std::time::Duration;
 
 /// What is allowed, for error messages.
 const ALLOWED: &str = "`kafka://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]/TOPIC`, or `kafka+tls://…` \
      with the cargo feature `kafka-tls`; with the parameters `mechanism` (`PLAIN`; with `kafka-tls` \
-     also `SCRAM-SHA-256`, `SCRAM-SHA-512`), `tls_ca` (a file of certificates), `compression` (`none`, \
-     `gzip`, `lz4`, `snappy`), `partitions`, `replication`, `max_bytes` and `timeout` (`1s` to `15s`)";
+     also `SCRAM-SHA-256`, `SCRAM-SHA-512`), `password_file`, `token_file` (`OAUTHBEARER`, with `kafka-tls`), \
+     `tls_ca` (a file of certificates), `tls_cert` with `tls_key`, `compression` (`none`, `gzip`, `lz4`, `snappy`; \
+     `zstd` with the cargo feature `kafka-zstd`), `partitions`, `replication`, `max_bytes`, `timeout` (`1s` to `15s`) \
+     and `property.NAME`, a property of librdkafka";
 const DEFAULT_PORT: u16 = 9092;
 /// How long a message is tried, unless the URL says less.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -24,35 +34,34 @@ pub(super) struct TopicAddress {
     brokers: String,
     tls: bool,
     ca: Option<String>,
+    /// A certificate of the sink's own, and its key.
+    identity: Option<(String, String)>,
     login: Option<Login>,
-    compression: String,
+    compression: &'static str,
     max_bytes: u32,
+    properties: Vec<(String, String)>,
 }
 
 /// Who the sink is, and how it proves it.
-struct Login {
-    user: String,
-    password: SecretString,
-    mechanism: &'static str,
+enum Login {
+    Password {
+        user: String,
+        password: Secret,
+        mechanism: &'static str,
+    },
+    /// OAUTHBEARER.
+    Token(Secret),
 }
 
 impl TopicAddress {
     pub(super) fn parse(url: &str) -> Result<Self, SinkUrlError> {
-        let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
-        let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        let (user, hosts) = match authority.rsplit_once('@') {
-            Some((user, hosts)) => (format!("{user}@"), hosts),
-            None => (String::new(), authority),
-        };
-        // The URL once for each of its hosts, which no parser takes together.
-        let mut hosts = hosts.split(',');
-        let first = hosts.next().unwrap_or_default();
-        let address = Address::parse(&format!("{scheme}://{user}{first}{tail}"), ALLOWED)?;
-        let mut brokers = broker(&address);
-        for host in hosts {
-            let other = Address::parse(&format!("{scheme}://{user}{host}{tail}"), ALLOWED)?;
-            brokers = format!("{brokers},{}", broker(&other));
-        }
+        let (url, properties) = properties::split(url);
+        let (address, others) = hosts::parse(&url, ALLOWED)?;
+        properties::check(&properties, |reason| address.wrong(reason))?;
+        let brokers: Vec<_> = std::iter::once(&address)
+            .chain(&others)
+            .map(broker)
+            .collect();
         let path = address.path()?;
         let [topic] = path.as_slice() else {
             return Err(address.wrong("it does not name one topic"));
@@ -68,51 +77,27 @@ impl TopicAddress {
         }
         let parameters = address.parameters(&[
             "mechanism",
+            "password_file",
+            "token_file",
             "tls_ca",
+            "tls_cert",
+            "tls_key",
             "compression",
             "partitions",
             "replication",
             "max_bytes",
             "timeout",
         ])?;
-        let tls = scheme == "kafka+tls";
-        let ca = parameters.text("tls_ca").map(str::to_owned);
-        if ca.is_some() && !tls {
-            return Err(address.wrong("`tls_ca` is of use with `kafka+tls:` only"));
-        }
-        // The client looks only when it connects, which would be an outage without an end.
-        if let Some(ca) = &ca
-            && let Err(error) = std::fs::File::open(ca)
-        {
-            return Err(address.wrong(format!("the file of `tls_ca` cannot be read: {error}")));
-        }
-        let mechanism = match parameters.text("mechanism") {
-            None | Some("PLAIN") => "PLAIN",
-            Some("SCRAM-SHA-256") => "SCRAM-SHA-256",
-            Some("SCRAM-SHA-512") => "SCRAM-SHA-512",
-            Some(_) => return Err(address.wrong("`mechanism` names none")),
-        };
-        if mechanism != "PLAIN" && !cfg!(feature = "kafka-tls") {
-            return Err(
-                address.wrong("this build has no SCRAM; it needs the cargo feature `kafka-tls`")
-            );
-        }
-        let login = match (address.user()?, address.password()?) {
-            (None, None) if parameters.text("mechanism").is_some() => {
-                return Err(address.wrong("`mechanism` is of use with a user name only"));
-            }
+        let tls = address.scheme() == "kafka+tls";
+        let file = |name: &str| file(&address, &parameters, name, tls);
+        let ca = file("tls_ca")?;
+        let identity = match (file("tls_cert")?, file("tls_key")?) {
             (None, None) => None,
-            (Some(user), Some(password)) => Some(Login {
-                user,
-                password,
-                mechanism,
-            }),
-            _ => return Err(address.wrong("a user name and a password go together")),
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            _ => return Err(address.wrong("`tls_cert` and `tls_key` go together")),
         };
-        let compression = match parameters.text("compression").unwrap_or("none") {
-            known @ ("none" | "gzip" | "lz4" | "snappy") => known.to_owned(),
-            _ => return Err(address.wrong("`compression` names none")),
-        };
+        let login = login(&address, &parameters)?;
+        let compression = compression(&address, &parameters)?;
         let timeout = match parameters.text("timeout") {
             None => MESSAGE_TIMEOUT,
             Some(text) => humantime::parse_duration(text)
@@ -140,17 +125,19 @@ impl TopicAddress {
             partitions: number("partitions")?.unwrap_or(-1),
             replication: number("replication")?.unwrap_or(-1),
             timeout,
-            brokers,
+            brokers: brokers.join(","),
             tls,
             ca,
+            identity,
             login,
             compression,
             max_bytes,
+            properties,
         })
     }
 
-    /// The client's configuration. Holds the password: not to be shown.
-    pub(super) fn config(&self) -> ClientConfig {
+    /// The client's configuration. Holds the password: not to be shown. Reads files, for a thread that may wait.
+    pub(super) fn config(&self) -> Result<ClientConfig, SinkError> {
         let mut config = ClientConfig::new();
         let milliseconds = self.timeout.as_millis().to_string();
         config
@@ -163,7 +150,7 @@ impl TopicAddress {
             .set("message.timeout.ms", &milliseconds)
             .set("request.timeout.ms", &milliseconds)
             .set("message.max.bytes", self.max_bytes.to_string())
-            .set("compression.type", &self.compression)
+            .set("compression.type", self.compression)
             // As Java's clients do: the same key, the same partition.
             .set("partitioner", "murmur2_random")
             // A batch is handed over at once, and this is enough for it to go out in few sets.
@@ -180,16 +167,140 @@ impl TopicAddress {
             (true, Some(_)) => "sasl_ssl",
         };
         config.set("security.protocol", protocol);
-        if let Some(login) = &self.login {
-            config
-                .set("sasl.mechanisms", login.mechanism)
-                .set("sasl.username", &login.user)
-                .set("sasl.password", login.password.expose_secret());
+        match &self.login {
+            None => {}
+            Some(Login::Password {
+                user,
+                password,
+                mechanism,
+            }) => {
+                config
+                    .set("sasl.mechanisms", *mechanism)
+                    .set("sasl.username", user)
+                    .set("sasl.password", password.read_blocking()?.expose_secret());
+            }
+            Some(Login::Token(_)) => {
+                config.set("sasl.mechanisms", "OAUTHBEARER");
+            }
         }
         if let Some(ca) = &self.ca {
             config.set("ssl.ca.location", ca);
         }
-        config
+        if let Some((certificate, key)) = &self.identity {
+            config
+                .set("ssl.certificate.location", certificate)
+                .set("ssl.key.location", key);
+        }
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        Ok(config)
+    }
+
+    /// The token that says who the sink is, where it does so with one.
+    pub(super) fn token(&self) -> Option<&Secret> {
+        match &self.login {
+            Some(Login::Token(token)) => Some(token),
+            _ => None,
+        }
+    }
+
+    /// Whether a client that is made anew may be let in where the old one is not.
+    pub(super) fn reads_files(&self) -> bool {
+        let has_file = match &self.login {
+            Some(Login::Password { password, .. }) => matches!(password, Secret::File(_)),
+            Some(Login::Token(_)) => true,
+            None => false,
+        };
+        has_file || self.ca.is_some() || self.identity.is_some()
+    }
+}
+
+/// The path of a file that the client reads. It looks only when it connects, which would be an outage without an end.
+fn file(
+    address: &Address,
+    parameters: &Parameters<'_>,
+    name: &str,
+    tls: bool,
+) -> Result<Option<String>, SinkUrlError> {
+    let Some(path) = parameters.text(name) else {
+        return Ok(None);
+    };
+    if !tls {
+        return Err(address.wrong(format!("`{name}` is of use with `kafka+tls:` only")));
+    }
+    match std::fs::File::open(path) {
+        Ok(_) => Ok(Some(path.to_owned())),
+        Err(error) => Err(address.wrong(format!("the file of `{name}` cannot be read: {error}"))),
+    }
+}
+
+fn login(address: &Address, parameters: &Parameters<'_>) -> Result<Option<Login>, SinkUrlError> {
+    let mechanism = match parameters.text("mechanism") {
+        None => None,
+        Some("PLAIN") => Some("PLAIN"),
+        Some("SCRAM-SHA-256") => Some("SCRAM-SHA-256"),
+        Some("SCRAM-SHA-512") => Some("SCRAM-SHA-512"),
+        Some(_) => return Err(address.wrong("`mechanism` names none")),
+    };
+    let needs_feature = |name: &str| {
+        address.wrong(format!(
+            "this build has no {name}; it needs the cargo feature `kafka-tls`"
+        ))
+    };
+    if mechanism.is_some_and(|mechanism| mechanism != "PLAIN") && !cfg!(feature = "kafka-tls") {
+        return Err(needs_feature("SCRAM"));
+    }
+    let file = |name: &str| {
+        parameters
+            .text(name)
+            .map(Secret::in_file)
+            .transpose()
+            .map_err(|reason| address.wrong(reason))
+    };
+    let (user, given) = (address.user()?, address.password()?);
+    let password = match (given, file("password_file")?) {
+        (Some(_), Some(_)) => {
+            return Err(address.wrong("it has a password and a `password_file`"));
+        }
+        (given, file) => given.map(Secret::Given).or(file),
+    };
+    match (user, password, file("token_file")?) {
+        (None, None, None) if mechanism.is_some() => {
+            Err(address.wrong("`mechanism` is of use with a user name only"))
+        }
+        (None, None, None) => Ok(None),
+        (Some(user), Some(password), None) => Ok(Some(Login::Password {
+            user,
+            password,
+            mechanism: mechanism.unwrap_or("PLAIN"),
+        })),
+        (None, None, Some(_)) if mechanism.is_some() => {
+            Err(address.wrong("`mechanism` is of use with a user name only"))
+        }
+        (None, None, Some(_)) if !cfg!(feature = "kafka-tls") => Err(needs_feature("OAUTHBEARER")),
+        (None, None, Some(token)) => Ok(Some(Login::Token(token))),
+        (_, _, Some(_)) => {
+            Err(address.wrong("it has a user name or a password and a `token_file`"))
+        }
+        _ => Err(address.wrong("a user name and a password go together")),
+    }
+}
+
+fn compression(
+    address: &Address,
+    parameters: &Parameters<'_>,
+) -> Result<&'static str, SinkUrlError> {
+    match parameters.text("compression").unwrap_or("none") {
+        "none" => Ok("none"),
+        "gzip" => Ok("gzip"),
+        "lz4" => Ok("lz4"),
+        "snappy" => Ok("snappy"),
+        "zstd" if cfg!(feature = "kafka-zstd") => Ok("zstd"),
+        "zstd" => {
+            Err(address.wrong("this build has no zstd; it needs the cargo feature `kafka-zstd`"))
+        }
+        _ => Err(address.wrong("`compression` names none")),
     }
 }
 
@@ -211,10 +322,15 @@ mod tests {
             (address.topic.as_str(), address.partitions),
             ("orders.v1", 3)
         );
-        let config = address.config();
+        let config = address.config().unwrap();
         assert_eq!(config.get("sasl.username"), Some("u@"));
         assert_eq!(config.get("sasl.password"), Some("p/w"));
         assert_eq!(config.get("security.protocol"), Some("sasl_plaintext"));
+        let url = "kafka://h/t?property.linger.ms=7&compression=lz4&property.client.rack=x";
+        let config = TopicAddress::parse(url).unwrap().config().unwrap();
+        assert_eq!(config.get("linger.ms"), Some("7"));
+        assert_eq!(config.get("client.rack"), Some("x"));
+        assert_eq!(config.get("compression.type"), Some("lz4"));
     }
 
     #[test]
@@ -235,6 +351,11 @@ mod tests {
             ("kafka://u:hunter2@h/t?max_bytes=1", "max_bytes"),
             ("kafka://u:hunter2@h/t?tls_ca=/x", "kafka+tls"),
             ("kafka://u:hunter2@h/t?acks=1", "unknown parameter"),
+            ("kafka://h/t?tls_cert=/x", "kafka+tls"),
+            ("kafka://u:hunter2@h/t?password_file=/x", "/x"),
+            ("kafka://h/t?property.acks=1", "`all`"),
+            ("kafka://h/t?property.hunter2=1", "none of the client"),
+            ("kafka://h/t?property.linger.ms=hunter2", "linger.ms"),
         ] {
             let Err(error) = TopicAddress::parse(url) else {
                 panic!("{url} is taken");

@@ -3,6 +3,8 @@
 
 mod address;
 mod producer;
+mod properties;
+mod token;
 
 use super::{
     Delivered, Rejection, Sink, SinkError, SinkEvent, SinkUrlError,
@@ -58,12 +60,22 @@ impl KafkaSink {
     async fn producer(&self) -> Result<Arc<Producer>, SinkError> {
         let mut kept = self.producer.lock().await;
         if let Some(producer) = kept.as_ref().filter(|producer| producer.is_usable()) {
-            return Ok(producer.clone());
+            if !producer.is_doubtful() {
+                return Ok(producer.clone());
+            }
+            match producer.has_topic().await {
+                Ok(true) => return Ok(producer.clone()),
+                // Made again below, by a producer that knows nothing of the old one.
+                Ok(false) => {}
+                Err(error) => {
+                    if self.address.reads_files() {
+                        end(kept.take());
+                    }
+                    return Err(error);
+                }
+            }
         }
-        if let Some(old) = kept.take() {
-            // It joins its threads, which no thread of the runtime should wait for.
-            spawn_blocking(move || drop(old));
-        }
+        end(kept.take());
         let producer = Arc::new(Producer::connect(self.address.clone()).await?);
         *kept = Some(producer.clone());
         Ok(producer)
@@ -152,8 +164,11 @@ impl KafkaSink {
             if is_missing.get(done.taken) == Some(&true) {
                 match self.send(&[event]).await?.pop() {
                     Some(Ok(())) => {}
-                    Some(Err(Failure::Unsendable(reason) | Failure::SetRefused(reason))) => {
+                    Some(Err(Failure::Unsendable(reason))) => {
                         done.rejected.push(Rejection::new(done.taken, reason));
+                    }
+                    Some(Err(Failure::SetRefused(reason))) => {
+                        done.rejected.push(Rejection::refused(done.taken, reason));
                     }
                     Some(Err(Failure::Now(error))) => return Err(error),
                     None => return Err(SinkError::new("the event was not sent")),
@@ -162,6 +177,13 @@ impl KafkaSink {
             done.taken += 1;
         }
         Ok(())
+    }
+}
+
+/// Ends a producer. It joins its threads, which no thread of the runtime should wait for.
+fn end(producer: Option<Arc<Producer>>) {
+    if let Some(producer) = producer {
+        spawn_blocking(move || drop(producer));
     }
 }
 
@@ -191,6 +213,12 @@ impl Sink for KafkaSink {
     }
 
     async fn check(&self) -> Result<(), SinkError> {
-        self.producer().await?.check().await
+        match self.producer().await?.has_topic().await? {
+            true => Ok(()),
+            false => Err(SinkError::new(format!(
+                "there is no topic {}",
+                self.address.topic
+            ))),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The producer: how it is made, what it sends, and what its reports mean.
 
-use super::address::TopicAddress;
+use super::{address::TopicAddress, token};
 use crate::{
     event::EventError,
     sink::{
@@ -11,7 +11,7 @@ use crate::{
 use rdkafka::{
     ClientContext,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
-    client::Client,
+    client::{Client, OAuthToken},
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
@@ -21,7 +21,11 @@ use rdkafka::{
     },
 };
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    error::Error,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{runtime::Handle, task::spawn_blocking};
@@ -65,6 +69,8 @@ pub(super) struct Producer {
     producer: FutureProducer<Context>,
     address: Arc<TopicAddress>,
     said: LastError,
+    /// Something did not arrive: the topic may be gone, with what the client knows of it.
+    is_doubtful: AtomicBool,
 }
 
 /// What the client said last: a report says only that a message timed out, and not, for instance,
@@ -74,16 +80,29 @@ type LastError = Arc<Mutex<Option<String>>>;
 #[derive(Clone)]
 struct Context {
     said: LastError,
+    address: Arc<TopicAddress>,
 }
 
 impl ClientContext for Context {
+    // Of use for OAUTHBEARER alone.
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        token::of(self.address.token())
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(?level, facility, "{message}");
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, "{reason}");
-        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        // Comes behind the reason for which they are.
+        let is_about_all = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
+        if said.is_none() || !is_about_all {
+            *said = Some(reason.to_owned());
+        }
     }
 }
 
@@ -94,15 +113,19 @@ impl Producer {
         // The client's calls wait where they are called; making and ending it, too.
         blocking(move || {
             let said = LastError::default();
-            let context = Context { said: said.clone() };
+            let context = Context {
+                said: said.clone(),
+                address: address.clone(),
+            };
             let producer: FutureProducer<Context> = address
-                .config()
+                .config()?
                 .create_with_context(context.clone())
                 .map_err(|error| SinkError::caused_by("no Kafka client", error))?;
             let made = Self {
                 producer,
                 address,
                 said,
+                is_doubtful: AtomicBool::new(false),
             };
             if !made.topic_is_there()? {
                 made.make_topic(context)?;
@@ -113,19 +136,19 @@ impl Producer {
     }
 
     /// Whether the broker can be reached and has the topic.
-    pub(super) async fn check(self: &Arc<Self>) -> Result<(), SinkError> {
+    pub(super) async fn has_topic(self: &Arc<Self>) -> Result<bool, SinkError> {
         let this = self.clone();
         blocking(move || {
-            if this.topic_is_there()? {
-                Ok(())
-            } else {
-                Err(SinkError::new(format!(
-                    "there is no topic {}",
-                    this.address.topic
-                )))
-            }
+            let is_there = this.topic_is_there()?;
+            this.is_doubtful.store(!is_there, Ordering::Relaxed);
+            Ok(is_there)
         })
         .await
+    }
+
+    /// Whether something did not arrive, and nobody has asked for the topic since.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.is_doubtful.load(Ordering::Relaxed)
     }
 
     /// Whether it still sends: after some errors a producer never does again.
@@ -159,6 +182,12 @@ impl Producer {
                 Err(failure) => Err(failure),
             });
         }
+        if results
+            .iter()
+            .any(|result| matches!(result, Err(Failure::Now(_))))
+        {
+            self.is_doubtful.store(true, Ordering::Relaxed);
+        }
         results
     }
 
@@ -187,7 +216,6 @@ impl Producer {
                 RDKafkaErrorCode::MessageSizeTooLarge
                 | RDKafkaErrorCode::InvalidMessageSize
                 | RDKafkaErrorCode::InvalidRecord
-                | RDKafkaErrorCode::InvalidTimestamp
                 // Another one of its set was.
                 | RDKafkaErrorCode::InvalidDifferentRecord,
             ) => Failure::SetRefused(format!("the broker refuses it: {error}")),
@@ -245,9 +273,12 @@ impl Producer {
                 self.address.topic
             ))
         };
+        if self.address.token().is_some() {
+            return Err(failed(&"with OAUTHBEARER the sink makes none"));
+        }
         let admin: AdminClient<Context> = self
             .address
-            .config()
+            .config()?
             .create_with_context(context)
             .map_err(|error| failed(&error))?;
         let topic = NewTopic::new(

@@ -5,6 +5,7 @@ pub(super) mod attempt;
 pub(super) mod attributes;
 pub(super) mod auth;
 pub(super) mod headers;
+pub(super) mod hosts;
 pub(super) mod http_client;
 pub(super) mod parts;
 pub(super) mod recent;

@@ -1,7 +1,8 @@
 //! The tests of the suite, as a user's own. Knows the names of the promises, and nothing else.
 
 /// Makes one test per promise for a [`SinkUnderTest`](crate::testing::conformance::SinkUnderTest), in the module that it
-/// stands in. The tests use `#[tokio::test]`.
+/// stands in; with `operated` in front, for an [`OperatedSink`](crate::testing::conformance::OperatedSink). The tests use
+/// `#[tokio::test]`.
 ///
 /// ```ignore
 /// mod my_sink {
@@ -10,6 +11,14 @@
 /// ```
 #[macro_export]
 macro_rules! sink_conformance {
+    (operated $subject:ty) => {
+        $crate::sink_conformance!(
+            @tests $subject:
+            failover
+            permission_lost_and_given_back
+            credential_rotates
+        );
+    };
     ($subject:ty) => {
         $crate::sink_conformance!(
             @tests $subject:

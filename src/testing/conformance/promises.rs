@@ -303,13 +303,13 @@ fn all_of(error: &SinkError) -> String {
     })
 }
 
-fn of(events: &[SinkEvent], range: impl RangeBounds<usize>) -> &[SinkEvent] {
+pub(super) fn of(events: &[SinkEvent], range: impl RangeBounds<usize>) -> &[SinkEvent] {
     let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
     events.get(bounds).unwrap_or_default()
 }
 
 /// That the sink takes the whole batch now.
-async fn takes(sink: &dyn Sink, batch: &[SinkEvent]) -> Outcome {
+pub(super) async fn takes(sink: &dyn Sink, batch: &[SinkEvent]) -> Outcome {
     let delivered = sink.deliver(batch).await;
     ensure(delivered == Ok(Delivered::all(batch)), || {
         format!("of {} events: {delivered:?}", batch.len())
@@ -317,7 +317,7 @@ async fn takes(sink: &dyn Sink, batch: &[SinkEvent]) -> Outcome {
 }
 
 /// Delivers as the delivery would: again and again, from where the sink left off.
-async fn takes_in_the_end(sink: &dyn Sink, batch: &[SinkEvent]) -> Outcome {
+pub(super) async fn takes_in_the_end(sink: &dyn Sink, batch: &[SinkEvent]) -> Outcome {
     let started = Instant::now();
     let mut rest = batch;
     while !rest.is_empty() {
@@ -343,7 +343,7 @@ async fn takes_in_the_end(sink: &dyn Sink, batch: &[SinkEvent]) -> Outcome {
 }
 
 /// A call's error, which has to come within the bound.
-async fn fails<T: Debug>(
+pub(super) async fn fails<T: Debug>(
     call: impl Future<Output = Result<T, SinkError>>,
 ) -> Result<SinkError, BrokenPromise> {
     match tokio::time::timeout(CALL_BOUND, call).await {
@@ -399,7 +399,11 @@ async fn rejects<S: SinkUnderTest>(
 
 /// That the server holds `sent`: each event, in order per workflow, and each once if the sink can tell duplicates.
 pub(super) async fn holds<S: SinkUnderTest>(subject: &S, sent: &[SinkEvent]) -> Outcome {
-    let received = subject.received().await;
+    are_these(&subject.received().await, sent, S::DEDUPES)
+}
+
+/// The same, of what was received.
+pub(super) fn are_these(received: &[Received], sent: &[SinkEvent], dedupes: bool) -> Outcome {
     let wanted = per_key(
         sent.iter()
             .map(|event| (event.key(), event.event_id.to_string())),
@@ -409,7 +413,7 @@ pub(super) async fn holds<S: SinkUnderTest>(subject: &S, sent: &[SinkEvent]) -> 
             .iter()
             .map(|Received { event_id, key }| (key.as_deref(), event_id.clone())),
     );
-    if !S::DEDUPES {
+    if !dedupes {
         // The first time that an event came is the one that counts.
         for ids in found.values_mut() {
             let mut seen = HashSet::new();

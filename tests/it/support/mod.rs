@@ -7,6 +7,8 @@ pub mod conformance;
 #[path = "../../../examples/support/dev_server.rs"]
 pub mod dev_server;
 pub mod kafka_broker;
+#[cfg(feature = "kafka-tls")]
+pub mod kafka_gate;
 pub mod late_visibility;
 pub mod log;
 pub mod lossy_line;

@@ -1,6 +1,12 @@
 //! A network between a sink and its server that can hold back what is on its way.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU16, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -10,6 +16,10 @@ use tokio::{
 /// Forwards connections to a port of this machine.
 pub struct Proxy {
     port: u16,
+    /// Where later connections lead to.
+    server: Arc<AtomicU16>,
+    /// How many bytes a second come back; 0 is without a bound.
+    speed: Arc<AtomicU64>,
     /// Each connection follows the switch that was there when it began.
     hold: Arc<std::sync::Mutex<watch::Sender<bool>>>,
 }
@@ -20,14 +30,35 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let hold = Arc::new(std::sync::Mutex::new(watch::channel(false).0));
         let switches = hold.clone();
+        let server = Arc::new(AtomicU16::new(server));
+        let speed = Arc::new(AtomicU64::new(0));
+        let (leads_to, goes_at) = (server.clone(), speed.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let held = switches.lock().unwrap().subscribe();
-                let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
-                tokio::spawn(forward(client, server, held));
+                let server = ("127.0.0.1", leads_to.load(Ordering::Relaxed));
+                // A server that is away takes the connection with it.
+                if let Ok(server) = TcpStream::connect(server).await {
+                    tokio::spawn(forward(client, server, held, goes_at.clone()));
+                }
             }
         });
-        Self { port, hold }
+        Self {
+            port,
+            server,
+            speed,
+            hold,
+        }
+    }
+
+    /// Leads later connections to another server, as a name does that is given away.
+    pub fn lead_to(&self, server: u16) {
+        self.server.store(server, Ordering::Relaxed);
+    }
+
+    /// Lets so many bytes a second come back.
+    pub fn slow_down_to(&self, bytes: u64) {
+        self.speed.store(bytes, Ordering::Relaxed);
     }
 
     pub fn port(&self) -> u16 {
@@ -42,11 +73,27 @@ impl Proxy {
     }
 }
 
-async fn forward(client: TcpStream, server: TcpStream, mut held: watch::Receiver<bool>) {
+async fn forward(
+    client: TcpStream,
+    server: TcpStream,
+    mut held: watch::Receiver<bool>,
+    speed: Arc<AtomicU64>,
+) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     tokio::spawn(async move {
-        tokio::io::copy(&mut from_server, &mut to_client).await.ok();
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(length @ 1..) = from_server.read(&mut buffer).await {
+            if to_client.write_all(&buffer[..length]).await.is_err() {
+                break;
+            }
+            let speed = speed.load(Ordering::Relaxed);
+            if let Some(pause) = (length as u64 * 1_000_000).checked_div(speed) {
+                tokio::time::sleep(Duration::from_micros(pause)).await;
+            }
+        }
+        // What tokio's own copy does at the end.
+        to_client.shutdown().await.ok();
     });
     let mut buffer = vec![0; 64 * 1024];
     // What is held is read all the same, as a network would: the client sees it as sent.

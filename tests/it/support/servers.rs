@@ -40,6 +40,7 @@ enum Kind {
     Postgres,
     Nats,
     Redis,
+    Sentinel,
 }
 
 /// A server's certificate and its key, PEM.
@@ -60,6 +61,10 @@ pub struct Server {
     user: Option<(u32, u32)>,
     child: Option<Child>,
     paused: Vec<u32>,
+    /// More arguments for Redis.
+    arguments: Vec<String>,
+    /// What a NATS server is configured with besides its address and its directory.
+    configuration: Option<String>,
 }
 
 impl Server {
@@ -98,16 +103,63 @@ impl Server {
         Self::new(Kind::Redis, Some(certificate)).unwrap()
     }
 
+    /// Redis with more arguments.
+    pub fn redis_of(certificate: Option<Certificate>, arguments: &[&str]) -> Self {
+        let mut server = Self::prepare(Kind::Redis, certificate).unwrap();
+        server.arguments = arguments.iter().map(|one| (*one).to_owned()).collect();
+        server.first_start().unwrap()
+    }
+
+    /// A Sentinel that watches a Redis server under the name `main`.
+    pub fn sentinel(primary: &Self) -> Self {
+        let mut server = Self::prepare(Kind::Sentinel, None).unwrap();
+        server.configuration = Some(format!(
+            "sentinel monitor main 127.0.0.1 {} 1\nsentinel auth-pass main \"{PASSWORD}\"\n\
+             sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n",
+            primary.port()
+        ));
+        server.first_start().unwrap()
+    }
+
+    /// NATS with a configuration of its own; `DIRECTORY` in it stands for the server's.
+    pub fn nats_of(configuration: &str) -> Self {
+        let mut server = Self::prepare(Kind::Nats, None).unwrap();
+        server.configuration = Some(configuration.to_owned());
+        server.first_start().unwrap()
+    }
+
+    /// PostgreSQL that follows another one.
+    pub fn postgres_standby_of(primary: &Self) -> Self {
+        let mut server = Self::prepare(Kind::Postgres, None).unwrap();
+        server.choose_user().unwrap();
+        let mut command = server.as_user(&postgres_program("pg_basebackup").unwrap());
+        command
+            .env("PGPASSWORD", PASSWORD)
+            .args(["-h", "127.0.0.1", "-p", &primary.port().to_string()])
+            .args(["-U", USER, "-R", "-X", "stream", "-c", "fast", "-D"])
+            .arg(server.directory.path().join("data"));
+        output_of(&mut command).unwrap();
+        server.first_start().unwrap()
+    }
+
     fn new(kind: Kind, certificate: Option<Certificate>) -> anyhow::Result<Self> {
+        let mut server = Self::prepare(kind, certificate)?;
+        if kind == Kind::Postgres {
+            server.initialise_postgres()?;
+        }
+        server.first_start()
+    }
+
+    fn prepare(kind: Kind, certificate: Option<Certificate>) -> anyhow::Result<Self> {
         let program = match kind {
             Kind::Postgres => postgres_program("postgres")?,
             Kind::Nats => nats_program()?,
-            Kind::Redis => in_path("redis-server").context(
+            Kind::Redis | Kind::Sentinel => in_path("redis-server").context(
                 "no `redis-server` in PATH; Debian has it: `apt-get install redis-server`",
             )?,
         };
         let directory = tempfile::tempdir()?;
-        let mut server = Self {
+        Ok(Self {
             certificate,
             kind,
             program,
@@ -116,17 +168,19 @@ impl Server {
             user: None,
             child: None,
             paused: Vec::new(),
-        };
-        if kind == Kind::Postgres {
-            server.initialise_postgres()?;
-        }
-        server.write_certificate()?;
+            arguments: Vec::new(),
+            configuration: None,
+        })
+    }
+
+    fn first_start(mut self) -> anyhow::Result<Self> {
+        self.write_certificate()?;
         let mut last_error = None;
         // A free port may be taken by somebody else before the server has it.
         for _ in 0..3 {
-            server.port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-            match server.try_start() {
-                Ok(()) => return Ok(server),
+            self.port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+            match self.try_start() {
+                Ok(()) => return Ok(self),
                 Err(error) => last_error = Some(error),
             }
         }
@@ -147,9 +201,31 @@ impl Server {
         let signal = match self.kind {
             // A fast shutdown: it does not wait until the clients are gone.
             Kind::Postgres => "INT",
-            Kind::Nats | Kind::Redis => "TERM",
+            Kind::Nats | Kind::Redis | Kind::Sentinel => "TERM",
         };
         self.end(signal).unwrap();
+    }
+
+    /// Lets NATS read its configuration again, which is `configuration` now.
+    pub fn reconfigure(&mut self, configuration: &str) {
+        self.configuration = Some(configuration.to_owned());
+        self.write_nats_configuration().unwrap();
+        signal("HUP", self.id()).unwrap();
+    }
+
+    /// A file in the server's directory that it can read, and others cannot.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        if let Some((user, group)) = self.user {
+            chown(&path, Some(user), Some(group)).unwrap();
+        }
+        path
+    }
+
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Ends PostgreSQL as a crash does: it leaves its clients and what it does where they stand.
@@ -192,7 +268,8 @@ impl Server {
         }
     }
 
-    fn initialise_postgres(&mut self) -> anyhow::Result<()> {
+    /// PostgreSQL does not run as root.
+    fn choose_user(&mut self) -> anyhow::Result<()> {
         if output_of(Command::new("id").arg("-u"))?.trim() == "0" {
             let number = |flag: &str| -> anyhow::Result<u32> {
                 let text = output_of(Command::new("id").args([flag, "postgres"]))
@@ -203,6 +280,11 @@ impl Server {
             chown(self.directory.path(), Some(user.0), Some(user.1))?;
             self.user = Some(user);
         }
+        Ok(())
+    }
+
+    fn initialise_postgres(&mut self) -> anyhow::Result<()> {
+        self.choose_user()?;
         let password_file = self.directory.path().join("password");
         fs::write(&password_file, PASSWORD)?;
         if let Some((user, group)) = self.user {
@@ -272,29 +354,7 @@ impl Server {
                 .args(["-c", if tls { "ssl=on" } else { "ssl=off" }])
                 .args(["-c", &format!("ssl_cert_file={}", certificate.display())])
                 .args(["-c", &format!("ssl_key_file={}", key.display())]),
-            Kind::Nats => {
-                // A configuration and not arguments, which others on the machine can read.
-                let configuration = directory.join("nats.conf");
-                fs::write(
-                    &configuration,
-                    format!(
-                        "listen: \"127.0.0.1:{port}\"\nmax_payload: {NATS_MAX_PAYLOAD}\n\
-                         jetstream {{ store_dir: \"{}\" }}\n\
-                         authorization {{ user: \"{USER}\", password: \"{PASSWORD}\" }}\n{}",
-                        directory.join("jetstream").display(),
-                        if tls {
-                            format!(
-                                "tls {{ cert_file: \"{}\", key_file: \"{}\" }}\n",
-                                certificate.display(),
-                                key.display()
-                            )
-                        } else {
-                            String::new()
-                        }
-                    ),
-                )?;
-                command.arg("-c").arg(configuration)
-            }
+            Kind::Nats => command.arg("-c").arg(self.write_nats_configuration()?),
             Kind::Redis if tls => command
                 .args(["--port", "0", "--tls-port", &port, "--bind", "127.0.0.1"])
                 .args(["--tls-auth-clients", "no", "--requirepass", PASSWORD])
@@ -305,13 +365,25 @@ impl Server {
                 .arg("--tls-key-file")
                 .arg(&key)
                 .args(["--save", "", "--dir"])
-                .arg(directory),
+                .arg(directory)
+                .args(&self.arguments),
+            Kind::Sentinel => {
+                let configuration = directory.join("sentinel.conf");
+                let more = self.configuration.as_deref().unwrap_or_default();
+                let text = format!(
+                    "port {port}\nbind 127.0.0.1\nprotected-mode no\ndir {}\n{more}",
+                    directory.display()
+                );
+                fs::write(&configuration, text)?;
+                command.arg(configuration).arg("--sentinel")
+            }
             Kind::Redis => command
                 .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])
                 .args(["--appendonly", "yes", "--appendfsync", "always"])
                 .args(["--proto-max-bulk-len", &REDIS_MAX_STRING.to_string()])
-                .args(["--requirepass", PASSWORD, "--dir"])
-                .arg(directory),
+                .args(["--requirepass", PASSWORD, "--masterauth", PASSWORD, "--dir"])
+                .arg(directory)
+                .args(&self.arguments),
         };
         let child = command
             .stdout(log.try_clone()?)
@@ -322,6 +394,37 @@ impl Server {
         self.wait_until_it_answers().inspect_err(|_| {
             self.end("KILL").ok();
         })
+    }
+
+    /// A configuration and not arguments, which others on the machine can read.
+    fn write_nats_configuration(&self) -> anyhow::Result<PathBuf> {
+        let directory = self.directory.path();
+        let file = |name: &str| directory.join(name).display().to_string();
+        let listen = format!(
+            "listen: \"127.0.0.1:{}\"\nmax_payload: {NATS_MAX_PAYLOAD}\n",
+            self.port
+        );
+        let rest = match &self.configuration {
+            Some(configuration) => {
+                configuration.replace("DIRECTORY", &directory.display().to_string())
+            }
+            None => format!(
+                "jetstream {{ store_dir: \"{}\" }}\n\
+                 authorization {{ user: \"{USER}\", password: \"{PASSWORD}\" }}\n{}",
+                file("jetstream"),
+                match self.certificate {
+                    Some(_) => format!(
+                        "tls {{ cert_file: \"{}\", key_file: \"{}\" }}\n",
+                        file("certificate"),
+                        file("key")
+                    ),
+                    None => String::new(),
+                }
+            ),
+        };
+        let configuration = directory.join("nats.conf");
+        fs::write(&configuration, listen + &rest)?;
+        Ok(configuration)
     }
 
     fn wait_until_it_answers(&mut self) -> anyhow::Result<()> {
@@ -363,7 +466,7 @@ impl Server {
                 TcpStream::connect(("127.0.0.1", self.port)).is_ok()
             }
             // `-NOAUTH` is an answer; `-LOADING` is not ready yet.
-            Kind::Redis => self
+            Kind::Redis | Kind::Sentinel => self
                 .first_words("PING\r\n")
                 .is_ok_and(|text| text.starts_with("-NOAUTH") || text.starts_with("+PONG")),
         }

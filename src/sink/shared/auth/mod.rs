@@ -4,7 +4,7 @@
 mod basic;
 mod client_credentials;
 mod from_secret;
-mod secret;
+pub(in crate::sink) mod secret;
 mod signature;
 mod variables;
 

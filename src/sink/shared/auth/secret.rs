@@ -13,18 +13,35 @@ use std::{
 const MOST_BYTES: u64 = 64 * 1024;
 
 /// A secret, wherever it comes from.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(in crate::sink) enum Secret {
     Given(SecretString),
     File(SecretFile),
 }
 
 impl Secret {
+    /// Returns the secret in a file, which has to be there already: a path that is wrong would be an outage without an
+    /// end.
+    pub(in crate::sink) fn in_file(path: &str) -> Result<Self, String> {
+        let file = SecretFile::new(path);
+        file.read_blocking()
+            .map_err(|error| file.failed(error).reason().to_owned())?;
+        Ok(Self::File(file))
+    }
+
     /// Returns the secret as it is now.
     pub(in crate::sink) async fn read(&self) -> Result<SecretString, SinkError> {
         match self {
             Self::Given(secret) => Ok(secret.clone()),
             Self::File(file) => file.read().await,
+        }
+    }
+
+    /// Returns the same, for a thread that may wait.
+    pub(in crate::sink) fn read_blocking(&self) -> Result<SecretString, SinkError> {
+        match self {
+            Self::Given(secret) => Ok(secret.clone()),
+            Self::File(file) => file.read_blocking().map_err(|error| file.failed(error)),
         }
     }
 }
@@ -62,25 +79,28 @@ impl SecretFile {
 
     /// Returns what the file holds. Reads it only if it has changed.
     pub(in crate::sink) async fn read(&self) -> Result<SecretString, SinkError> {
-        let (path, last) = (self.path.clone(), self.last.clone());
-        let read = tokio::task::spawn_blocking(move || {
-            let known = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let version = read(&path, known)?;
-            let secret = version.secret.clone();
-            *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(version);
-            Ok::<_, io::Error>(secret)
-        });
-        let failed = |error: io::Error| {
-            SinkError::caused_by(
-                format_args!("the file of the secret, {}", self.path.display()),
-                error,
-            )
-        };
-        match read.await {
+        let file = self.clone();
+        match tokio::task::spawn_blocking(move || file.read_blocking()).await {
             Ok(Ok(secret)) => Ok(secret),
-            Ok(Err(error)) => Err(failed(error)),
-            Err(error) => Err(failed(io::Error::other(error))),
+            Ok(Err(error)) => Err(self.failed(error)),
+            Err(error) => Err(self.failed(io::Error::other(error))),
         }
+    }
+
+    fn read_blocking(&self) -> io::Result<SecretString> {
+        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = last().clone();
+        let version = read(&self.path, known)?;
+        let secret = version.secret.clone();
+        *last() = Some(version);
+        Ok(secret)
+    }
+
+    fn failed(&self, error: io::Error) -> SinkError {
+        SinkError::caused_by(
+            format_args!("the file of the secret, {}", self.path.display()),
+            error,
+        )
     }
 
     /// Forgets what it held: it is read again, also if it seems to be the same.

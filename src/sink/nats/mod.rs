@@ -1,0 +1,224 @@
+//! Events as messages of a JetStream stream. The event id is the message id: within the stream's
+//! duplicate window, an event that comes again is acknowledged and not stored again. Documented in
+//! `docs/sinks/nats.md`.
+
+mod address;
+mod connection;
+mod credentials;
+
+use super::{
+    Delivered, Rejection, Sink, SinkError, SinkEvent, SinkUrlError,
+    shared::{
+        attempt::{outcome, within},
+        headers::cloud_event_headers,
+        hosts::LastThatWorked,
+    },
+};
+use address::SubjectAddress;
+use async_nats::{
+    HeaderMap,
+    jetstream::{
+        self, ErrorCode,
+        context::{PublishAckFuture, PublishError, PublishErrorKind},
+        message::PublishMessage,
+    },
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use connection::Connection;
+use std::{fmt, sync::Arc, time::Duration};
+use tokio::sync::Mutex;
+
+/// How long connecting, and how long one answer may take.
+const STEP_LIMIT: Duration = Duration::from_secs(8);
+/// How many messages wait for their acknowledgement at once. The client lets 5000 be on their way, and
+/// who publishes more without looking waits for ever.
+const UNACKNOWLEDGED: usize = 1000;
+/// How long a call may take in all.
+const CALL_LIMIT: Duration = Duration::from_secs(12);
+const NO_ANSWER: &str = "NATS does not answer";
+
+/// The sink for `nats://` and `nats+tls://`.
+struct Nats {
+    name: String,
+    address: SubjectAddress,
+    last_that_worked: LastThatWorked,
+    connection: Mutex<Option<Connection>>,
+}
+
+impl fmt::Debug for Nats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nats")
+            .field("subject", &self.address.subject)
+            .field("stream", &self.address.stream)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The sink of a `nats:` or `nats+tls:` URL.
+pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
+    let address = SubjectAddress::parse(url)?;
+    Ok(Arc::new(Nats {
+        name: format!("nats {}", address.subject),
+        address,
+        last_that_worked: LastThatWorked::default(),
+        connection: Mutex::new(None),
+    }))
+}
+
+impl Nats {
+    /// Delivers over a connection that is kept only if all went well: what is dropped, also with this
+    /// call, takes what is on its way with it.
+    async fn publish_all(
+        &self,
+        batch: &[SinkEvent],
+        done: &mut Delivered,
+    ) -> Result<(), SinkError> {
+        let mut kept = self.connection.lock().await;
+        let connection = self.connection(&mut kept).await?;
+        let publishing = async {
+            for part in batch.chunks(UNACKNOWLEDGED) {
+                self.publish_part(&connection, part, done).await?;
+            }
+            Ok(())
+        };
+        connection.unless_it_objects(publishing).await?;
+        *kept = Some(connection);
+        Ok(())
+    }
+
+    async fn publish_part(
+        &self,
+        connection: &Connection,
+        part: &[SinkEvent],
+        done: &mut Delivered,
+    ) -> Result<(), SinkError> {
+        let mut published = Vec::with_capacity(part.len());
+        let mut failure = None;
+        for event in part {
+            match self.publish(connection, event).await {
+                Ok(publication) => published.push(publication),
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+        }
+        for publication in published {
+            let rejection = match publication {
+                Publication::Rejected(reason) => Rejection::new(done.taken, reason),
+                Publication::Sent(answer) => match (*answer).await {
+                    Ok(_) => {
+                        done.taken += 1;
+                        continue;
+                    }
+                    Err(error) => match refusal(&error) {
+                        Some(reason) => Rejection::refused(done.taken, reason),
+                        None => return Err(publish_error(error)),
+                    },
+                },
+            };
+            done.rejected.push(rejection);
+            done.taken += 1;
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// The connection that was kept, if it still is one, or a new one.
+    async fn connection(&self, kept: &mut Option<Connection>) -> Result<Connection, SinkError> {
+        match kept.take() {
+            Some(connection) if connection.is_alive() => Ok(connection),
+            _ => Connection::open(&self.address, &self.last_that_worked).await,
+        }
+    }
+
+    async fn publish(
+        &self,
+        connection: &Connection,
+        event: &SinkEvent,
+    ) -> Result<Publication, SinkError> {
+        let mut headers = HeaderMap::new();
+        match cloud_event_headers(event) {
+            Ok(values) => {
+                for (name, value) in values {
+                    headers.insert(name, value);
+                }
+            }
+            Err(error) => return Ok(Publication::Rejected(error.to_string())),
+        }
+        let message = PublishMessage::build()
+            .headers(headers)
+            .message_id(event.event_id.to_string())
+            // An acknowledgement of another stream would be none of this one.
+            .expected_stream(&connection.stream)
+            .payload(Bytes::copy_from_slice(event.json.as_bytes()));
+        match connection
+            .context
+            .send_publish(self.address.subject.clone(), message)
+            .await
+        {
+            Ok(answer) => Ok(Publication::Sent(Box::new(answer))),
+            Err(error) => match refusal(&error) {
+                Some(reason) => Ok(Publication::Rejected(reason)),
+                None => Err(publish_error(error)),
+            },
+        }
+    }
+}
+
+/// What became of an event when it was published.
+enum Publication {
+    Sent(Box<PublishAckFuture>),
+    Rejected(String),
+}
+
+/// Why the server will never take the message; none if it may, later.
+fn refusal(error: &PublishError) -> Option<String> {
+    if error.kind() == PublishErrorKind::MaxPayloadExceeded {
+        return Some(format!("NATS refuses it: {error}"));
+    }
+    let answer = std::error::Error::source(error)?.downcast_ref::<jetstream::Error>()?;
+    [
+        ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM,
+        ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM,
+    ]
+    .contains(&answer.error_code())
+    .then(|| format!("NATS refuses it: {answer}"))
+}
+
+fn publish_error(error: PublishError) -> SinkError {
+    match error.kind() {
+        PublishErrorKind::StreamNotFound => {
+            SinkError::new("NATS: no stream takes the subject").with_source(error)
+        }
+        _ => SinkError::caused_by("NATS", error),
+    }
+}
+
+#[async_trait]
+impl Sink for Nats {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
+        let mut done = Delivered::default();
+        let end = within(CALL_LIMIT, NO_ANSWER, self.publish_all(batch, &mut done)).await;
+        outcome(done, end)
+    }
+
+    async fn check(&self) -> Result<(), SinkError> {
+        let ask = async {
+            let mut kept = self.connection.lock().await;
+            let connection = self.connection(&mut kept).await?;
+            let asking = async {
+                let account = connection.context.query_account().await;
+                account.map_err(|error| SinkError::caused_by("NATS JetStream", error))
+            };
+            connection.unless_it_objects(asking).await?;
+            *kept = Some(connection);
+            Ok(())
+        };
+        within(CALL_LIMIT, NO_ANSWER, ask).await
+    }
+}

@@ -1,0 +1,297 @@
+//! What the sink knows of the stream, and how it finds out what became of a batch whose answer was lost. What it reads
+//! counts only once a write, or the server's role, has shown that it asked the server that takes the writes.
+
+use super::{
+    REDIS,
+    address::StreamAddress,
+    connection::{Connection, Peer, is_broken},
+    failed, text_of,
+};
+use crate::{
+    event::EventId,
+    sink::{SinkError, shared::recent::Recent},
+};
+use ::redis::streams::StreamRangeReply;
+use std::collections::HashSet;
+use tracing::warn;
+
+/// How many entries are read at first, and at most at once.
+const FIRST_PAGE: usize = 16;
+const LARGEST_PAGE: usize = 256;
+/// How many entries are read after the last one that the sink knows of. More than others write there
+/// while a batch is in doubt.
+const MOST_ENTRIES: usize = 100_000;
+/// How many of the last entries are looked at first, or twice the batch if that is more.
+const FIRST_LOOK: usize = 1000;
+
+/// What the sink knows of the stream between calls.
+pub(super) struct State {
+    pub(super) connection: Option<Connection>,
+    /// The last entry that this sink has written, or seen.
+    last_entry: Option<String>,
+    /// A batch may have been written that nobody has acknowledged: by an earlier run of the program,
+    /// at the start.
+    in_doubt: bool,
+    /// The connection that the batch in doubt was sent over.
+    doubtful: Option<Peer>,
+    /// Events that are in the stream.
+    known: Recent,
+    /// What is being found out.
+    look: Look,
+}
+
+/// A look at the stream, which may take more than one call. It belongs to the server that was asked.
+struct Look {
+    found: HashSet<EventId>,
+    newest: Option<String>,
+    /// Where a look backwards goes on.
+    oldest: Option<String>,
+    entries: usize,
+    /// How many entries are asked for next.
+    page: usize,
+}
+
+impl Default for Look {
+    fn default() -> Self {
+        Self {
+            found: HashSet::new(),
+            newest: None,
+            oldest: None,
+            entries: 0,
+            page: FIRST_PAGE,
+        }
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            connection: None,
+            last_entry: None,
+            in_doubt: true,
+            doubtful: None,
+            known: Recent::default(),
+            look: Look::default(),
+        }
+    }
+}
+
+/// A batch that is about to be written, with what a look has found. If it is dropped, the doubt is back and what was
+/// found is forgotten.
+pub(super) struct Attempt {
+    look: Look,
+    has_looked: bool,
+}
+
+impl Attempt {
+    /// Whether the stream was looked at for this attempt.
+    pub(super) fn has_looked(&self) -> bool {
+        self.has_looked
+    }
+
+    pub(super) fn found(&self, id: EventId) -> bool {
+        self.look.found.contains(&id)
+    }
+}
+
+impl State {
+    pub(super) fn knows(&self, id: EventId) -> bool {
+        self.known.contains(id)
+    }
+
+    /// Resolves the doubt, if there is one, and begins an attempt to write.
+    pub(super) async fn begin(
+        &mut self,
+        address: &StreamAddress,
+        connection: &mut Connection,
+        batch: usize,
+    ) -> Result<Attempt, SinkError> {
+        let has_looked = self.in_doubt;
+        if has_looked {
+            self.resolve(address, connection, batch).await?;
+        }
+        self.in_doubt = true;
+        Ok(Attempt {
+            look: std::mem::take(&mut self.look),
+            has_looked,
+        })
+    }
+
+    /// From now on, what comes over this connection is in doubt.
+    pub(super) fn writes_over(&mut self, connection: &Connection) {
+        self.doubtful = connection.peer.clone();
+    }
+
+    /// The server has everything: what was found, and what was added, with its last entry.
+    pub(super) fn end(
+        &mut self,
+        attempt: Attempt,
+        added: impl IntoIterator<Item = EventId>,
+        last_entry: Option<String>,
+    ) {
+        self.in_doubt = false;
+        self.doubtful = None;
+        let seen = last_entry.or(attempt.look.newest);
+        self.last_entry = seen.or(self.last_entry.take());
+        for id in attempt.look.found.into_iter().chain(added) {
+            self.known.insert(id);
+        }
+        self.known.forget_oldest();
+    }
+
+    /// Finds out which events of a batch in doubt are in the stream.
+    async fn resolve(
+        &mut self,
+        address: &StreamAddress,
+        connection: &mut Connection,
+        batch: usize,
+    ) -> Result<(), SinkError> {
+        self.end_the_old_connection(address, connection).await?;
+        // Another server, perhaps, which took over without what the old one had.
+        if let Some(newest) = &self.look.newest
+            && !is_there(address, connection, newest).await?
+        {
+            self.look = Look::default();
+        }
+        if let Some(last) = &self.last_entry
+            && !is_there(address, connection, last).await?
+        {
+            self.last_entry = None;
+            self.look = Look::default();
+        }
+        match self.last_entry.clone() {
+            None => self.look_backwards(address, connection, batch).await?,
+            Some(last) => self.look_behind(last, address, connection).await?,
+        }
+        // It may have become a replica meanwhile; if all is found, nothing is written that would tell.
+        connection.require_primary().await
+    }
+
+    /// What the server has not read yet of the old connection would come after the look.
+    async fn end_the_old_connection(
+        &mut self,
+        address: &StreamAddress,
+        connection: &mut Connection,
+    ) -> Result<(), SinkError> {
+        let Some(peer) = &self.doubtful else {
+            return Ok(());
+        };
+        let killed = ::redis::cmd("CLIENT")
+            .arg(&["KILL", "ID", &peer.id, "ADDR", &peer.address])
+            .query_async::<u64>(&mut connection.redis)
+            .await;
+        if let Err(error) = killed {
+            if is_broken(&error) {
+                return Err(failed(REDIS, error));
+            }
+            warn!(
+                stream = address.stream,
+                error = text_of(&error),
+                "the old connection cannot be ended by CLIENT KILL; an event may come twice"
+            );
+        }
+        self.doubtful = None;
+        Ok(())
+    }
+
+    /// The last entries, from the newest on.
+    async fn look_backwards(
+        &mut self,
+        address: &StreamAddress,
+        connection: &mut Connection,
+        batch: usize,
+    ) -> Result<(), SinkError> {
+        let wanted = FIRST_LOOK.max(batch.saturating_mul(2));
+        while self.look.entries < wanted {
+            let from = match &self.look.oldest {
+                None => "+".to_owned(),
+                Some(oldest) => format!("({oldest}"),
+            };
+            let command = ["XREVRANGE", &address.stream, &from, "-"];
+            let page = self.look.read(&command, connection).await?;
+            if let Some(first) = page.entries.first() {
+                let newest = &mut self.look.newest;
+                newest.get_or_insert_with(|| first.clone());
+            }
+            if let Some(last) = page.entries.last() {
+                self.look.oldest = Some(last.clone());
+            }
+            if page.is_last {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The entries behind the last one that is known.
+    async fn look_behind(
+        &mut self,
+        last: String,
+        address: &StreamAddress,
+        connection: &mut Connection,
+    ) -> Result<(), SinkError> {
+        while self.look.entries < MOST_ENTRIES {
+            let from = format!("({}", self.look.newest.as_ref().unwrap_or(&last));
+            let command = ["XRANGE", &address.stream, &from, "+"];
+            let page = self.look.read(&command, connection).await?;
+            if let Some(last) = page.entries.last() {
+                self.look.newest = Some(last.clone());
+            }
+            if page.is_last {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Look {
+    /// Reads a page. One that does not come in time is smaller the next time, so that large entries are seen, too.
+    async fn read(
+        &mut self,
+        command: &[&str],
+        connection: &mut Connection,
+    ) -> Result<Page, SinkError> {
+        let wanted = self.page;
+        self.page = (wanted / 4).max(1);
+        let (name, rest) = command.split_first().unwrap_or((&"PING", &[]));
+        let page = ::redis::cmd(name)
+            .arg(rest)
+            .arg("COUNT")
+            .arg(wanted)
+            .query_async::<StreamRangeReply>(&mut connection.redis)
+            .await
+            .map_err(|error| failed(REDIS, error))?;
+        self.page = (wanted * 2).min(LARGEST_PAGE);
+        self.entries += page.ids.len();
+        for entry in &page.ids {
+            let id = entry.get::<String>("id");
+            if let Some(Ok(id)) = id.map(|id| id.parse::<EventId>()) {
+                self.found.insert(id);
+            }
+        }
+        Ok(Page {
+            is_last: page.ids.len() < wanted,
+            entries: page.ids.into_iter().map(|entry| entry.id).collect(),
+        })
+    }
+}
+
+/// The ids of some entries, in the order in which they were asked for.
+struct Page {
+    entries: Vec<String>,
+    is_last: bool,
+}
+
+async fn is_there(
+    address: &StreamAddress,
+    connection: &mut Connection,
+    entry: &str,
+) -> Result<bool, SinkError> {
+    let found = ::redis::cmd("XRANGE")
+        .arg(&[&address.stream, entry, entry, "COUNT", "1"])
+        .query_async::<StreamRangeReply>(&mut connection.redis)
+        .await
+        .map_err(|error| failed(REDIS, error))?;
+    Ok(!found.ids.is_empty())
+}
