@@ -1,11 +1,11 @@
 //! Everything in one go, on a machine with nothing prepared:
 //!
 //! ```text
-//! cargo run --example quickstart
+//! cargo run --example quickstart --features cli
 //! ```
 //!
 //! Gets and starts a Temporal dev server, runs a worker with the plugin and a handful of workflows,
-//! and shows the timeline that the store then holds.
+//! and shows the timeline that the store then holds: as text, and with the feature `cli` as a page.
 
 #[path = "support/dev_server.rs"]
 mod dev_server;
@@ -16,7 +16,10 @@ mod signals;
 mod workflows;
 
 use dev_server::DevServer;
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use temporal_eventstore::{Event, EventStore, Frame, StoredEvent};
 use temporalio_client::{
     Client, ClientOptions, ConnectionOptions, WorkflowCancelOptions, WorkflowGetResultOptions,
@@ -81,6 +84,7 @@ async fn show() -> anyhow::Result<()> {
     drop(server);
 
     print_timeline(&stored)?;
+    show_page(&file).await?;
     println!(
         "\n{} events are in {}. Ask it anything:\n\n  sqlite3 {} \\\n    \"SELECT workflow_type, \
          workflow_state, COUNT(*) FROM events WHERE event_name = 'workflow_end' GROUP BY 1, 2\"\n",
@@ -88,6 +92,27 @@ async fn show() -> anyhow::Result<()> {
         file.display(),
         file.display()
     );
+    Ok(())
+}
+
+/// Writes the timeline as a page to look at, and says where it is.
+#[cfg(feature = "cli")]
+async fn show_page(file: &Path) -> anyhow::Result<()> {
+    let page = file.with_file_name("timeline.html");
+    let url = format!("sqlite:{}", file.display());
+    std::fs::write(&page, temporal_eventstore::cli::timeline(&url).await?)?;
+    println!(
+        "\nThe timeline is in {}: open it in a browser.",
+        page.display()
+    );
+    Ok(())
+}
+
+/// The page is a part of the program `eventstore`.
+#[cfg(not(feature = "cli"))]
+#[allow(clippy::unused_async, reason = "as with the feature")]
+async fn show_page(_file: &Path) -> anyhow::Result<()> {
+    println!("\nWith --features cli, this writes the timeline as a page to look at.");
     Ok(())
 }
 

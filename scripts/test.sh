@@ -33,6 +33,8 @@ install_missing() {
     compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || packages+=(libfaketime)
     # Kafka over TLS.
     [ -e /usr/include/openssl/ssl.h ] || packages+=(libssl-dev)
+    # The timeline page is looked at in a browser.
+    command -v chromium >/dev/null 2>&1 || packages+=(chromium)
     command -v pkg-config >/dev/null 2>&1 || packages+=(pkg-config)
     if [ ${#packages[@]} -gt 0 ]; then
         if command -v apt-get >/dev/null 2>&1; then
@@ -62,9 +64,9 @@ install_missing() {
 check_features() {
     local features
     for features in "" temporal plugin sqlite sink testing failpoints postgres nats redis http dapr segment kafka \
-        kafka-tls kafka-zstd "plugin sqlite" "plugin sqlite testing"; do
+        kafka-tls kafka-zstd cli "cli postgres" "plugin sqlite" "plugin sqlite testing"; do
         # Not with RUSTFLAGS: what is built is built once.
-        cargo clippy --quiet --lib --no-default-features --features "$features" -- -D warnings
+        cargo clippy --quiet --lib --bins --no-default-features --features "$features" -- -D warnings
     done
 }
 

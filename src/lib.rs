@@ -21,6 +21,8 @@
 )]
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod context;
 mod crash_point;
 mod delivery;
@@ -30,6 +32,8 @@ mod fuzz;
 #[cfg(any(doc, all(doctest, feature = "plugin", feature = "sqlite")))]
 pub mod guide;
 mod journal;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod reader;
 mod record;
 mod said;
 pub mod sink;
@@ -43,6 +47,8 @@ pub use context::Frame;
 pub use delivery::{ControlError, RedeliverError, SinkCheck};
 pub use event::{DeadLetter, Event, EventId, EventMetadata, StoredEvent, WorkflowState};
 pub use journal::JournalError;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use reader::{EventQuery, EventReader, ReadError, SinkPosition};
 pub use record::{Filter, FilterAction};
 pub use store::{
     Append, BuildError, DEFAULT_BATCH_SIZE, DEFAULT_COMMIT_TIMEOUT, DEFAULT_LINGER,

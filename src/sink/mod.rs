@@ -16,7 +16,7 @@ mod kafka;
 #[cfg(feature = "nats")]
 mod nats;
 #[cfg(feature = "postgres")]
-mod postgres;
+pub(crate) mod postgres;
 mod redacted;
 #[cfg(feature = "redis")]
 mod redis;

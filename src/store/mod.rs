@@ -23,6 +23,8 @@ pub use options::{
 pub(crate) use outlet::{Outlet, Place};
 pub use publish::{Published, Receipt};
 pub use stats::{FailingSink, Health, SinkStats, Stats};
+#[cfg(feature = "cli")]
+pub(crate) use url::split as split_urls;
 
 use crate::{
     context::Context,

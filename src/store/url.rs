@@ -49,7 +49,7 @@ fn begins_url(text: &str) -> bool {
 }
 
 /// Splits a list into its URLs. Some URLs contain commas (`kafka://one:9092,two:9092/topic`).
-fn split(list: &str) -> Vec<&str> {
+pub(crate) fn split(list: &str) -> Vec<&str> {
     let mut urls = Vec::new();
     let mut begin = 0;
     for (comma, _) in list.match_indices(',') {

@@ -7,13 +7,19 @@ use std::{
 };
 
 /// Each module with those that it may use, besides itself.
-const ALLOWED: [(&str, &[&str]); 8] = [
+const ALLOWED: [(&str, &[&str]); 10] = [
     ("event", &[]),
     ("context", &[]),
     ("sink", &["event"]),
     ("record", &["context", "event", "said"]),
     ("journal", &["context", "crash_point", "event", "record"]),
     ("delivery", &["event", "journal", "sink"]),
+    ("reader", &["event", "journal", "sink"]),
+    // A sample store is written as the interceptors would.
+    (
+        "cli",
+        &["context", "event", "reader", "record", "sink", "store"],
+    ),
     (
         "store",
         &[

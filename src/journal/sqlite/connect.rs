@@ -7,9 +7,9 @@ use std::{path::Path, time::Duration};
 use uuid::Uuid;
 
 /// The file's SQLite `application_id` ("TEVS"), by which a journal is told from other databases.
-const APPLICATION_ID: i32 = 0x5445_5653;
+pub(super) const APPLICATION_ID: i32 = 0x5445_5653;
 /// The newest schema that this code knows.
-const SCHEMA_VERSION: u32 = 2;
+pub(super) const SCHEMA_VERSION: u32 = 2;
 /// How long SQLite waits for a lock. The journal's thread tries again after that.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(100);
 /// The size of a page of a new file. Twice SQLite's default: an event takes a tenth of it, so that less of a page

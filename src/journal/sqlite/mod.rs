@@ -4,12 +4,15 @@ mod changes;
 mod connect;
 mod place;
 mod queries;
+mod reading;
 mod rescue;
 mod room;
 #[cfg(test)]
 mod tests;
 
 pub(super) use place::Lock;
+pub(crate) use queries::{COLUMNS, stored_event};
+pub(crate) use reading::{open_to_mend, open_to_read};
 pub(super) use room::Removed;
 
 use super::{
@@ -57,6 +60,10 @@ impl From<rusqlite::Error> for Trouble {
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                Self::Damaged(error.to_string())
+            }
+            // A column that does not hold what this code writes there.
+            None if matches!(error, rusqlite::Error::FromSqlConversionFailure(..)) => {
                 Self::Damaged(error.to_string())
             }
             _ => Self::Passing(error.to_string()),

@@ -9,12 +9,12 @@ use crate::{
         removed::seconds,
     },
 };
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{OptionalExtension as _, params, types::Type};
 use std::time::SystemTime;
 use uuid::Uuid;
 
 /// The columns of an event, without its position.
-pub(super) const COLUMNS: &str = "event_id, event_type, event_name, workflow_type, workflow_id, \
+pub(crate) const COLUMNS: &str = "event_id, event_type, event_name, workflow_type, workflow_id, \
      workflow_run_id, workflow_state, activity_type, activity_id, attempt, created_at, stored_at, \
      event";
 
@@ -196,29 +196,38 @@ impl SqliteLog {
         let mut stored = Vec::new();
         let mut bytes = 0;
         while let Some(row) = rows.next()? {
-            let json: String = row.get(13)?;
-            bytes += json.len();
-            stored.push(StoredEvent {
-                position: row.get(0)?,
-                event_id: uuid_at(row, 1)?,
-                event_type: row.get(2)?,
-                event_name: row.get(3)?,
-                workflow_type: row.get(4)?,
-                workflow_id: row.get(5)?,
-                workflow_run_id: row.get(6)?,
-                workflow_state: row.get(7)?,
-                activity_type: row.get(8)?,
-                activity_id: row.get(9)?,
-                attempt: row.get(10)?,
-                created_at: row.get(11)?,
-                json,
-            });
+            let event = stored_event(row)?;
+            bytes += event.json.len();
+            stored.push(event);
             if bytes > MAX_READ_BYTES {
                 break;
             }
         }
         Ok(stored)
     }
+}
+
+/// Returns the event of a row that has `seq` and [`COLUMNS`], in this order.
+pub(crate) fn stored_event(row: &rusqlite::Row<'_>) -> rusqlite::Result<StoredEvent> {
+    let event_id: String = row.get(1)?;
+    let event_id = event_id.parse::<EventId>().map_err(|error: EventError| {
+        rusqlite::Error::FromSqlConversionFailure(1, Type::Text, Box::new(error))
+    })?;
+    Ok(StoredEvent {
+        position: row.get(0)?,
+        event_id,
+        event_type: row.get(2)?,
+        event_name: row.get(3)?,
+        workflow_type: row.get(4)?,
+        workflow_id: row.get(5)?,
+        workflow_run_id: row.get(6)?,
+        workflow_state: row.get(7)?,
+        activity_type: row.get(8)?,
+        activity_id: row.get(9)?,
+        attempt: row.get(10)?,
+        created_at: row.get(11)?,
+        json: row.get(13)?,
+    })
 }
 
 fn uuid_at(row: &rusqlite::Row<'_>, index: usize) -> Result<EventId, Trouble> {

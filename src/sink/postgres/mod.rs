@@ -3,6 +3,7 @@
 
 mod address;
 mod connection;
+mod reading;
 mod refusal;
 mod rows;
 mod schema;
@@ -15,6 +16,8 @@ use super::{
         parts::{self, Part, Receiver},
     },
 };
+pub(crate) use reading::{Asked, PostgresTable};
+
 use address::TableAddress;
 use async_trait::async_trait;
 use connection::Connection;
