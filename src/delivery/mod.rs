@@ -97,19 +97,8 @@ pub enum RedeliverError {
         error: SinkError,
     },
     /// The journal could not be read or written.
-    #[error("the dead letters cannot be read: {reason}")]
-    Journal {
-        /// What went wrong.
-        reason: String,
-    },
-}
-
-impl From<JournalError> for RedeliverError {
-    fn from(error: JournalError) -> Self {
-        Self::Journal {
-            reason: error.to_string(),
-        }
-    }
+    #[error("the dead letters cannot be read: {0}")]
+    Journal(#[from] JournalError),
 }
 
 impl Delivery {

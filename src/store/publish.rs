@@ -15,7 +15,8 @@ pub enum Published {
     /// The event is durable, under this id.
     Stored(EventId),
     /// Workflow code or a local activity published the event. It is stored under this id once the server is known to
-    /// have accepted the workflow task.
+    /// have accepted the workflow task. If the worker does not have the plugin of the store that it was published to, that
+    /// store has queued it instead: it does not learn what becomes of the task.
     Staged(EventId),
     /// The [filter](crate::Filter) dropped the event.
     Filtered,

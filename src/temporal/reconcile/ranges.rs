@@ -1,6 +1,6 @@
 //! Ranges of time, and times as visibility queries take them. Plain functions.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use prost_types::Timestamp;
 use std::{
     ops::Range,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -14,8 +14,7 @@ pub(super) fn before(time: SystemTime, by: Duration) -> SystemTime {
 }
 
 pub(super) fn rfc3339(time: SystemTime) -> String {
-    let time = time.min(UNIX_EPOCH + END_OF_TIME);
-    DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Nanos, true)
+    Timestamp::from(time.min(UNIX_EPOCH + END_OF_TIME)).to_string()
 }
 
 /// Microseconds since 1970, as the journal keeps them.
@@ -47,6 +46,15 @@ pub(super) fn windows(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_written_as_protobuf_does() {
+        let at = UNIX_EPOCH + Duration::new(1_795_629_451, 544_935_973);
+        assert_eq!(rfc3339(at), "2026-11-25T17:57:31.544935973Z");
+        assert_eq!(rfc3339(UNIX_EPOCH), "1970-01-01T00:00:00Z");
+        let late = UNIX_EPOCH + END_OF_TIME * 2;
+        assert_eq!(rfc3339(late), "9999-12-31T23:59:59Z");
+    }
 
     #[test]
     fn windows_cover_a_range_without_gaps() {
