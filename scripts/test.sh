@@ -31,6 +31,8 @@ install_missing() {
     compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || packages+=(postgresql)
     # Another clock for a program, for the tests of clocks that jump.
     compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || packages+=(libfaketime)
+    # The rules for alerts.
+    command -v promtool >/dev/null 2>&1 || packages+=(prometheus)
     # Kafka over TLS.
     [ -e /usr/include/openssl/ssl.h ] || packages+=(libssl-dev)
     # The timeline page is looked at in a browser.
@@ -91,6 +93,8 @@ step "lints" cargo clippy --quiet --all-targets --all-features -- -D warnings
 step "features" check_features
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --all-features
 step "documentation tests" cargo test --quiet --all-features --doc
+step "alerts" promtool test rules docs/metrics/alerts.test.yaml
+step "dashboard" python3 scripts/dashboard.py --check
 step "examples" cargo build --quiet --all-features --examples
 step "tests" cargo nextest run --all-features
 printf '\nall of it: %d s\n' "$SECONDS"

@@ -312,3 +312,42 @@ fn parameters(name: &'static str, description: &'static str) -> MetricParameters
         .description(description)
         .build()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const PAGE: &str = include_str!("../../docs/metrics.md");
+    const ALERTS: &str = include_str!("../../docs/metrics/alerts.yaml");
+    const DASHBOARD: &str = include_str!("../../docs/metrics/dashboard.json");
+
+    fn names() -> BTreeSet<&'static str> {
+        let of_store = COUNTERS.iter().chain([&COMMIT_WAIT]).chain(&GAUGES);
+        let of_sinks = SINK_COUNTERS.iter().chain(&SINK_GAUGES);
+        let names = of_store.map(|it| it.0).chain(of_sinks.map(|it| it.0));
+        names.chain([HEALTHY.0]).collect()
+    }
+
+    fn named_in(text: &str) -> BTreeSet<&str> {
+        text.split(|c: char| !(c.is_ascii_alphabetic() || c == '_'))
+            .filter(|word| word.starts_with("eventstore_") && *word != "eventstore_")
+            .collect()
+    }
+
+    #[test]
+    fn the_page_the_alerts_and_the_dashboard_name_what_there_is() {
+        assert_eq!(named_in(PAGE), names());
+        for text in [ALERTS, DASHBOARD] {
+            let unknown: Vec<_> = named_in(text).difference(&names()).copied().collect();
+            assert!(unknown.is_empty(), "{unknown:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_prometheus() {
+        for name in names() {
+            assert!(!name.contains('.') && !name.ends_with("_total"), "{name}");
+        }
+    }
+}
