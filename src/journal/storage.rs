@@ -13,10 +13,10 @@ use super::{
     memory::Backlog,
 };
 #[cfg(feature = "sqlite")]
-use std::sync::atomic::Ordering::Relaxed;
+use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// The pause before a file that another program has locked is tried again.
