@@ -66,7 +66,7 @@ install_missing() {
 check_features() {
     local features
     for features in "" temporal plugin sqlite sink testing failpoints postgres nats redis http dapr segment kafka \
-        kafka-tls kafka-zstd cli "cli postgres" "plugin sqlite" "plugin sqlite testing"; do
+        "kafka-tls kafka-zstd" cli "cli postgres" "plugin sqlite" "plugin sqlite testing"; do
         # Not with RUSTFLAGS: what is built is built once.
         cargo clippy --quiet --lib --bins --no-default-features --features "$features" -- -D warnings
     done

@@ -46,6 +46,15 @@ impl Appender {
         }
     }
 
+    /// Whether as much waits in memory for the store as is fed at once.
+    pub(super) fn is_recent_full(&self) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            #[cfg(feature = "sqlite")]
+            Self::Log(appender) => appender.is_recent_full(),
+        }
+    }
+
     /// Retries what could not be written, and prepares the next file. May wait for the disk. `is_last` says
     /// that the journal closes: retry at once, and prepare nothing.
     pub(super) fn look_after(&mut self, counters: &Counters, is_last: bool) {

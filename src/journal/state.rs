@@ -210,9 +210,10 @@ impl Shared {
     /// Gives the appender back, and wakes the thread if there is something for it to do.
     pub(super) fn give_back(&self, appender: Box<Appender>) {
         let has_unfed = appender.is_behind();
+        let is_full = appender.is_recent_full();
         let mut state = self.state();
         state.appender = Some(appender);
-        if state.wants_appender || (state.is_awaited && !state.queue.is_empty()) {
+        if state.wants_appender || is_full || (state.is_awaited && !state.queue.is_empty()) {
             state.wants_appender = false;
             state.is_idle = false;
             self.wake.notify_one();

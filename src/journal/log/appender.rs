@@ -115,6 +115,11 @@ impl Appender {
                 .is_some_and(|file| file.end() < FILE_BYTES)
     }
 
+    /// Whether as much waits in memory for the store as is fed at once.
+    pub(in crate::journal) fn is_recent_full(&self) -> bool {
+        self.log.is_recent_full()
+    }
+
     /// Whether something was appended that the store does not have.
     pub(in crate::journal) fn is_behind(&self) -> bool {
         self.log.fed.load(Ordering::Acquire) < self.log.appended()
@@ -276,9 +281,11 @@ impl Appender {
             return Err(error);
         }
         let start = file.end();
+        // First, so that the reader, who may have these frames as soon as the end moves, finds it counted.
+        let bytes = self.buffer.len() as u64;
+        self.log.unfed_bytes.fetch_add(bytes, Ordering::Relaxed);
         file.advance(&self.buffer);
         self.note_speed(began.elapsed());
-        let bytes = self.buffer.len() as u64;
         let written = Written {
             generation: file.header.generation,
             start,
@@ -286,7 +293,6 @@ impl Appender {
             last: number - 1,
             follows_what_is_fed: !self.is_behind(),
         };
-        self.log.unfed_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.log.appended.store(written.last, Ordering::Release);
         crash_point("after-append");
         // After one large commit the buffer would stay large for ever.

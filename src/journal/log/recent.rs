@@ -39,8 +39,12 @@ impl Recent {
         self.written.bytes() >= FEED_BYTES as u64
     }
 
-    /// Keeps what was written, if it follows what is here and there is room.
+    /// Keeps what was written, if it follows what is here and there is room: about as much as is fed at once, and never
+    /// twice that.
     pub(super) fn keep(&mut self, written: Written, mut changes: Vec<Change>) {
+        if written.bytes() > FEED_BYTES as u64 {
+            return;
+        }
         let follows =
             written.generation == self.written.generation && written.start == self.written.end;
         if follows && !self.is_full() {
@@ -126,6 +130,22 @@ mod tests {
         assert_eq!(taken(&mut recent, 1, full), None);
         recent.keep(first(full + 9, full + 12), change());
         assert_eq!(taken(&mut recent, 1, full + 9), Some((1, full + 12)));
+    }
+
+    #[test]
+    fn what_is_too_much_for_memory_is_not_kept() {
+        let mut recent = Recent::default();
+        let large = FEED_BYTES as u64 + 1;
+        recent.keep(first(10, 10 + large), change());
+        assert_eq!(taken(&mut recent, 1, 10), None);
+        recent.keep(first(20, 30), change());
+        recent.keep(written(1, 30, 30 + large), change());
+        recent.keep(written(1, 30 + large, 40 + large), change());
+        assert_eq!(
+            taken(&mut recent, 1, 20),
+            Some((1, 30)),
+            "without what is behind the gap"
+        );
     }
 
     #[test]

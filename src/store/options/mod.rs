@@ -299,9 +299,10 @@ fn deserialize_stores<'de, D: serde::Deserializer<'de>>(
         Text(String),
         List(Vec<String>),
     }
-    Ok(match Stores::deserialize(deserializer)? {
-        Stores::Text(text) => vec![text],
-        Stores::List(list) => list,
+    Ok(match Option::<Stores>::deserialize(deserializer)? {
+        None => Vec::new(),
+        Some(Stores::Text(text)) => vec![text],
+        Some(Stores::List(list)) => list,
     })
 }
 

@@ -224,6 +224,8 @@ fn the_same_names_are_read_from_a_configuration_file() {
     let listed = r#"{"stores":["sqlite:e.db","stdout:"]}"#;
     let options: EventStoreOptions = serde_json::from_str(listed).unwrap();
     assert_eq!(options.stores, ["sqlite:e.db", "stdout:"]);
+    let options: EventStoreOptions = serde_json::from_str(r#"{"stores":null}"#).unwrap();
+    assert!(options.stores.is_empty());
     assert!(serde_json::from_str::<EventStoreOptions>(r#"{"urll":"x"}"#).is_err());
 }
 
