@@ -263,6 +263,15 @@ fn exit_codes_say_what_happened_and_errors_what_to_do() {
     let away = program().args(["--store", secret, "ls"]).output().unwrap();
     assert!(matches!(code(&away), 1 | 2));
     assert!(!stderr(&away).contains("hunter2"), "{}", stderr(&away));
+    for secret in [
+        "postgresql+asyncpg://u:hunter2@h/d",
+        "my_user:hunter2@h/d",
+        "my_user:hun/hunter2@h/d",
+    ] {
+        let output = program().args(["--store", secret, "ls"]).output().unwrap();
+        assert_eq!(code(&output), 2, "{secret}");
+        assert!(!stderr(&output).contains("hunter2"), "{}", stderr(&output));
+    }
 }
 
 #[test]
@@ -503,6 +512,38 @@ fn a_sample_replaces_nothing_of_somebodys() {
     assert_eq!(std::fs::read_to_string(&other).unwrap(), "a letter");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sample_replaces_no_store_that_is_empty_or_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("events.db");
+    let url = format!("sqlite:{}", file.display());
+    let demo = || {
+        let mut demo = program();
+        demo.arg("demo").arg(&file).arg("--force").output().unwrap()
+    };
+    let store = EventStore::builder().store(&url).build().await.unwrap();
+    let of_a_worker = demo();
+    store.publish(Event::new("order.packed"));
+    store.shutdown(TIMEOUT).await.unwrap();
+    assert_eq!(code(&of_a_worker), 1, "{}", stderr(&of_a_worker));
+    let reader = EventReader::open(&url).await.unwrap();
+    let found = reader.read(&EventQuery::new()).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].event_type, "order.packed");
+
+    // A sample, which somebody has open.
+    std::fs::remove_file(&file).unwrap();
+    let store = EventStore::builder().application_name("eventstore-demo");
+    let store = store.store(&url).build().await.unwrap();
+    store.publish(Event::new("order.packed"));
+    store.flush(TIMEOUT).await.unwrap();
+    let open = demo();
+    store.shutdown(TIMEOUT).await.unwrap();
+    assert_eq!(code(&open), 1, "{}", stderr(&open));
+    assert!(file.exists());
+    assert_eq!(code(&demo()), 0);
+}
+
 #[test]
 fn shells_and_man_are_served() {
     for shell in ["bash", "zsh", "fish"] {
@@ -555,6 +596,20 @@ async fn a_store_is_read_while_it_is_written() {
     store.shutdown(TIMEOUT).await.unwrap();
 }
 
+#[tokio::test]
+async fn who_follows_up_to_a_position_gets_no_more() {
+    use futures::TryStreamExt as _;
+    let url = format!("sqlite:{}", sample().file.display());
+    let reader = EventReader::open(&url).await.unwrap();
+    let events = reader.follow(EventQuery::new().up_to(3));
+    let events: Vec<_> = tokio::time::timeout(TIMEOUT, events.try_collect())
+        .await
+        .expect("it ends")
+        .unwrap();
+    let positions: Vec<u64> = events.iter().map(|event| event.position).collect();
+    assert_eq!(positions, [1, 2, 3]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_run_is_followed_to_its_end() {
     let directory = tempfile::tempdir().unwrap();
@@ -588,6 +643,40 @@ async fn an_open_run_is_followed_to_its_end() {
     assert_eq!(names, ["workflow_start", "order.shipped", "workflow_end"]);
     assert!(show.wait().unwrap().success());
     store.shutdown(TIMEOUT).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_is_found_that_was_stored_before_its_parent() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", directory.path().join("events.db").display());
+    let store = EventStore::builder().store(&url).build().await.unwrap();
+    let start = |workflow_id: &str, parent: Option<&str>| {
+        let event = Event::new("application_events").name("workflow_start");
+        let event = event.metadata("workflow_id", workflow_id);
+        let event = event.metadata("workflow_run_id", format!("run of {workflow_id}"));
+        match parent {
+            Some(parent) => event.metadata("parent_workflow_id", parent),
+            None => event,
+        }
+    };
+    for (workflow_id, parent) in [
+        ("grandchild", Some("child")),
+        ("child", Some("w")),
+        ("stranger", Some("other")),
+        ("w", None),
+    ] {
+        store.publish(start(workflow_id, parent));
+        store.flush(TIMEOUT).await.unwrap();
+    }
+    store.shutdown(TIMEOUT).await.unwrap();
+    let output = program()
+        .args(["--store", &url, "show", "w"])
+        .output()
+        .unwrap();
+    let tree = stdout(&output);
+    assert!(tree.contains("  child  "), "{tree}");
+    assert!(tree.contains("  grandchild  "), "{tree}");
+    assert!(!tree.contains("stranger"), "{tree}");
 }
 
 /// What Chromium says to a page, and the picture that it takes.
@@ -787,5 +876,52 @@ mod postgres {
             .await
             .unwrap();
         assert_eq!(event.unwrap().unwrap().position, newest + 4);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_follows_from_the_start_passes_over_nothing() {
+        let server = Server::postgres();
+        let url = format!(
+            "postgres://{USER}:{PASSWORD_IN_URL}@127.0.0.1:{}/{DATABASE}",
+            server.port()
+        );
+        let store = EventStore::builder().store(&url).build().await.unwrap();
+        store.publish(lifecycle("workflow_start", "w-1", 0));
+        store.shutdown(TIMEOUT).await.unwrap();
+        let mut slow = client(&server).await;
+        let quick = client(&server).await;
+        // Many numbers that were given in vain, and then one that is not committed yet.
+        for _ in 0..10 {
+            quick
+                .execute(
+                    "SELECT nextval(pg_get_serial_sequence('events', 'seq'))",
+                    &[],
+                )
+                .await
+                .unwrap();
+            quick.execute(ANOTHER, &[&"historic"]).await.unwrap();
+        }
+        let transaction = slow.transaction().await.unwrap();
+        transaction.execute(ANOTHER, &[&"first"]).await.unwrap();
+        quick.execute(ANOTHER, &[&"second"]).await.unwrap();
+        let reader = EventReader::open(&url).await.unwrap();
+        let mut live = std::pin::pin!(reader.follow(EventQuery::new()));
+        let mut positions = Vec::new();
+        let commit = async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            transaction.commit().await.unwrap();
+        };
+        let read = async {
+            while positions.last() != Some(&23) {
+                positions.push(live.next().await.unwrap().unwrap().position);
+            }
+        };
+        // All of the gaps together are waited for once, and not each.
+        let both = async { tokio::join!(commit, read) };
+        tokio::time::timeout(Duration::from_secs(6), both)
+            .await
+            .unwrap();
+        let expected: Vec<u64> = (1..22).step_by(2).chain([22, 23]).collect();
+        assert_eq!(positions, expected);
     }
 }

@@ -1,7 +1,7 @@
 //! What the program can be told, as clap reads it. What the commands do is elsewhere.
 
 use super::{failure::Failure, model::Time};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike as _, Utc};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::{path::PathBuf, time::Duration};
 
@@ -349,9 +349,12 @@ pub(super) enum Beginning {
 
 fn moment(text: &str) -> Result<Moment, String> {
     if let Ok(age) = humantime::parse_duration(text) {
-        let time = std::time::SystemTime::now().checked_sub(age);
-        let time = time.ok_or("it is too long ago")?;
-        return Ok(Moment(time.into()));
+        let time = chrono::TimeDelta::from_std(age)
+            .ok()
+            .and_then(|age| Utc::now().checked_sub_signed(age))
+            // RFC 3339, in which stores are asked, has no earlier years, and PostgreSQL no year 0.
+            .filter(|time| time.year() >= 1);
+        return time.map(Moment).ok_or("it is too long ago".to_owned());
     }
     let time = DateTime::parse_from_rfc3339(text);
     time.map(|time| Moment(time.with_timezone(&Utc)))
@@ -412,11 +415,13 @@ impl Arguments {
     }
 }
 
-/// Takes the path of a file for what it is.
+/// Takes the path of a file for what it is. What may contain a password is no path: paths are shown.
 fn with_scheme(store: &str) -> String {
-    let is_url = store.split_once(':').is_some_and(|(scheme, _)| {
+    let has_scheme = store.split_once(':').is_some_and(|(scheme, _)| {
         scheme.len() > 1 && scheme.chars().all(|it| it.is_ascii_alphanumeric())
     });
+    let may_have_user = store.contains('@') && !store.starts_with(['/', '.']);
+    let is_url = has_scheme || store.contains("://") || may_have_user;
     match is_url {
         true => store.to_owned(),
         false => format!("sqlite:{store}"),
@@ -439,6 +444,21 @@ mod tests {
         assert_eq!(with_scheme("/a/b:c.db"), "sqlite:/a/b:c.db");
         assert_eq!(with_scheme("sqlite:a.db"), "sqlite:a.db");
         assert_eq!(with_scheme("postgres://h/d"), "postgres://h/d");
+        assert_eq!(with_scheme("./a@b.db"), "sqlite:./a@b.db");
+        for url in [
+            "postgresql+asyncpg://u:secret@h/d",
+            "my_user:secret@h/d",
+            "secret@h/d",
+        ] {
+            assert_eq!(with_scheme(url), url);
+        }
+    }
+
+    #[test]
+    fn an_age_before_all_calendars_is_an_error() {
+        for age in ["3000years", "300000years", "500000000000years"] {
+            assert!(moment(age).is_err(), "{age}");
+        }
     }
 
     #[test]

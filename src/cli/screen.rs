@@ -232,10 +232,6 @@ impl Progress {
         self.set(self.bar.position() + 1);
     }
 
-    pub(super) fn lengthen(&self) {
-        self.bar.inc_length(1);
-    }
-
     pub(super) fn end(&self) {
         self.bar.finish_and_clear();
     }

@@ -1,9 +1,10 @@
 //! What an operator tells one sink: to pause, to go on, to leave events out. Each ends the sink's task first, so that
-//! nothing is under way, and starts it anew.
+//! nothing is under way, and starts it anew. A command runs in a task of its own: if its caller goes away, it is
+//! carried out all the same, and leaves no sink without its task.
 
 use super::{Delivery, Line, UnknownSink};
 use crate::journal::JournalError;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 /// Why a sink was not paused, resumed or moved.
 #[derive(Debug, thiserror::Error)]
@@ -41,23 +42,33 @@ impl From<UnknownSink> for ControlError {
 impl Delivery {
     /// Ends a sink's deliveries until they are resumed, also over a restart.
     pub(crate) async fn pause(&self, name: &str) -> Result<(), ControlError> {
-        let line = self.line(name)?;
-        let _one = line.commands.lock().await;
-        line.end().await;
-        line.reading.pause(true)?;
-        line.progress.pause(true);
-        Ok(())
+        let line = self.line(name)?.clone();
+        whole(async move {
+            let _one = line.commands.lock().await;
+            line.end().await;
+            line.reading.pause(true)?;
+            line.progress.pause(true);
+            Ok(())
+        })
+        .await?;
+        // Not before it is written. Whoever resumes the sink does not wait for that.
+        Ok(self.line(name)?.reading.flush().await?)
     }
 
     /// Goes on with a sink's deliveries.
     pub(crate) async fn resume(&self, name: &str) -> Result<(), ControlError> {
-        let line = self.line(name)?;
-        let _one = line.commands.lock().await;
-        line.end().await;
-        line.reading.pause(false)?;
-        line.progress.pause(false);
-        self.begin(line);
-        Ok(())
+        let line = self.line(name)?.clone();
+        whole(async move {
+            let _one = line.commands.lock().await;
+            line.end().await;
+            let noted = line.reading.pause(false);
+            if noted.is_ok() {
+                line.progress.pause(false);
+            }
+            line.begin();
+            Ok(noted?)
+        })
+        .await
     }
 
     /// Moves a sink forward, as if it had everything up to `position`. `newest` is the position of the newest event.
@@ -68,34 +79,48 @@ impl Delivery {
         position: u64,
         newest: u64,
     ) -> Result<u64, ControlError> {
-        let line = self.line(name)?;
-        let _one = line.commands.lock().await;
-        line.end().await;
-        let stood = line.reading.standing().await;
-        let moved = stood.map_err(ControlError::from).and_then(|stood| {
-            if !(stood.position..=newest).contains(&position) {
-                return Err(ControlError::InvalidPosition {
-                    position,
-                    least: stood.position,
-                    most: newest,
-                });
-            }
-            line.reading.settle(position, Vec::new())?;
-            line.progress.move_to(position);
-            Ok(position - stood.position)
-        });
-        // It goes on in any case; if it is paused, it learns that and ends.
-        self.begin(line);
-        moved
+        let line = self.line(name)?.clone();
+        whole(async move {
+            let _one = line.commands.lock().await;
+            line.end().await;
+            let stood = line.task.standing().await;
+            let moved = stood.map_err(ControlError::from).and_then(|stood| {
+                if !(stood.position..=newest).contains(&position) {
+                    return Err(ControlError::InvalidPosition {
+                        position,
+                        least: stood.position,
+                        most: newest,
+                    });
+                }
+                line.reading.settle(position, Vec::new())?;
+                line.progress.move_to(position);
+                Ok(position - stood.position)
+            });
+            // It goes on in any case; if it is paused, it learns that and ends.
+            line.begin();
+            moved
+        })
+        .await
     }
+}
 
-    fn begin(&self, line: &Line) {
-        let running = tokio::spawn(line.task.clone().run(self.stop.subscribe()));
-        *line.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
+/// Runs a command to its end, also if its caller goes away meanwhile.
+async fn whole<T: Send + 'static>(
+    command: impl Future<Output = Result<T, ControlError>> + Send + 'static,
+) -> Result<T, ControlError> {
+    match tokio::spawn(command).await {
+        Ok(done) => done,
+        // The runtime is shut down.
+        Err(error) => Err(JournalError::Stopped(error.to_string()).into()),
     }
 }
 
 impl Line {
+    fn begin(&self) {
+        let running = tokio::spawn(Arc::clone(&self.task).run(self.stop.clone()));
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
+    }
+
     /// Ends its task. A batch in flight is given up, and delivered again.
     async fn end(&self) {
         let running = self

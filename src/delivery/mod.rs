@@ -39,6 +39,9 @@ use tokio::{sync::watch, task::JoinHandle};
 /// How many dead letters are read at once to be sent again.
 const DEAD_LETTERS_AT_ONCE: usize = 100;
 
+/// How long the start waits for a journal that has to say where a new sink begins. The sink's task asks on.
+const LONGEST_BEGIN: Duration = Duration::from_secs(5);
+
 /// The bounds of a batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchOptions {
@@ -49,7 +52,7 @@ pub(crate) struct BatchOptions {
 
 /// The delivering tasks. They end when this is dropped.
 pub(crate) struct Delivery {
-    lines: Vec<Line>,
+    lines: Vec<Arc<Line>>,
     stop: watch::Sender<bool>,
 }
 
@@ -63,6 +66,8 @@ struct Line {
     running: Mutex<Option<JoinHandle<()>>>,
     // One command of an operator at a time.
     commands: tokio::sync::Mutex<()>,
+    // Also over when the delivery is gone.
+    stop: watch::Receiver<bool>,
 }
 
 /// What a sink answered when it was asked whether its server can be reached.
@@ -102,46 +107,52 @@ pub enum RedeliverError {
 }
 
 impl Delivery {
-    /// Starts one task per subscription. Must be called within a tokio runtime.
-    pub(crate) fn start(
+    /// Starts one task per subscription. Where a new sink begins is decided and written down by then, unless the journal
+    /// cannot be read or written. Must be called within a tokio runtime.
+    pub(crate) async fn start(
         subscriptions: Vec<Subscription>,
         journal: &Journal,
         batch: BatchOptions,
     ) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let lines = subscriptions
-            .into_iter()
-            .map(|subscription| {
-                let Subscription {
-                    name,
-                    sink,
-                    only,
-                    begin,
-                    patience,
-                } = subscription;
-                let progress = Arc::new(Progress::default());
-                let reading = Arc::new(Reading::new(journal, &name, begin));
-                let task = Arc::new(Task {
-                    name: name.clone(),
-                    sink: sink.clone(),
-                    only,
-                    reading: reading.clone(),
-                    batch,
-                    patience,
-                    progress: progress.clone(),
-                });
-                let running = tokio::spawn(task.clone().run(stopped.clone()));
-                Line {
-                    name,
-                    sink,
-                    reading,
-                    progress,
-                    task,
-                    running: Mutex::new(Some(running)),
-                    commands: tokio::sync::Mutex::default(),
-                }
-            })
-            .collect();
+        let mut lines = Vec::with_capacity(subscriptions.len());
+        for subscription in subscriptions {
+            let Subscription {
+                name,
+                sink,
+                only,
+                begin,
+                patience,
+            } = subscription;
+            let progress = Arc::new(Progress::default());
+            let reading = Arc::new(Reading::new(journal, &name, begin));
+            let task = Arc::new(Task {
+                name: name.clone(),
+                sink: sink.clone(),
+                only,
+                reading: reading.clone(),
+                batch,
+                patience,
+                progress: progress.clone(),
+            });
+            if begin != Begin::Beginning {
+                // Whoever publishes next may mean it for this sink.
+                tokio::time::timeout(LONGEST_BEGIN, task.decide_begin())
+                    .await
+                    .ok();
+            }
+            let running = tokio::spawn(task.clone().run(stopped.clone()));
+            lines.push(Arc::new(Line {
+                name,
+                sink,
+                reading,
+                progress,
+                task,
+                running: Mutex::new(Some(running)),
+                commands: tokio::sync::Mutex::default(),
+                stop: stopped.clone(),
+            }));
+        }
         Self { lines, stop }
     }
 
@@ -188,7 +199,7 @@ impl Delivery {
         self.stop.send_replace(true);
     }
 
-    fn line(&self, name: &str) -> Result<&Line, UnknownSink> {
+    fn line(&self, name: &str) -> Result<&Arc<Line>, UnknownSink> {
         let line = self.lines.iter().find(|line| line.name == name);
         line.ok_or_else(|| {
             let known: Vec<&str> = self.lines.iter().map(|line| &*line.name).collect();

@@ -94,6 +94,11 @@ impl Reading {
         })
     }
 
+    /// Waits until what was noted is in the store; an error if it is not.
+    pub(super) async fn flush(&self) -> Result<(), JournalError> {
+        self.journal()?.flush().await
+    }
+
     /// Remembers whether nothing is to be delivered.
     pub(super) fn pause(&self, is_paused: bool) -> Result<(), JournalError> {
         self.journal()?

@@ -1,5 +1,6 @@
 //! How far a sink has come, and whether it works. Counters only grow.
 
+use super::reading::Standing;
 use serde::Serialize;
 use std::{
     sync::{
@@ -48,18 +49,40 @@ pub(super) struct Progress {
     pub(super) retries: AtomicU64,
     pub(super) batches: AtomicU64,
     pub(super) latency_micros: AtomicU64,
-    position: watch::Sender<u64>,
-    is_paused: watch::Sender<bool>,
+    // None until the journal was asked, or a command said it.
+    position: watch::Sender<Option<u64>>,
+    is_paused: watch::Sender<Option<bool>>,
     failing: Mutex<Option<(Instant, String)>>,
 }
 
 impl Progress {
     pub(super) fn position(&self) -> u64 {
-        *self.position.borrow()
+        self.position.borrow().unwrap_or_default()
     }
 
     pub(super) fn move_to(&self, position: u64) {
-        self.position.send_replace(position);
+        self.position.send_replace(Some(position));
+    }
+
+    /// Returns where the sink stands, if that is known already.
+    pub(super) fn standing(&self) -> Option<Standing> {
+        let (position, is_paused) = (*self.position.borrow(), *self.is_paused.borrow());
+        Some(Standing {
+            position: position?,
+            is_paused: is_paused?,
+        })
+    }
+
+    /// Learns from the journal what is not known better. Returns what holds then.
+    pub(super) fn learn(&self, asked: Standing) -> Standing {
+        let position = self.position.borrow().unwrap_or(asked.position);
+        let is_paused = self.is_paused.borrow().unwrap_or(asked.is_paused);
+        self.move_to(position);
+        self.pause(is_paused);
+        Standing {
+            position,
+            is_paused,
+        }
     }
 
     pub(super) async fn reached(&self, position: u64) {
@@ -67,20 +90,20 @@ impl Progress {
         let mut pauses = self.is_paused.subscribe();
         // The senders live as long as this does. Nobody waits for what an operator paused.
         tokio::select! {
-            _ = positions.wait_for(|at| *at >= position) => {}
-            _ = pauses.wait_for(|is_paused| *is_paused) => {}
+            _ = positions.wait_for(|at| at.unwrap_or_default() >= position) => {}
+            _ = pauses.wait_for(|is_paused| is_paused.unwrap_or_default()) => {}
         }
     }
 
     pub(super) fn pause(&self, is_paused: bool) {
-        self.is_paused.send_replace(is_paused);
+        self.is_paused.send_replace(Some(is_paused));
         if is_paused {
             self.recovered();
         }
     }
 
     pub(super) fn is_paused(&self) -> bool {
-        *self.is_paused.borrow()
+        self.is_paused.borrow().unwrap_or_default()
     }
 
     /// Notes a failure. Returns whether it is the first of an outage.

@@ -157,6 +157,12 @@ impl Suspects {
         Some(first.saturating_sub(1))
     }
 
+    /// Forgets what is remembered of the row that is handed over again: how often it was heard, and what was taken
+    /// before it.
+    pub(super) fn forget_hearings(&mut self) {
+        self.known = None;
+    }
+
     fn clear(&mut self) -> Vec<Suspect> {
         self.refused = 0;
         self.since = None;
@@ -201,6 +207,23 @@ mod tests {
         }
         assert_eq!(suspects.give_up().len(), 1);
         assert!(suspects.is_empty() && suspects.rewind().is_none());
+    }
+
+    #[test]
+    fn nothing_that_was_heard_before_a_failure_counts_after_it() {
+        let mut suspects = Suspects::default();
+        let refuse_two = |suspects: &mut Suspects, before| {
+            suspects.refuse(suspect(7), before);
+            suspects.refuse(suspect(8), before);
+        };
+        for _ in 1..3 {
+            refuse_two(&mut suspects, Before::SameBatch);
+            assert_eq!(suspects.judge(false), Judgement::AskAgain);
+            suspects.rewind();
+        }
+        suspects.forget_hearings();
+        refuse_two(&mut suspects, Before::Once);
+        assert_eq!(suspects.judge(false), Judgement::PlaceAtFault);
     }
 
     #[test]

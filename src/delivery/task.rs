@@ -75,14 +75,26 @@ impl Task {
         }
     }
 
+    /// Returns where the sink stands. The journal is asked once: its file may be behind what is known here.
+    pub(super) async fn standing(&self) -> Result<Standing, JournalError> {
+        match self.progress.standing() {
+            Some(known) => Ok(known),
+            None => Ok(self.progress.learn(self.reading.standing().await?)),
+        }
+    }
+
+    /// Decides where a new sink begins, and waits until that is written down.
+    pub(super) async fn decide_begin(&self) -> Result<(), JournalError> {
+        self.standing().await?;
+        self.reading.flush().await
+    }
+
     async fn deliver_all(&self) -> Result<(), JournalError> {
         // How far it has read: further than the cursor while events wait for a judgement.
         let Standing {
             mut position,
             is_paused,
-        } = self.insist(|| self.reading.standing()).await?;
-        self.progress.move_to(position);
-        self.progress.pause(is_paused);
+        } = self.insist(|| self.standing()).await?;
         if is_paused {
             return Ok(());
         }
@@ -227,6 +239,11 @@ impl Task {
                     if delivered.rejected.len() < delivered.taken {
                         attempts.at_once = attempts.at_once.saturating_mul(2);
                     }
+                    // What it was not given, it did not take.
+                    let delivered = Delivered {
+                        taken: delivered.taken.min(batch.len()),
+                        ..delivered
+                    };
                     events = self.answered(events, delivered, &mut before, attempts, began)?;
                     continue;
                 }
@@ -259,7 +276,9 @@ impl Task {
                 debug!(sink = self.name, %error, "the sink still takes no events");
             }
             // What was refused before an outage says nothing after it.
+            attempts.suspects.forget_hearings();
             if !attempts.suspects.is_empty() {
+                self.give_up_suspects(attempts)?;
                 self.pause(attempts, error.retry_after()).await;
                 return Ok(HandedOver::Again);
             }
@@ -304,7 +323,7 @@ impl Task {
         Ok(waiting)
     }
 
-    /// The same for events that were refused, of a place that seems to be at fault.
+    /// The same for events that were refused, if the place seems to be at fault or fails behind them.
     fn give_up_suspects(&self, attempts: &mut Attempts) -> Result<(), JournalError> {
         if let Some(first) = attempts.suspects.first() {
             attempts.tried.failed(first.letter.position);

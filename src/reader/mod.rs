@@ -165,13 +165,14 @@ impl EventReader {
         stream::unfold(state, Reading::next)
     }
 
-    /// Returns the events that the query selects, those that are stored already and then each that comes, for ever.
-    /// Looks for new ones four times a second. After an error the stream ends; a new one goes on
+    /// Returns the events that the query selects, those that are stored already and then each that comes, for ever, or
+    /// until the position [`up_to`](EventQuery::up_to) is reached. Looks for new ones four times a second. After an error the stream ends; a new one goes on
     /// [`after`](EventQuery::after) the last position. Cancel safe.
     ///
     /// In PostgreSQL, numbers of `seq` are given before a row is committed, and rows of several programs come in any
-    /// order. Where a number is missing, the stream first waits until the transactions that may bring it are over, for
-    /// 12 seconds at most, so that no event is passed over.
+    /// order. Where numbers are missing, the stream first waits until the transactions that may bring them are over, for
+    /// one second at least and 12 at most, so that no event is passed over. It waits once for all that are missing when
+    /// it first looks.
     pub fn follow(
         &self,
         query: EventQuery,
@@ -272,7 +273,7 @@ enum End {
 #[derive(Default)]
 struct Pause {
     #[cfg(feature = "postgres")]
-    gap: Option<postgres::Gap>,
+    gaps: postgres::Gaps,
     // What is stored already is read without a pause.
     is_caught_up: bool,
 }
@@ -316,9 +317,12 @@ impl Reading {
                     Source::Sqlite(file) => file.newest().await?,
                     #[cfg(feature = "postgres")]
                     Source::Postgres(table) => {
-                        table.settled(self.query.after, &mut pause.gap).await?
+                        table.settled(self.query.after, &mut pause.gaps).await?
                     }
                 };
+                let up_to = self.query.up_to.unwrap_or(u64::MAX);
+                self.is_over = up_to <= self.query.after;
+                let newest = newest.min(up_to);
                 if newest <= self.query.after {
                     pause.is_caught_up = true;
                     return Ok(());

@@ -41,10 +41,19 @@ pub(super) struct Table {
     shown: Arc<str>,
 }
 
-/// A number that is missing, and may come.
+/// Numbers that are missing, and may come.
+#[derive(Debug, Default)]
+pub(super) struct Gaps {
+    /// What is missing up to this number stays missing.
+    over_up_to: i64,
+    waiting: Option<Waiting>,
+}
+
+/// What is waited for.
 #[derive(Debug)]
-pub(super) struct Gap {
-    before: i64,
+struct Waiting {
+    /// The highest number that was there: every one before it was given already.
+    up_to: i64,
     seen: Instant,
     /// Transactions from this one on began after the gap was seen.
     next_transaction: i64,
@@ -183,17 +192,12 @@ impl Table {
     }
 
     /// Returns the number up to which, from `after` on, no row can come any more.
-    pub(super) async fn settled(
-        &self,
-        after: u64,
-        gap: &mut Option<Gap>,
-    ) -> Result<u64, ReadError> {
+    pub(super) async fn settled(&self, after: u64, gaps: &mut Gaps) -> Result<u64, ReadError> {
         let table = self.table.quoted();
         let after = i64::try_from(after).unwrap_or(i64::MAX);
-        // From the first number that is there on: numbers before it were given to rows that are gone.
         let sql = format!(
             "SELECT seq, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, \
-             pg_snapshot_xmax(pg_current_snapshot())::text::bigint \
+             pg_snapshot_xmax(pg_current_snapshot())::text::bigint, (SELECT max(seq) FROM {table}) \
              FROM {table} WHERE seq > {after} ORDER BY seq LIMIT 5000"
         );
         let rows = self.query(&sql, &[]).await?;
@@ -203,8 +207,8 @@ impl Table {
                 row.try_get::<_, i64>(index)
                     .map_err(|error| self.failed(error))
             };
-            let (seq, oldest, next) = (column(0)?, column(1)?, column(2)?);
-            if seq > settled + 1 && after > 0 && !passes(gap, settled, oldest, next) {
+            let (seq, oldest, next, newest) = (column(0)?, column(1)?, column(2)?, column(3)?);
+            if seq > settled + 1 && !gaps.pass(seq - 1, newest, oldest, next) {
                 break;
             }
             settled = seq;
@@ -213,25 +217,31 @@ impl Table {
     }
 }
 
-/// Whether a gap behind `before` is known to stay one.
-fn passes(gap: &mut Option<Gap>, before: i64, oldest: i64, next: i64) -> bool {
-    match gap {
-        Some(known) if known.before == before => {
-            let age = known.seen.elapsed();
-            let is_over = oldest >= known.next_transaction && age >= SHORTEST_GAP;
-            let passes = is_over || age >= LONGEST_GAP;
-            if passes {
-                *gap = None;
-            }
-            passes
+impl Gaps {
+    /// Whether a gap that ends with the number `last` is known to stay one.
+    fn pass(&mut self, last: i64, newest: i64, oldest: i64, next: i64) -> bool {
+        if last <= self.over_up_to {
+            return true;
         }
-        _ => {
-            *gap = Some(Gap {
-                before,
-                seen: Instant::now(),
-                next_transaction: next,
-            });
-            false
+        match &self.waiting {
+            Some(waiting) if last <= waiting.up_to => {
+                let age = waiting.seen.elapsed();
+                let is_over = oldest >= waiting.next_transaction && age >= SHORTEST_GAP;
+                let passes = is_over || age >= LONGEST_GAP;
+                if passes {
+                    self.over_up_to = waiting.up_to;
+                    self.waiting = None;
+                }
+                passes
+            }
+            _ => {
+                self.waiting = Some(Waiting {
+                    up_to: newest,
+                    seen: Instant::now(),
+                    next_transaction: next,
+                });
+                false
+            }
         }
     }
 }
@@ -246,23 +256,24 @@ mod tests {
 
     #[test]
     fn a_gap_is_passed_once_nobody_can_fill_it() {
-        let mut gap = None;
-        assert!(!passes(&mut gap, 4, 10, 12));
+        let mut gaps = Gaps::default();
+        assert!(!gaps.pass(4, 9, 10, 12));
         // Somebody who began before the gap was seen is still there.
-        assert!(!passes(&mut gap, 4, 11, 13));
-        assert!(!passes(&mut gap, 4, 12, 13), "too early");
-        let earlier = |gap: &mut Option<Gap>, by| {
-            let gap = gap.as_mut().unwrap();
-            gap.seen = gap.seen.checked_sub(by).unwrap();
+        assert!(!gaps.pass(4, 9, 11, 13));
+        assert!(!gaps.pass(4, 9, 12, 13), "too early");
+        let earlier = |gaps: &mut Gaps, by| {
+            let waiting = gaps.waiting.as_mut().unwrap();
+            waiting.seen = waiting.seen.checked_sub(by).unwrap();
         };
-        earlier(&mut gap, SHORTEST_GAP);
-        assert!(!passes(&mut gap, 4, 11, 13));
-        assert!(passes(&mut gap, 4, 12, 13));
-        assert!(gap.is_none());
-        assert!(!passes(&mut gap, 7, 1, 9));
-        earlier(&mut gap, LONGEST_GAP);
+        earlier(&mut gaps, SHORTEST_GAP);
+        assert!(!gaps.pass(4, 9, 11, 13));
+        assert!(gaps.pass(4, 9, 12, 13));
+        assert!(gaps.waiting.is_none());
+        assert!(gaps.pass(8, 20, 1, 14), "it was there at the same time");
+        assert!(!gaps.pass(12, 20, 1, 14));
+        earlier(&mut gaps, LONGEST_GAP);
         assert!(
-            passes(&mut gap, 7, 1, 20),
+            gaps.pass(12, 20, 1, 20),
             "a transaction that stays for ever"
         );
     }

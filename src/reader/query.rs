@@ -27,6 +27,7 @@ pub struct EventQuery {
     workflow_run_id: Option<String>,
     workflow_type: Option<String>,
     parent_workflow_id: Option<String>,
+    has_parent: bool,
     pub(super) since: Option<DateTime<Utc>>,
     until: Option<DateTime<Utc>>,
     only: Vec<Pattern>,
@@ -50,6 +51,7 @@ impl Default for EventQuery {
             workflow_run_id: None,
             workflow_type: None,
             parent_workflow_id: None,
+            has_parent: false,
             since: None,
             until: None,
             only: Vec::new(),
@@ -102,6 +104,13 @@ impl EventQuery {
     /// Only events of children of this workflow. No index helps to find them.
     pub fn parent_workflow_id(mut self, id: impl Into<String>) -> Self {
         self.parent_workflow_id = Some(id.into());
+        self
+    }
+
+    /// Only events of children, whoever started them.
+    #[cfg(feature = "cli")]
+    pub(crate) fn with_parent(mut self) -> Self {
+        self.has_parent = true;
         self
     }
 
@@ -203,6 +212,11 @@ pub(super) fn conditions(query: &EventQuery, dialect: &Dialect) -> (String, Vec<
         let parent = sql.text(parent);
         let field = format!("{before}parent_workflow_id{behind}");
         sql.parts.push(format!("{field} = {parent}"));
+    }
+    if query.has_parent {
+        let (before, behind) = dialect.metadata;
+        sql.parts
+            .push(format!("{before}parent_workflow_id{behind} IS NOT NULL"));
     }
     for (comparison, time) in [(">=", query.since), ("<", query.until)] {
         if let Some(time) = time {

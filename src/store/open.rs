@@ -47,8 +47,10 @@ impl Open {
         let journal = tokio::task::spawn_blocking(move || Journal::open(options))
             .await
             .map_err(|error| JournalError::Stopped(error.to_string()))??;
-        let delivery =
-            (!subscriptions.is_empty()).then(|| Delivery::start(subscriptions, &journal, batch));
+        let delivery = match subscriptions.is_empty() {
+            true => None,
+            false => Some(Delivery::start(subscriptions, &journal, batch).await),
+        };
         if delivery.is_some() && !is_lasting {
             info!(
                 "no journal file is set (EVENTSTORE_JOURNAL): events are in memory until the sinks \

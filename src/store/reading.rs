@@ -158,8 +158,12 @@ impl EventStore {
     /// Delivers nothing to a sink until [`resume_sink`](Self::resume_sink), also over a restart. Its events wait in the
     /// journal, and [`flush`](Self::flush) does not wait for it. Must be called within a tokio runtime.
     ///
+    /// Returns when the pause is durable. Cancel safe, as are `resume_sink` and `skip_sink`: once it began, it is carried
+    /// out, also if its future is dropped.
+    ///
     /// # Errors
-    /// [`ControlError`], which names the sinks that there are.
+    /// [`ControlError`], which names the sinks that there are. After [`ControlError::Journal`] the sink is paused, but a
+    /// restart may forget that.
     pub async fn pause_sink(&self, sink: &str) -> Result<(), ControlError> {
         self.controlled(sink)?.pause(sink).await
     }

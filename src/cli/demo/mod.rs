@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     event::Event,
-    reader::{EventQuery, EventReader},
+    journal::lock,
+    reader::{EventQuery, EventReader, ReadError},
     record::Draft,
     sink::{Delivered, Rejection, Sink, SinkError, SinkEvent},
     store::EventStore,
@@ -84,13 +85,15 @@ async fn make_room(demo: &Demo) -> Result<(), Failure> {
     let first = reader.read(&EventQuery::new().limit(1)).await?;
     let event = first.first().map(|stored| stored.event()).transpose()?;
     let of = event.and_then(|event| event.metadata.application_name);
-    if of.is_some_and(|name| name != APPLICATION) {
+    // A store without events may be somebody's whose events are still in its log.
+    if of.as_deref() != Some(APPLICATION) {
         return Err(Failure::error(
-            format!("{file} is no sample: it has events of another application"),
+            format!("{file} is no sample: it has events of another application, or none"),
             "name another file",
         ));
     }
     drop(reader);
+    let _lock = lock(&demo.file).map_err(ReadError::from)?;
     let Some(name) = demo
         .file
         .file_name()
@@ -103,9 +106,8 @@ async fn make_room(demo: &Demo) -> Result<(), Failure> {
         let path = entry?.path();
         let found = path.file_name().map(|it| it.to_string_lossy().into_owned());
         let rest = found.as_deref().and_then(|found| found.strip_prefix(&name));
-        let is_of_store = rest.is_some_and(|rest| {
-            matches!(rest, "" | "-wal" | "-shm" | ".lock") || rest.starts_with(".log.")
-        });
+        let is_of_store = rest
+            .is_some_and(|rest| matches!(rest, "" | "-wal" | "-shm") || rest.starts_with(".log."));
         if is_of_store {
             std::fs::remove_file(path)?;
         }

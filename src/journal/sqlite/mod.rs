@@ -26,8 +26,12 @@ use changes::{
     unreserve,
 };
 use connect::{ConnectFailure, connect};
+use place::identities_beside;
+#[cfg(feature = "cli")]
+pub(crate) use place::lock;
+#[cfg(not(feature = "cli"))]
+use place::lock;
 pub(super) use place::{FileIdentity, identity, identity_of};
-use place::{identities_beside, lock};
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, TransactionBehavior, params};
 use std::{
     cell::Cell,

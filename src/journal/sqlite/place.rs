@@ -11,7 +11,7 @@ use std::{
 /// The lock that keeps other stores from the file. Released when it is dropped, and by the system when the
 /// process ends.
 #[derive(Debug)]
-pub(in crate::journal) struct Lock {
+pub(crate) struct Lock {
     pub(super) file: File,
 }
 
@@ -70,7 +70,7 @@ pub(super) fn private_file(path: &Path) -> std::io::Result<File> {
 }
 
 /// Locks the file for this store, and creates it if it is not there.
-pub(super) fn lock(path: &Path) -> Result<Lock, JournalError> {
+pub(crate) fn lock(path: &Path) -> Result<Lock, JournalError> {
     let open_error = |error: std::io::Error| {
         let parent = path
             .parent()

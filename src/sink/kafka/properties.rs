@@ -8,7 +8,7 @@ use url::form_urlencoded;
 const PREFIX: &str = "property.";
 
 /// Those that are not handed through, and what is there instead.
-const OWN: [(&str, &str); 16] = [
+const OWN: [(&str, &str); 17] = [
     ("bootstrap.servers", "the hosts of the URL"),
     ("metadata.broker.list", "the hosts of the URL"),
     ("enable.idempotence", "nothing: it is on"),
@@ -16,6 +16,7 @@ const OWN: [(&str, &str); 16] = [
     ("request.required.acks", "nothing: it is `all`"),
     ("enable.gapless.guarantee", "nothing: it is on"),
     ("transactional.id", "nothing"),
+    ("delivery.report.only.error", "nothing: it is off"),
     ("message.timeout.ms", "`timeout`"),
     ("delivery.timeout.ms", "`timeout`"),
     ("message.max.bytes", "`max_bytes`"),

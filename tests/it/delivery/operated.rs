@@ -6,6 +6,7 @@ use super::{
     refused::{Endpoint, dead, odd},
     until, up_to,
 };
+use futures::FutureExt as _;
 use serde_json::json;
 use std::{path::Path, time::Duration};
 use temporal_eventstore::{ControlError, Event, EventStore, testing::TestSink};
@@ -31,6 +32,15 @@ async fn filled(file: &Path, range: std::ops::Range<usize>) {
     events.shutdown(TIMEOUT).await.unwrap();
 }
 
+/// A cursor as it stands in the file.
+fn cursor(file: &Path, name: &str) -> Option<u64> {
+    let file = rusqlite::Connection::open(file).unwrap();
+    file.query_row("SELECT seq FROM cursors WHERE name = ?1", [name], |row| {
+        row.get(0)
+    })
+    .ok()
+}
+
 #[tokio::test]
 async fn a_new_sink_begins_now_and_that_is_decided_once() {
     let scratch = Scratch::new();
@@ -38,7 +48,9 @@ async fn a_new_sink_begins_now_and_that_is_decided_once() {
     let endpoint = Endpoint::start().await;
     let from_now = "eventstore.from=now";
     let events = open(&scratch.file(), &endpoint, from_now).await;
-    until("it has begun", || events.stats().sinks[0].position == 5).await;
+    // Known, and written down, before anything can be published.
+    assert_eq!(events.stats().sinks[0].position, 5);
+    assert_eq!(cursor(&scratch.file(), "sink in"), Some(5));
     // Nothing of it is taken before the restart.
     endpoint.refuse_all(true);
     publish(&events, 5..7).await;
@@ -58,8 +70,6 @@ async fn in_an_empty_journal_now_is_decided_once_too() {
     endpoint.refuse_all(true);
     let from_now = "eventstore.from=now";
     let events = open(&scratch.file(), &endpoint, from_now).await;
-    // So that its task has looked before there is an event.
-    tokio::time::sleep(Duration::from_millis(300)).await;
     publish(&events, 0..2).await;
     events.shutdown(TIMEOUT / 10).await.unwrap_err();
     endpoint.refuse_all(false);
@@ -139,6 +149,30 @@ async fn after_so_many_attempts_an_event_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_refused_event_before_one_that_fails_is_given_up_too() {
+    let scratch = Scratch::new();
+    let endpoint = Endpoint::start().await;
+    let events = open(&scratch.file(), &endpoint, "eventstore.max_attempts=2").await;
+    publish(&events, 0..1).await;
+    events.flush(TIMEOUT).await.unwrap();
+    drop(events.publish(odd(1)));
+    drop(events.publish(stuck(2)));
+    publish(&events, 3..4).await;
+    events.flush(TIMEOUT * 3).await.unwrap();
+    assert_eq!(endpoint.taken(), [0, 3]);
+    assert_eq!(dead(&events).await, [1, 2]);
+    let letters = events.dead_letters(0, 10).await.unwrap();
+    for (letter, status) in letters.iter().zip(["409", "503"]) {
+        let reason = &letter.reason;
+        assert!(
+            reason.contains("after 2 attempts") && reason.contains(status),
+            "{reason}"
+        );
+    }
+    events.shutdown(TIMEOUT).await.unwrap();
+}
+
+#[tokio::test]
 async fn at_an_age_events_are_given_up_and_without_a_bound_never() {
     let scratch = Scratch::new();
     let mut endpoint = Endpoint::start().await;
@@ -199,6 +233,64 @@ async fn a_paused_sink_gets_nothing_until_it_is_resumed() {
     assert!(!events.stats().sinks[0].is_paused);
     let error = events.pause_sink("other").await.unwrap_err();
     assert!(error.to_string().contains("there are sink"), "{error}");
+    events.shutdown(TIMEOUT).await.unwrap();
+}
+
+/// On one thread, on which the sink's task cannot end before its caller waits.
+#[tokio::test]
+async fn a_command_that_is_cancelled_is_carried_out() {
+    let scratch = Scratch::new();
+    let sink = TestSink::new("sink");
+    let events = with(&scratch.file(), &sink).await;
+    publish(&events, 0..1).await;
+    events.flush(TIMEOUT).await.unwrap();
+    assert!(events.resume_sink("sink").now_or_never().is_none());
+    publish(&events, 1..2).await;
+    events.flush(TIMEOUT).await.unwrap();
+    assert_eq!(numbers(&sink), [0, 1]);
+    assert!(events.pause_sink("sink").now_or_never().is_none());
+    until("it is paused", || events.stats().sinks[0].is_paused).await;
+    events.shutdown(TIMEOUT).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pause_is_durable_when_the_call_returns() {
+    let scratch = Scratch::new();
+    let sink = TestSink::new("sink");
+    let events = with(&scratch.file(), &sink).await;
+    events.pause_sink("sink").await.unwrap();
+    assert_eq!(cursor(&scratch.file(), "paused sink"), Some(1));
+    events.shutdown(TIMEOUT).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_sink_goes_on_where_it_was_while_the_file_cannot_be_written() {
+    let scratch = Scratch::new();
+    let sink = TestSink::new("sink");
+    let events = with(&scratch.file(), &sink).await;
+    publish(&events, 0..1).await;
+    events.flush(TIMEOUT).await.unwrap();
+    sink.fail("it is away");
+    publish(&events, 1..4).await;
+    until("it fails", || events.stats().sinks[0].failing.is_some()).await;
+    assert_eq!(events.read(0, 10).await.unwrap().len(), 4);
+    let lock = rusqlite::Connection::open(scratch.file()).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // In effect at once, although it is not durable yet.
+    let pausing = tokio::time::timeout(Duration::from_millis(300), events.pause_sink("sink"));
+    assert!(pausing.await.is_err());
+    assert!(events.stats().sinks[0].is_paused);
+    sink.recover();
+    events.resume_sink("sink").await.unwrap();
+    until("it has all", || numbers(&sink) == up_to(4)).await;
+    // Nothing comes twice, although the file does not know how far it is.
+    events.resume_sink("sink").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(numbers(&sink), up_to(4));
+    lock.execute_batch("ROLLBACK").unwrap();
+    events.flush(TIMEOUT).await.unwrap();
+    let stats = &events.stats().sinks[0];
+    assert!(!stats.is_paused && stats.delivered == 4, "{stats:?}");
     events.shutdown(TIMEOUT).await.unwrap();
 }
 

@@ -274,6 +274,50 @@ async fn what_is_behind_a_refused_event_may_be_too_much_at_once() {
     events.shutdown(TIMEOUT).await.unwrap();
 }
 
+/// Takes one event; refuses the next one, before its connection breaks and once after it; then takes it.
+#[derive(Debug)]
+struct Mending(TestSink);
+
+#[async_trait::async_trait]
+impl Sink for Mending {
+    fn name(&self) -> &str {
+        "mending"
+    }
+
+    async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
+        match self.0.calls() {
+            3 => self.0.fail("the connection broke"),
+            _ => self.0.recover(),
+        }
+        let refuses = matches!(self.0.calls(), 1 | 2 | 4);
+        self.0.refuse(move |_| refuses.then(|| "no".to_owned()));
+        self.0.deliver(batch).await
+    }
+
+    async fn check(&self) -> Result<(), SinkError> {
+        self.0.check().await
+    }
+}
+
+#[tokio::test]
+async fn what_was_refused_before_a_failure_says_nothing_after_it() {
+    let scratch = Scratch::new();
+    let sink = TestSink::new("inner");
+    let events = EventStore::builder()
+        .journal(scratch.file())
+        .sink(Mending(sink.clone()))
+        .build()
+        .await
+        .unwrap();
+    publish(&events, 0..1).await;
+    events.flush(TIMEOUT).await.unwrap();
+    publish(&events, 1..2).await;
+    events.flush(TIMEOUT * 2).await.unwrap();
+    assert_eq!(dead(&events).await, [0_u64; 0]);
+    assert_eq!(super::numbers(&sink), [0, 1]);
+    events.shutdown(TIMEOUT).await.unwrap();
+}
+
 #[tokio::test]
 async fn two_at_the_end_wait_for_the_next_one() {
     let scratch = Scratch::new();
