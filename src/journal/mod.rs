@@ -51,9 +51,9 @@ pub(crate) use options::{JournalOptions, Retention, Synchronous, Target};
 pub(crate) use receipt::Receipt;
 pub(crate) use record::{Held, Hold, HoldKey};
 pub(crate) use removed::RemovedUntil;
-#[cfg(feature = "sqlite")]
 #[cfg(feature = "cli")]
 pub(crate) use sqlite::lock;
+#[cfg(feature = "sqlite")]
 pub(crate) use sqlite::{COLUMNS, open_to_mend, open_to_read, stored_event};
 pub(crate) use state::Rejected;
 pub(crate) use status::JournalStatus;

@@ -11,6 +11,8 @@ mod query;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
+#[cfg(feature = "cli")]
+pub(crate) use crate::journal::lock;
 pub use error::ReadError;
 #[cfg(feature = "cli")]
 pub(crate) use inspection::Condition;

@@ -12,8 +12,7 @@ use super::{
 };
 use crate::{
     event::Event,
-    journal::lock,
-    reader::{EventQuery, EventReader, ReadError},
+    reader::{EventQuery, EventReader, ReadError, lock},
     record::Draft,
     sink::{Delivered, Rejection, Sink, SinkError, SinkEvent},
     store::EventStore,
