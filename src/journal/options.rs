@@ -56,3 +56,23 @@ pub(crate) struct JournalOptions {
     /// as lost, even if every sink has it.
     pub(crate) is_store: bool,
 }
+
+#[cfg(test)]
+impl JournalOptions {
+    /// A small journal that waits for nothing, for tests; what a test is about it sets itself.
+    pub(crate) fn small(target: Target) -> Self {
+        Self {
+            target,
+            queue_size: 100,
+            max_queued_bytes: usize::MAX,
+            batch_size: 10,
+            linger: Duration::ZERO,
+            synchronous: Synchronous::Normal,
+            max_bytes: None,
+            retention: Retention::Keep,
+            sinks: Vec::new(),
+            appends_inline: true,
+            is_store: true,
+        }
+    }
+}

@@ -338,7 +338,7 @@ fn hold_ids(store: &FileStore) -> Vec<uuid::Uuid> {
 #[cfg(all(test, feature = "sqlite"))]
 mod tests {
     use super::*;
-    use crate::journal::{Retention, Synchronous, record::Change};
+    use crate::journal::record::Change;
 
     /// A disk that stays full to the end: what only memory has is lost, counted, and an error.
     #[test]
@@ -346,19 +346,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.db");
         let counters = Counters::default();
-        let options = JournalOptions {
-            target: Target::Sqlite(path.clone()),
-            queue_size: 100,
-            max_queued_bytes: usize::MAX,
-            batch_size: 10,
-            linger: Duration::ZERO,
-            synchronous: Synchronous::Normal,
-            max_bytes: None,
-            retention: Retention::Keep,
-            sinks: Vec::new(),
-            appends_inline: true,
-            is_store: true,
-        };
+        let options = JournalOptions::small(Target::Sqlite(path.clone()));
         let (mut storage, mut appender) = FileStorage::open(path, options, &counters).unwrap();
         appender.fails_from_now_on();
         let mut event = crate::event::Event::new("x");

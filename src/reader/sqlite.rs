@@ -293,7 +293,7 @@ mod tests {
     use super::*;
     use crate::{
         event::{Event, StoredEvent},
-        journal::{Journal, JournalOptions, Retention, Synchronous, Target},
+        journal::{Journal, JournalOptions, Target},
         reader::EventReader,
     };
     use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -305,19 +305,7 @@ mod tests {
     async fn store() -> (tempfile::TempDir, PathBuf, String) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.db");
-        let options = JournalOptions {
-            target: Target::Sqlite(path.clone()),
-            queue_size: 100,
-            max_queued_bytes: usize::MAX,
-            batch_size: 10,
-            linger: Duration::ZERO,
-            synchronous: Synchronous::Normal,
-            max_bytes: None,
-            retention: Retention::Keep,
-            sinks: Vec::new(),
-            appends_inline: true,
-            is_store: true,
-        };
+        let options = JournalOptions::small(Target::Sqlite(path.clone()));
         Journal::open(options).unwrap().close().await.unwrap();
         let url = format!("sqlite:{}", path.display());
         (directory, path, url)

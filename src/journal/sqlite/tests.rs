@@ -8,22 +8,10 @@ use crate::{
     event::{DeadLetter, StoredEvent},
     journal::{Synchronous, Target},
 };
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 fn options(path: &Path) -> JournalOptions {
-    JournalOptions {
-        target: Target::Sqlite(path.to_owned()),
-        queue_size: 100,
-        max_queued_bytes: usize::MAX,
-        batch_size: 10,
-        linger: Duration::ZERO,
-        synchronous: Synchronous::Normal,
-        max_bytes: None,
-        retention: Retention::Keep,
-        sinks: Vec::new(),
-        appends_inline: true,
-        is_store: true,
-    }
+    JournalOptions::small(Target::Sqlite(path.to_owned()))
 }
 
 fn open(path: &Path) -> SqliteLog {

@@ -129,15 +129,23 @@ fn another_programs_database_is_left_alone() {
     assert!(matches!(error, JournalError::NotAJournal { .. }), "{error}");
 }
 
-#[tokio::test]
-async fn an_older_schema_is_refused() {
+/// The error of opening a file whose schema has that version.
+async fn opened_with_schema(version: u32) -> JournalError {
     let (_directory, path) = scratch();
     open(&path).close().await.unwrap();
     rusqlite::Connection::open(&path)
         .unwrap()
-        .execute_batch("UPDATE meta SET value = '1' WHERE key = 'schema_version'")
+        .execute(
+            "UPDATE meta SET value = ?1 WHERE key = 'schema_version'",
+            [version.to_string()],
+        )
         .unwrap();
-    let error = Journal::open(options(Target::Sqlite(path))).err().unwrap();
+    Journal::open(options(Target::Sqlite(path))).err().unwrap()
+}
+
+#[tokio::test]
+async fn an_older_schema_is_refused() {
+    let error = opened_with_schema(1).await;
     assert!(
         matches!(error, JournalError::OlderSchema { found: 1, .. }),
         "{error}"
@@ -146,13 +154,7 @@ async fn an_older_schema_is_refused() {
 
 #[tokio::test]
 async fn a_newer_schema_is_refused() {
-    let (_directory, path) = scratch();
-    open(&path).close().await.unwrap();
-    rusqlite::Connection::open(&path)
-        .unwrap()
-        .execute_batch("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
-        .unwrap();
-    let error = Journal::open(options(Target::Sqlite(path))).err().unwrap();
+    let error = opened_with_schema(99).await;
     assert!(
         matches!(error, JournalError::NewerSchema { found: 99, .. }),
         "{error}"

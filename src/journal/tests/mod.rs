@@ -76,17 +76,10 @@ fn key(run: &str, hold: u128) -> HoldKey {
 
 fn options(target: Target) -> JournalOptions {
     JournalOptions {
-        target,
         queue_size: 1_000,
-        max_queued_bytes: usize::MAX,
         batch_size: 64,
         linger: Duration::from_millis(5),
-        synchronous: Synchronous::Normal,
-        max_bytes: None,
-        retention: Retention::Keep,
-        sinks: Vec::new(),
-        appends_inline: true,
-        is_store: true,
+        ..JournalOptions::small(target)
     }
 }
 
