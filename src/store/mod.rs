@@ -25,6 +25,8 @@ pub use publish::{Published, Receipt};
 pub use stats::{FailingSink, Health, SinkStats, Stats};
 #[cfg(feature = "cli")]
 pub(crate) use url::split as split_urls;
+#[cfg(feature = "cli")]
+pub(crate) use url::{file_of, sinks_of};
 
 use crate::{
     context::Context,
