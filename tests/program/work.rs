@@ -58,7 +58,10 @@ impl Endpoint {
     }
 
     fn url(&self) -> String {
-        format!("http://{}/events?eventstore.mode=binary&eventstore.timeout=2s", self.server.address())
+        format!(
+            "http://{}/events?eventstore.mode=binary&eventstore.timeout=2s",
+            self.server.address()
+        )
     }
 
     fn taken(&self) -> Vec<String> {
