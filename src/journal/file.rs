@@ -319,6 +319,9 @@ impl FileStore {
         if let Ok(bytes) = log.live_bytes() {
             counters.bytes.store(bytes, Relaxed);
         }
+        if let Ok(oldest) = log.oldest_held() {
+            counters.hold_since(oldest);
+        }
         if let Err(trouble) = result {
             self.break_off(trouble, counters);
         }

@@ -22,6 +22,8 @@ pub use options::{
 };
 pub(crate) use outlet::{Outlet, Place};
 pub use publish::{Published, Receipt};
+#[cfg(feature = "temporal")]
+pub(crate) use stats::FoundByPass;
 pub use stats::{FailingSink, Health, SinkStats, Stats};
 #[cfg(feature = "cli")]
 pub(crate) use url::split as split_urls;

@@ -113,6 +113,7 @@ impl Open {
         stats.refused = status.refused;
         stats.lost = status.lost;
         stats.held = status.held;
+        stats.oldest_held = status.oldest_held;
         stats.transactions = status.transactions;
         stats.queued = status.queued;
         stats.journal_events = status.depth;

@@ -9,6 +9,7 @@ use crate::{
         removed::seconds,
     },
 };
+use chrono::{DateTime, Utc};
 use rusqlite::{OptionalExtension as _, params, types::Type};
 use std::time::SystemTime;
 use uuid::Uuid;
@@ -88,6 +89,16 @@ impl SqliteLog {
             [],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?)
+    }
+
+    /// Returns when the oldest of what is held happened.
+    pub(in crate::journal) fn oldest_held(&self) -> Result<Option<DateTime<Utc>>, Trouble> {
+        let oldest: Option<String> = self
+            .connection
+            .prepare_cached("SELECT MIN(created_at) FROM held")?
+            .query_row([], |row| row.get(0))?;
+        let oldest = oldest.and_then(|at| DateTime::parse_from_rfc3339(&at).ok());
+        Ok(oldest.map(|at| at.with_timezone(&Utc)))
     }
 
     pub(in crate::journal) fn held(&self) -> Result<Vec<Held>, Trouble> {
