@@ -93,6 +93,7 @@ step "lints" cargo clippy --quiet --all-targets --all-features -- -D warnings
 step "features" check_features
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --all-features
 step "documentation tests" cargo test --quiet --all-features --doc
+step "licences" python3 scripts/licences.py --check
 step "alerts" promtool test rules docs/metrics/alerts.test.yaml
 step "dashboard" python3 scripts/dashboard.py --check
 step "examples" cargo build --quiet --all-features --examples
