@@ -92,6 +92,7 @@ step "format" cargo fmt --check
 step "lints" cargo clippy --quiet --all-targets --all-features -- -D warnings
 step "features" check_features
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --all-features
+step "public API" python3 scripts/public_api.py --check
 step "documentation tests" cargo test --quiet --all-features --doc
 step "licences" python3 scripts/licences.py --check
 step "alerts" promtool test rules docs/metrics/alerts.test.yaml
