@@ -102,6 +102,8 @@ step "tools" install_missing
 step "format" cargo fmt --check
 step "features" check_features
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --all-features
+step "public API" python3 scripts/public_api.py --check
+step "licences" python3 scripts/licences.py --check
 step "alerts" promtool test rules docs/metrics/alerts.test.yaml
 step "dashboard" python3 scripts/dashboard.py --check
 lint_what_is_built

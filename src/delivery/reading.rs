@@ -77,15 +77,16 @@ impl Reading {
                 (None, Begin::Now) => store.position_before(None)?,
                 (None, Begin::At(time)) => store.position_before(Some(time))?,
             };
+            let is_new = store.cursor(&cursor)?.is_none();
             let is_paused = store.cursor(&paused)? == Some(1);
-            Ok((position, store.cursor(&taken)?.is_some(), is_paused))
+            Ok((position, is_new, store.cursor(&taken)?.is_some(), is_paused))
         });
-        let (position, has_taken, is_paused) = asked.await?;
+        let (position, is_new, has_taken, is_paused) = asked.await?;
         if has_taken {
             self.has_taken.store(true, Relaxed);
         }
-        // So that where a new sink begins is decided once.
-        if begin != Begin::Beginning {
+        // So that where a new sink begins is decided once, and readers know of one that never takes anything.
+        if is_new || begin != Begin::Beginning {
             self.settle(position, Vec::new())?;
         }
         Ok(Standing {
