@@ -10,7 +10,8 @@ use tracing::{info, warn};
 
 impl EventStore {
     /// Waits until every event that was published before this call is in the store, where [`read`](Self::read) and
-    /// other programs see it, and until every sink has it. To wait only until an event is durable, await its
+    /// other programs see it, and until every sink has it
+    /// and every handler is done with it. To wait only until an event is durable, await its
     /// [`Receipt`](super::Receipt). Cancel safe.
     ///
     /// # Errors
@@ -26,7 +27,7 @@ impl EventStore {
         }
     }
 
-    /// Flushes the store, then stops the delivery to sinks and closes the journal. Events that are published
+    /// Flushes the store, then stops handlers and the delivery to sinks, and closes the journal. Events that are published
     /// afterwards are refused and counted. Call it after the workers have stopped.
     ///
     /// The flush and the closing of the journal may take up to `timeout` each. Further calls, during the first one or
@@ -90,10 +91,7 @@ impl Open {
         let began = Instant::now();
         self.within(timeout, self.journal.flush()).await?;
         let left = timeout.saturating_sub(began.elapsed());
-        if tokio::time::timeout(left, self.reached_by_sinks())
-            .await
-            .is_ok()
-        {
+        if tokio::time::timeout(left, self.reached()).await.is_ok() {
             return Ok(());
         }
         let behind = self
