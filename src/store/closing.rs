@@ -9,7 +9,7 @@ use std::{
 use tracing::{info, warn};
 
 impl EventStore {
-    /// Waits until every event that was published before this call is in the store, where [`read`](Self::read) and
+    /// Waits until every event that was published before this call is in the store, where [`read_after`](Self::read_after) and
     /// other programs see it, and until every sink has it
     /// and every handler is done with it. To wait only until an event is durable, await its
     /// [`Receipt`](super::Receipt). Cancel safe.
@@ -72,7 +72,7 @@ impl EventStore {
         } else {
             info!(written = stats.written, "the event store closed");
         }
-        if behind > 0 && self.shared.open.as_ref().is_some_and(|it| it.is_lasting) {
+        if behind > 0 && self.shared.open.as_ref().is_some_and(|it| it.is_lasting()) {
             warn!(
                 behind,
                 "sinks lack events; these are in the journal and go on when the store is opened again"
@@ -136,7 +136,7 @@ impl Open {
         let behind = self.behind();
         // The tasks end here.
         drop(self.delivery.take());
-        if behind > 0 && !self.is_lasting {
+        if behind > 0 && !self.is_lasting() {
             warn!(
                 behind,
                 "the last handle of an event store was dropped without shutdown; sinks lack \

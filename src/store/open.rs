@@ -9,7 +9,10 @@ use crate::{
     delivery::{BatchOptions, Delivery, HandleError, SinkStats, Subscription, cursor_name},
     journal::{Journal, JournalError, JournalOptions, Retention, Synchronous, Target},
 };
-use std::time::{Duration, SystemTime};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 use tracing::info;
 
 /// The default retention of a journal that only feeds sinks. For this long the reconciler and a replay find in it
@@ -22,8 +25,8 @@ pub(super) struct Open {
     // First, so that its tasks end before the journal closes. None once it is abandoned.
     pub(super) delivery: Option<Delivery>,
     pub(super) journal: Journal,
-    // Whether the journal is a file. Otherwise only what the sinks have is durable.
-    pub(super) is_lasting: bool,
+    // The journal's file. Without one, only what the sinks have is durable.
+    pub(super) file: Option<PathBuf>,
     retention: Option<Duration>,
 }
 
@@ -36,7 +39,11 @@ impl Open {
         let Some((options, subscriptions)) = journal_and_sinks(options)? else {
             return Ok(None);
         };
-        let is_lasting = options.target != Target::Memory;
+        let file = match &options.target {
+            Target::Memory => None,
+            #[cfg(feature = "sqlite")]
+            Target::Sqlite(path) => Some(path.clone()),
+        };
         let retention = match options.retention {
             Retention::Keep => None,
             Retention::For(age) => Some(age),
@@ -52,7 +59,7 @@ impl Open {
         for handler in handlers {
             delivery.add(handler, &journal).await?;
         }
-        if delivery.has_sinks() && !is_lasting {
+        if delivery.has_sinks() && file.is_none() {
             info!(
                 "no journal file is set (EVENTSTORE_JOURNAL): events are in memory until the sinks \
                  have them, and what they do not have is lost with the process"
@@ -61,9 +68,14 @@ impl Open {
         Ok(Some(Self {
             delivery: Some(delivery),
             journal,
-            is_lasting,
+            file,
             retention,
         }))
+    }
+
+    /// Whether the journal is a file.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.file.is_some()
     }
 
     /// Whether an event of that time is older than events are kept.
@@ -74,7 +86,7 @@ impl Open {
 
     /// Whether the journal is in memory, so that an event is durable only once the sinks have it.
     pub(super) fn is_durable_with_sinks(&self) -> bool {
-        !self.is_lasting && self.delivery.as_ref().is_some_and(Delivery::has_sinks)
+        !self.is_lasting() && self.delivery.as_ref().is_some_and(Delivery::has_sinks)
     }
 
     /// Waits until every sink has everything that the journal has now. Nobody who publishes waits for handlers.

@@ -28,6 +28,7 @@ const ALLOWED: [(&str, &[&str]); 10] = [
             "delivery",
             "event",
             "journal",
+            "reader",
             "record",
             "said",
             "sink",
