@@ -122,7 +122,7 @@ impl Line {
     }
 
     /// Ends its task. A batch in flight is given up, and delivered again.
-    async fn end(&self) {
+    pub(super) async fn end(&self) {
         let running = self
             .running
             .lock()

@@ -288,6 +288,15 @@ impl Delivery {
         self.stop.send_replace(true);
     }
 
+    /// Resolves when no handler runs any more, after [`stop`](Self::stop).
+    pub(crate) async fn ended(&self) {
+        for line in self.lines() {
+            if matches!(line.runner, Runner::Handler(_)) {
+                line.end().await;
+            }
+        }
+    }
+
     fn line(&self, name: &str) -> Result<Arc<Line>, UnknownSink> {
         let lines = self.lines();
         let line = lines.iter().find(|line| line.name == name);

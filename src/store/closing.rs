@@ -110,6 +110,8 @@ impl Open {
         let flushed = self.flush(timeout).await;
         if let Some(delivery) = &self.delivery {
             delivery.stop();
+            // A function that blocks its thread cannot be ended.
+            tokio::time::timeout(timeout, delivery.ended()).await.ok();
         }
         let behind = self.behind();
         let closed = self.within(timeout, self.journal.close()).await;

@@ -360,15 +360,27 @@ async fn a_dead_letter_above_the_cursor_stays_one_after_a_restart() {
     events.shutdown(TIMEOUT / 20).await.unwrap_err();
 }
 
+/// Counts calls that are over, however they ended.
+struct Call(Arc<AtomicUsize>);
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
 #[tokio::test]
 async fn a_shutdown_waits_for_what_is_running_and_then_stops() {
     let scratch = Scratch::new();
     let (begun, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let dropped = Arc::new(AtomicUsize::new(0));
     let slow = |pause: Duration| {
-        let (begun, ended) = (begun.clone(), ended.clone());
+        let (begun, ended, dropped) = (begun.clone(), ended.clone(), dropped.clone());
         Handler::new("slow", Selection::all(), move |_| {
             let (begun, ended) = (begun.clone(), ended.clone());
+            let call = Call(dropped.clone());
             async move {
+                let _call = call;
                 begun.fetch_add(1, SeqCst);
                 tokio::time::sleep(pause).await;
                 ended.fetch_add(1, SeqCst);
@@ -393,6 +405,7 @@ async fn a_shutdown_waits_for_what_is_running_and_then_stops() {
     let error = events.shutdown(short).await.unwrap_err();
     assert!(error.to_string().contains("slow (1)"), "{error}");
     assert!(before.elapsed() < TIMEOUT);
+    assert_eq!(dropped.load(SeqCst), 2, "it still runs");
     let error = events.add_handler(slow(short)).await.unwrap_err();
     assert!(matches!(error, HandleError::NameTaken { .. }), "{error}");
     let error = events.add_handler(noting("new", &Seen::default())).await;
