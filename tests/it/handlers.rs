@@ -420,6 +420,34 @@ async fn a_shutdown_waits_for_what_is_running_and_then_stops() {
     assert_eq!((begun.load(SeqCst), ended.load(SeqCst)), (3, 2));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_shutdown_none_runs() {
+    let scratch = Scratch::new();
+    let events = scratch.store().await;
+    let (begun, dropped) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (runs, over) = (begun.clone(), dropped.clone());
+    let handler = Handler::new("h", Selection::all(), move |_| {
+        let (runs, call) = (runs.clone(), Call(over.clone()));
+        async move {
+            let _call = call;
+            runs.fetch_add(1, SeqCst);
+            loop {
+                // What blocks its thread ends at the next `await`.
+                std::thread::sleep(Duration::from_millis(300));
+                tokio::task::yield_now().await;
+                if runs.load(SeqCst) == 0 {
+                    return Ok::<_, String>(());
+                }
+            }
+        }
+    });
+    events.add_handler(handler).await.unwrap();
+    publish(&events, "w", 0..1).await;
+    until("it runs", || begun.load(SeqCst) == 1).await;
+    events.shutdown(Duration::from_secs(1)).await.unwrap_err();
+    assert_eq!(dropped.load(SeqCst), 1, "it still runs");
+}
+
 #[tokio::test]
 async fn names_and_selections_that_are_not_allowed_are_refused() {
     let scratch = Scratch::new();
@@ -539,8 +567,6 @@ impl Sink for Quick {
 async fn retention_removes_nothing_that_it_has_not_handled() {
     let scratch = Scratch::new();
     let seen = Seen::default();
-    let is_open = Arc::new(AtomicBool::new(false));
-    let (noted, open) = (seen.clone(), is_open.clone());
     let events = EventStore::builder()
         .journal(scratch.file())
         .sink(Quick)
@@ -548,21 +574,13 @@ async fn retention_removes_nothing_that_it_has_not_handled() {
         .build()
         .await
         .unwrap();
-    let handler = Handler::new("h", Selection::all(), move |event: StoredEvent| {
-        let is_open = open.load(SeqCst);
-        if is_open {
-            noted.note(&event);
-        }
-        async move { if is_open { Ok(()) } else { Err("not yet") } }
-    });
-    events
-        .add_handler(handler.max_attempts(None))
-        .await
-        .unwrap();
+    events.add_handler(noting("h", &seen)).await.unwrap();
+    // So that it has nothing in hand.
+    events.pause_sink("h").await.unwrap();
     publish(&events, "w", 0..3).await;
     tokio::time::sleep(Duration::from_millis(3500)).await;
-    is_open.store(true, SeqCst);
-    events.flush(TIMEOUT * 2).await.unwrap();
+    events.resume_sink("h").await.unwrap();
+    events.flush(TIMEOUT).await.unwrap();
     assert_eq!(seen.numbers(), [0, 1, 2]);
     events.shutdown(TIMEOUT).await.unwrap();
 }
