@@ -197,12 +197,11 @@ impl Delivery {
                 _ => runner.decide_begin().await,
             }
         };
-        match tokio::time::timeout(LONGEST_BEGIN, ready).await {
-            Ok(Err(error @ (JournalError::Closed | JournalError::Stopped(_)))) => {
-                return Err(error.into());
-            }
-            // Its task asks on.
-            Ok(_) | Err(_) => {}
+        // Whatever else goes wrong, its task asks on.
+        if let Ok(Err(error @ (JournalError::Closed | JournalError::Stopped(_)))) =
+            tokio::time::timeout(LONGEST_BEGIN, ready).await
+        {
+            return Err(error.into());
         }
         let stopped = self.stop.subscribe();
         let running = tokio::spawn(runner.clone().run(stopped.clone()));
