@@ -95,6 +95,17 @@ impl Reading {
         })
     }
 
+    /// Has the journal keep the events that are not handled yet, as it does for the sinks that it was opened with.
+    pub(super) async fn keep(&self) -> Result<(), JournalError> {
+        let name = cursor_name(&self.sink);
+        self.journal()?
+            .ask_as_it_is(move |store| {
+                store.keep_for(name);
+                Ok(())
+            })
+            .await
+    }
+
     /// Waits until what was noted is in the store; an error if it is not.
     pub(super) async fn flush(&self) -> Result<(), JournalError> {
         self.journal()?.flush().await

@@ -129,6 +129,14 @@ impl Progress {
         failing.take().map(|(since, _)| since.elapsed())
     }
 
+    /// Notes that a handler returned without an error.
+    pub(super) fn handled(&self, took: Duration) {
+        self.delivered.fetch_add(1, Relaxed);
+        self.batches.fetch_add(1, Relaxed);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.latency_micros.fetch_add(micros, Relaxed);
+    }
+
     pub(super) fn stats(&self, name: &str, newest: u64) -> SinkStats {
         let position = self.position();
         let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);

@@ -27,7 +27,7 @@ use tracing::{debug, info, warn};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Jitter included.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How many characters of what a receiver said are kept.
 const MOST_ANSWER: usize = 1000;
 /// How long to wait when the journal cannot be read or written.
@@ -81,12 +81,6 @@ impl Task {
             Some(known) => Ok(known),
             None => Ok(self.progress.learn(self.reading.standing().await?)),
         }
-    }
-
-    /// Decides where a new sink begins, and waits until that is written down.
-    pub(super) async fn decide_begin(&self) -> Result<(), JournalError> {
-        self.standing().await?;
-        self.reading.flush().await
     }
 
     async fn deliver_all(&self) -> Result<(), JournalError> {
@@ -477,28 +471,36 @@ impl Task {
         Ok(())
     }
 
-    /// Asks the journal until it answers or is closed.
     async fn insist<T, F: Future<Output = Result<T, JournalError>>>(
         &self,
         ask: impl Fn() -> F,
     ) -> Result<T, JournalError> {
-        let mut has_failed = false;
-        loop {
-            match ask().await {
-                Err(error) if !matches!(error, JournalError::Closed | JournalError::Stopped(_)) => {
-                    has_failed = true;
-                    let reason = format!("the journal does not answer: {error}");
-                    if self.progress.failed(reason.clone()) {
-                        warn!(sink = self.name, "nothing is delivered now: {reason}");
-                    }
-                    tokio::time::sleep(JOURNAL_PAUSE).await;
+        insist(&self.name, &self.progress, ask).await
+    }
+}
+
+/// Asks the journal until it answers or is closed.
+pub(super) async fn insist<T, F: Future<Output = Result<T, JournalError>>>(
+    sink: &str,
+    progress: &Progress,
+    ask: impl Fn() -> F,
+) -> Result<T, JournalError> {
+    let mut has_failed = false;
+    loop {
+        match ask().await {
+            Err(error) if !matches!(error, JournalError::Closed | JournalError::Stopped(_)) => {
+                has_failed = true;
+                let reason = format!("the journal does not answer: {error}");
+                if progress.failed(reason.clone()) {
+                    warn!(sink, "nothing is delivered now: {reason}");
                 }
-                answer => {
-                    if has_failed {
-                        self.progress.recovered();
-                    }
-                    return answer;
+                tokio::time::sleep(JOURNAL_PAUSE).await;
+            }
+            answer => {
+                if has_failed {
+                    progress.recovered();
                 }
+                return answer;
             }
         }
     }
@@ -510,7 +512,7 @@ fn takes(sink: &dyn Sink, event: &SinkEvent) -> bool {
     catch_unwind(AssertUnwindSafe(|| sink.takes(event))).unwrap_or(true)
 }
 
-fn pauses() -> ExponentialBackoff {
+pub(super) fn pauses() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(FIRST_PAUSE)
         .with_max_delay(LONGEST_PAUSE)

@@ -21,6 +21,10 @@ pub mod events {}
 pub mod guarantees {}
 
 #[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/handlers.md")]
+pub mod handlers {}
+
+#[doc = include_str!("links.md")]
 #[doc = include_str!("../../docs/program.md")]
 pub mod program {}
 

@@ -472,6 +472,20 @@ impl Store for FileStore {
         }
     }
 
+    fn keep_for(&mut self, cursor: String) {
+        match &mut self.state {
+            FileState::Open(log) | FileState::Broken { log: Some(log), .. } => {
+                log.keep_for(&cursor);
+            }
+            FileState::Damaged { memory, .. } => memory.keep_for(cursor.clone()),
+            FileState::Broken { .. } | FileState::Closed => {}
+        }
+        // For a connection that is opened anew.
+        if !self.options.sinks.contains(&cursor) {
+            self.options.sinks.push(cursor);
+        }
+    }
+
     fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError> {
         match self.readable()? {
             Readable::File(log) => log.cursor(name).map_err(read_error),

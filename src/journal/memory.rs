@@ -273,6 +273,13 @@ impl Store for MemoryLog {
         Ok(before.next().map_or(0, |(_, event)| event.position))
     }
 
+    fn keep_for(&mut self, cursor: String) {
+        // Memory that is the store itself, and so has none, keeps what is delivered.
+        if !self.sinks.is_empty() && !self.sinks.contains(&cursor) {
+            self.sinks.push(cursor);
+        }
+    }
+
     fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError> {
         Ok(self.cursors.get(name).copied())
     }

@@ -88,6 +88,8 @@ pub(crate) trait Store {
     fn find(&self, ids: &[EventId]) -> Result<Vec<String>, JournalError>;
     /// Returns the position of the last event that was stored before `time`, or of the newest one; 0 if there is none.
     fn position_before(&self, time: Option<SystemTime>) -> Result<u64, JournalError>;
+    /// From now on, keeps events that the reader with this cursor has not, if it keeps any for readers.
+    fn keep_for(&mut self, cursor: String);
     /// Returns the position of the cursor `name`, if it was ever moved.
     fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError>;
     /// Returns dead letters of one sink, or of all, in the order of their positions: at most `limit`, and

@@ -5,6 +5,7 @@ mod claims;
 mod closing;
 mod commit;
 mod error;
+mod handling;
 mod open;
 mod options;
 mod outlet;

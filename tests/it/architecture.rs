@@ -30,6 +30,7 @@ const ALLOWED: [(&str, &[&str]); 10] = [
             "delivery",
             "event",
             "journal",
+            "reader",
             "record",
             "said",
             "sink",

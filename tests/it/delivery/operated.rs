@@ -278,7 +278,7 @@ async fn a_sink_goes_on_where_it_was_while_the_file_cannot_be_written() {
     sink.fail("it is away");
     publish(&events, 1..4).await;
     until("it fails", || events.stats().sinks[0].failing.is_some()).await;
-    assert_eq!(events.read(0, 10).await.unwrap().len(), 4);
+    assert_eq!(events.read_after(0, 10).await.unwrap().len(), 4);
     let lock = rusqlite::Connection::open(scratch.file()).unwrap();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
     // In effect at once, although it is not durable yet.
@@ -309,7 +309,7 @@ async fn an_operator_leaves_events_out() {
     sink.fail("it is away");
     publish(&events, 1..5).await;
     until("it fails", || events.stats().sinks[0].failing.is_some()).await;
-    let stored = events.read(0, 10).await.unwrap();
+    let stored = events.read_after(0, 10).await.unwrap();
     let third = stored[3].position;
     assert_eq!(events.skip_sink("sink", third).await.unwrap(), 3);
     for position in [third - 1, third + 100] {
@@ -325,7 +325,7 @@ async fn an_operator_leaves_events_out() {
     // While it is paused, too, and it stays so.
     events.pause_sink("sink").await.unwrap();
     publish(&events, 5..7).await;
-    let next = events.read(0, 10).await.unwrap()[5].position;
+    let next = events.read_after(0, 10).await.unwrap()[5].position;
     assert_eq!(events.skip_sink("sink", next).await.unwrap(), 1);
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(events.stats().sinks[0].is_paused);
