@@ -3,6 +3,7 @@
 
 use crate::support::{
     conformance::{self, Target},
+    target_kafka::{KafkaTarget, Noida, Tansu},
     target_nats::NatsTarget,
     target_redis::RedisTarget,
 };
@@ -88,6 +89,12 @@ async fn redis_after_a_crash() {
     after_a_crash(&RedisTarget::begin().await).await;
 }
 
+#[tokio::test]
+async fn kafka_after_a_crash() {
+    after_a_crash(&KafkaTarget::<Noida>::begin().await).await;
+    after_a_crash(&KafkaTarget::<Tansu>::begin().await).await;
+}
+
 /// A part of a batch is there when the program dies, and what is not is delivered.
 async fn half_a_batch(target: &impl Target) {
     let events = conformance::batch(1, 60);
@@ -122,6 +129,35 @@ async fn redis_after_half_a_batch() {
     half_a_batch(&RedisTarget::begin().await).await;
 }
 
+#[tokio::test]
+async fn kafka_after_half_a_batch() {
+    half_a_batch(&KafkaTarget::<Noida>::begin().await).await;
+    half_a_batch(&KafkaTarget::<Tansu>::begin().await).await;
+}
+
+/// A call is given up while the broker works on it, and its answer comes to nobody.
+#[tokio::test]
+async fn kafka_after_a_call_that_was_given_up() {
+    let (target, network) = KafkaTarget::<Tansu>::begin_behind_network().await;
+    let [server, before_it] = [target.port(), network.port()].map(|port| format!(":{port}/"));
+    let sink = target.open_url(&target.url().replace(&server, &before_it));
+    sink.comes_from("one");
+    let events = conformance::batch(1, 60);
+    assert_eq!(
+        sink.deliver(&events[..20]).await,
+        Ok(Delivered::all(&events[..20]))
+    );
+    network.lose_answers(true);
+    let call = tokio::time::timeout(WINDOW / 2, sink.deliver(&events[20..])).await;
+    assert!(call.is_err(), "{call:?}");
+    network.lose_answers(false);
+    let began = std::time::Instant::now();
+    while let Err(error) = sink.deliver(&events[20..]).await {
+        assert!(began.elapsed() < 2 * TIMEOUT, "{error}");
+    }
+    is_there_once(&target, 60).await;
+}
+
 /// The server has the batch, and its answer does not arrive until it has forgotten the ids.
 #[tokio::test]
 async fn nats_after_a_lost_answer() {
@@ -135,10 +171,10 @@ async fn nats_after_a_lost_answer() {
         sink.deliver(&events[..20]).await,
         Ok(Delivered::all(&events[..20]))
     );
-    network.slow_down_to(1);
+    network.lose_answers(true);
     let call = tokio::time::timeout(WINDOW / 2, sink.deliver(&events[20..])).await;
     assert!(call.is_err(), "{call:?}");
-    network.slow_down_to(0);
+    network.lose_answers(false);
     tokio::time::sleep(WINDOW * 3 / 2).await;
     assert_eq!(
         sink.deliver(&events[20..]).await,

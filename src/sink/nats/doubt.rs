@@ -4,14 +4,14 @@
 use super::connection::Connection;
 use crate::sink::{
     SinkError, SinkEvent,
-    shared::doubt::{Found, MOST_READ, Origin, Reach, Seen},
+    shared::doubt::{Found, LONGEST_READ, MOST_READ, Origin, Reach, Seen},
 };
 use async_nats::jetstream::{
     message::StreamMessage,
     stream::{RawMessageErrorKind, Stream},
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 use tracing::warn;
 
 /// The header with the id of the journal that the event comes from.
@@ -46,6 +46,9 @@ struct Look {
     /// Where it goes on, backwards.
     next: u64,
     read: u64,
+    /// How many messages are read next.
+    page: u64,
+    began: Instant,
 }
 
 impl Default for Doubt {
@@ -137,18 +140,22 @@ impl Doubt {
             look => look.insert(Look {
                 next: last,
                 read: 0,
+                page: FIRST_PAGE.max(batch.len() as u64),
+                began: Instant::now(),
             }),
         };
-        let mut page = FIRST_PAGE.max(batch.len() as u64);
         while look.next > floor {
-            if look.read >= MOST_READ {
+            if look.read >= MOST_READ || look.began.elapsed() > LONGEST_READ {
                 warn!(
                     stream = connection.stream,
                     "others wrote so much to the stream that it was not read to the end of the doubt: events may come twice"
                 );
                 break;
             }
-            let before = look.next.saturating_sub(page).max(floor);
+            let before = look.next.saturating_sub(look.page).max(floor);
+            // One that does not come in time is smaller the next time, so that large messages are seen, too.
+            let page = look.page;
+            look.page = (page / 4).max(1);
             let messages = read(&stream, before + 1..=look.next).await?;
             let mut is_over = false;
             for message in messages {
@@ -165,10 +172,10 @@ impl Doubt {
             }
             look.read += look.next - before;
             look.next = before;
-            if is_over {
+            look.page = (page * 2).min(LARGEST_PAGE);
+            if is_over || self.confirmed == 0 && reach.is_unknown() {
                 break;
             }
-            page = (page * 2).min(LARGEST_PAGE);
         }
         self.look = None;
         Ok(())

@@ -12,13 +12,13 @@ use crate::{
     sink::{
         SinkError, SinkEvent,
         shared::{
-            doubt::{Found, MOST_READ, Origin, Reach, Seen},
+            doubt::{Found, LONGEST_READ, MOST_READ, Origin, Reach, Seen},
             recent::Recent,
         },
     },
 };
 use ::redis::streams::StreamRangeReply;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use tracing::warn;
 
 /// How many entries are read at first, and at most at once.
@@ -55,6 +55,8 @@ struct Look {
     /// Where a look backwards goes on.
     oldest: Option<String>,
     entries: u64,
+    /// When the first entry was asked for.
+    began: Option<Instant>,
     /// Whether an entry was seen that was there before the events in doubt.
     is_far_enough: bool,
     /// How many entries are asked for next.
@@ -68,6 +70,7 @@ impl Default for Look {
             newest: None,
             oldest: None,
             entries: 0,
+            began: None,
             is_far_enough: false,
             page: FIRST_PAGE,
         }
@@ -227,8 +230,9 @@ impl State {
         reach: &Reach,
     ) -> Result<(), SinkError> {
         let wanted = FIRST_LOOK.max(2 * batch as u64);
+        self.look.is_far_enough |= reach.is_unknown();
         while !self.look.is_far_enough || self.look.entries < wanted {
-            if self.look.entries >= MOST_READ {
+            if self.look.is_too_long() && self.look.entries >= wanted {
                 say_unread(address);
                 break;
             }
@@ -261,7 +265,7 @@ impl State {
         reach: &Reach,
     ) -> Result<(), SinkError> {
         loop {
-            if self.look.entries >= MOST_READ {
+            if self.look.is_too_long() {
                 say_unread(address);
                 break;
             }
@@ -280,6 +284,10 @@ impl State {
 }
 
 impl Look {
+    fn is_too_long(&self) -> bool {
+        self.entries >= MOST_READ || self.began.is_some_and(|at| at.elapsed() > LONGEST_READ)
+    }
+
     /// Reads a page. One that does not come in time is smaller the next time, so that large entries are seen, too.
     async fn read(
         &mut self,
@@ -287,6 +295,7 @@ impl Look {
         connection: &mut Connection,
         reach: &Reach,
     ) -> Result<Page, SinkError> {
+        self.began.get_or_insert_with(Instant::now);
         let wanted = self.page;
         self.page = (wanted / 4).max(1);
         let (name, rest) = command.split_first().unwrap_or((&"PING", &[]));

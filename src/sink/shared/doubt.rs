@@ -14,6 +14,9 @@ use std::{
 /// How many messages are read for one doubt, at most: more than others write while a program starts again.
 pub(in crate::sink) const MOST_READ: u64 = 100_000;
 
+/// How long the reading for one doubt may keep a sink from delivering, over several calls.
+pub(in crate::sink) const LONGEST_READ: Duration = Duration::from_secs(30);
+
 /// How far the clocks of a program and of its receiver may be apart. Within that, and what it takes to deliver, no event
 /// is with the receiver before it happened.
 const CLOCKS_APART: Duration = Duration::from_secs(10 * 60);
@@ -62,6 +65,12 @@ impl Reach {
             first: first.unwrap_or_default(),
             since: oldest.and_then(|time| SystemTime::from(time).checked_sub(CLOCKS_APART)),
         }
+    }
+
+    /// Whether it is not known where events come from. Then nothing outlives the process, and a look at its start, when
+    /// somebody delivers by other means, is no longer than it has to be.
+    pub(in crate::sink) fn is_unknown(&self) -> bool {
+        self.journal.is_none()
     }
 
     /// Whether what the receiver got before this is of no interest.
