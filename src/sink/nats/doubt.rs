@@ -4,14 +4,14 @@
 use super::connection::Connection;
 use crate::sink::{
     SinkError, SinkEvent,
-    shared::doubt::{Found, LONGEST_READ, MOST_READ, Origin, Reach, Seen},
+    shared::doubt::{Found, MOST_CALLS, MOST_READ, Origin, Reach, Seen},
 };
 use async_nats::jetstream::{
     message::StreamMessage,
     stream::{RawMessageErrorKind, Stream},
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 use tracing::warn;
 
 /// The header with the id of the journal that the event comes from.
@@ -48,7 +48,8 @@ struct Look {
     read: u64,
     /// How many messages are read next.
     page: u64,
-    began: Instant,
+    /// How many calls were cut off.
+    calls: u32,
 }
 
 impl Default for Doubt {
@@ -141,11 +142,11 @@ impl Doubt {
                 next: last,
                 read: 0,
                 page: FIRST_PAGE.max(batch.len() as u64),
-                began: Instant::now(),
+                calls: 0,
             }),
         };
         while look.next > floor {
-            if look.read >= MOST_READ || look.began.elapsed() > LONGEST_READ {
+            if look.read >= MOST_READ || look.calls >= MOST_CALLS {
                 warn!(
                     stream = connection.stream,
                     "others wrote so much to the stream that it was not read to the end of the doubt: events may come twice"
@@ -156,7 +157,11 @@ impl Doubt {
             // One that does not come in time is smaller the next time, so that large messages are seen, too.
             let page = look.page;
             look.page = (page / 4).max(1);
-            let messages = read(&stream, before + 1..=look.next).await?;
+            look.calls += 1;
+            let messages = read(&stream, before + 1..=look.next).await;
+            // Not where this call is dropped meanwhile.
+            look.calls -= 1;
+            let messages = messages?;
             let mut is_over = false;
             for message in messages {
                 let header = |name: &str| message.headers.get(name).map(|value| value.as_str());

@@ -12,13 +12,13 @@ use crate::{
     sink::{
         SinkError, SinkEvent,
         shared::{
-            doubt::{Found, LONGEST_READ, MOST_READ, Origin, Reach, Seen},
+            doubt::{Found, MOST_CALLS, MOST_READ, Origin, Reach, Seen},
             recent::Recent,
         },
     },
 };
 use ::redis::streams::StreamRangeReply;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 use tracing::warn;
 
 /// How many entries are read at first, and at most at once.
@@ -55,8 +55,8 @@ struct Look {
     /// Where a look backwards goes on.
     oldest: Option<String>,
     entries: u64,
-    /// When the first entry was asked for.
-    began: Option<Instant>,
+    /// How many calls were cut off.
+    calls: u32,
     /// Whether an entry was seen that was there before the events in doubt.
     is_far_enough: bool,
     /// How many entries are asked for next.
@@ -70,7 +70,7 @@ impl Default for Look {
             newest: None,
             oldest: None,
             entries: 0,
-            began: None,
+            calls: 0,
             is_far_enough: false,
             page: FIRST_PAGE,
         }
@@ -265,7 +265,7 @@ impl State {
         reach: &Reach,
     ) -> Result<(), SinkError> {
         loop {
-            if self.look.is_too_long() {
+            if self.look.entries >= MOST_READ {
                 say_unread(address);
                 break;
             }
@@ -285,7 +285,7 @@ impl State {
 
 impl Look {
     fn is_too_long(&self) -> bool {
-        self.entries >= MOST_READ || self.began.is_some_and(|at| at.elapsed() > LONGEST_READ)
+        self.entries >= MOST_READ || self.calls >= MOST_CALLS
     }
 
     /// Reads a page. One that does not come in time is smaller the next time, so that large entries are seen, too.
@@ -295,17 +295,19 @@ impl Look {
         connection: &mut Connection,
         reach: &Reach,
     ) -> Result<Page, SinkError> {
-        self.began.get_or_insert_with(Instant::now);
         let wanted = self.page;
         self.page = (wanted / 4).max(1);
         let (name, rest) = command.split_first().unwrap_or((&"PING", &[]));
+        self.calls += 1;
         let page = ::redis::cmd(name)
             .arg(rest)
             .arg("COUNT")
             .arg(wanted)
             .query_async::<StreamRangeReply>(&mut connection.redis)
-            .await
-            .map_err(|error| failed(REDIS, error))?;
+            .await;
+        // Not where the call is dropped meanwhile.
+        self.calls -= 1;
+        let page = page.map_err(|error| failed(REDIS, error))?;
         self.page = (wanted * 2).min(LARGEST_PAGE);
         self.entries += page.ids.len() as u64;
         for entry in &page.ids {

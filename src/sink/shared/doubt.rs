@@ -14,8 +14,9 @@ use std::{
 /// How many messages are read for one doubt, at most: more than others write while a program starts again.
 pub(in crate::sink) const MOST_READ: u64 = 100_000;
 
-/// How long the reading for one doubt may keep a sink from delivering, over several calls.
-pub(in crate::sink) const LONGEST_READ: Duration = Duration::from_secs(30);
+/// How many calls may be cut off while they read for one doubt. What a call does not finish goes on in the next one, but
+/// must not keep a sink from delivering for ever.
+pub(in crate::sink) const MOST_CALLS: u32 = 3;
 
 /// How far the clocks of a program and of its receiver may be apart. Within that, and what it takes to deliver, no event
 /// is with the receiver before it happened.
