@@ -365,6 +365,8 @@ impl Line {
         let Ok(event) = letter.stored_event() else {
             return Ok(false);
         };
+        // If the sink was not told yet where its events come from.
+        self.task.standing().await?;
         let position = event.position;
         let delivered = call(self.sink.deliver(&[event])).await;
         let delivered = delivered.map_err(|error| RedeliverError::Sink {

@@ -4,7 +4,7 @@
 use super::{
     BatchOptions,
     guard::call,
-    judgement::{Before, Judgement},
+    judgement::Judgement,
     patience::{Patience, Tried},
     reading::{Reading, Standing},
     selection::Selection,
@@ -52,6 +52,8 @@ struct Attempts {
     at_once: usize,
     /// Events up to this position that were passed over are counted.
     counted: u64,
+    /// What cannot be sent is a dead letter up to this position, also where the cursor waits for a judgement before it.
+    unsendable: u64,
     /// It was said that nobody is there who takes events.
     is_absence_said: bool,
 }
@@ -75,11 +77,20 @@ impl Task {
         }
     }
 
-    /// Returns where the sink stands. The journal is asked once: its file may be behind what is known here.
+    /// Returns where the sink stands, and tells it where its events come from. The journal is asked once: its file may be
+    /// behind what is known here.
     pub(super) async fn standing(&self) -> Result<Standing, JournalError> {
         match self.progress.standing() {
             Some(known) => Ok(known),
-            None => Ok(self.progress.learn(self.reading.standing().await?)),
+            None => {
+                let (standing, journal) = self.reading.standing().await?;
+                if let Some(journal) = journal {
+                    let tell = || self.sink.comes_from(&journal.to_string());
+                    // If it panics, it is not told.
+                    catch_unwind(AssertUnwindSafe(tell)).ok();
+                }
+                Ok(self.progress.learn(standing))
+            }
         }
     }
 
@@ -99,6 +110,7 @@ impl Task {
             tried: Tried::default(),
             at_once: usize::MAX,
             counted: position,
+            unsendable: position,
             is_absence_said: false,
         };
         let mut ahead = None;
@@ -216,10 +228,6 @@ impl Task {
         mut events: &[SinkEvent],
         attempts: &mut Attempts,
     ) -> Result<HandedOver, JournalError> {
-        let mut before = match self.reading.has_taken() {
-            true => Before::Once,
-            false => Before::Nothing,
-        };
         while !events.is_empty() {
             if attempts.suspects.judge(true) == Judgement::PlaceAtFault {
                 self.blame_place(attempts).await?;
@@ -238,7 +246,7 @@ impl Task {
                         taken: delivered.taken.min(batch.len()),
                         ..delivered
                     };
-                    events = self.answered(events, delivered, &mut before, attempts, began)?;
+                    events = self.answered(events, delivered, attempts, began)?;
                     continue;
                 }
                 Ok(_) => SinkError::new("it took nothing, and said nothing"),
@@ -377,7 +385,6 @@ impl Task {
         &self,
         events: &'a [SinkEvent],
         delivered: Delivered,
-        before: &mut Before,
         attempts: &mut Attempts,
         began: Instant,
     ) -> Result<&'a [SinkEvent], JournalError> {
@@ -390,20 +397,22 @@ impl Task {
         let mut at_fault = Vec::new();
         let mut taken: Option<u64> = None;
         let mut accepted = 0;
+        let mut has_taken = self.reading.has_taken();
         for (index, event) in answered.iter().enumerate() {
             let Some(rejection) = rejected.next_if(|rejection| rejection.index == index) else {
                 at_fault.append(&mut suspects.taken());
-                *before = Before::SameBatch;
+                has_taken = true;
                 accepted += 1;
                 taken.get_or_insert(event.position);
                 continue;
             };
             let is_refused = rejection.kind == RejectionKind::Refused;
-            let suspect = self.suspect(event, rejection);
-            match is_refused {
-                true => suspects.refuse(suspect, *before),
-                false if suspects.is_empty() => at_fault.push(suspect),
-                false => suspects.keep(suspect),
+            if is_refused {
+                suspects.refuse(self.suspect(event, rejection), has_taken);
+            } else if event.position > attempts.unsendable {
+                // Needs no judgement, and may be one of very many: it does not wait for those before it.
+                attempts.unsendable = event.position;
+                at_fault.push(self.suspect(event, rejection));
             }
         }
         if let Some(position) = taken {

@@ -443,6 +443,16 @@ impl Store for FileStore {
         }
     }
 
+    fn id(&self) -> Result<Option<Uuid>, JournalError> {
+        match self.readable()? {
+            Readable::File(log) => {
+                let id = log.store_id().map_err(read_error)?;
+                Ok((!id.is_nil()).then_some(id))
+            }
+            Readable::Memory(_) => Ok(None),
+        }
+    }
+
     fn held(&self) -> Result<Vec<Held>, JournalError> {
         match self.readable()? {
             Readable::File(log) => log.held().map_err(read_error),

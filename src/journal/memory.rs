@@ -13,6 +13,7 @@ use std::{
     sync::atomic::Ordering::Relaxed,
     time::{Instant, SystemTime},
 };
+use uuid::Uuid;
 
 /// A store that lives as long as its process.
 #[derive(Debug)]
@@ -234,6 +235,10 @@ impl MadeRoom {
 impl Store for MemoryLog {
     fn durable(&self) -> Result<(), JournalError> {
         Ok(())
+    }
+
+    fn id(&self) -> Result<Option<Uuid>, JournalError> {
+        Ok(None)
     }
 
     fn held(&self) -> Result<Vec<Held>, JournalError> {

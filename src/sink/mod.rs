@@ -69,6 +69,13 @@ pub trait Sink: Send + Sync + fmt::Debug + 'static {
     /// A short name for logs and statistics, such as `nats` and the subject; without secrets.
     fn name(&self) -> &str;
 
+    /// Tells the sink the id of the journal that its events come from, before the first of them. The id stays the same
+    /// over restarts: with an event's position, which grows from event to event, a receiver's copy of it says how far this
+    /// journal was delivered. Not called where nothing of the journal outlives the process. By default it is ignored.
+    fn comes_from(&self, journal: &str) {
+        let _ = journal;
+    }
+
     /// Delivers a batch, which is never empty, in order.
     ///
     /// # Errors
@@ -94,6 +101,10 @@ pub trait Sink: Send + Sync + fmt::Debug + 'static {
 impl<S: Sink + ?Sized> Sink for Arc<S> {
     fn name(&self) -> &str {
         (**self).name()
+    }
+
+    fn comes_from(&self, journal: &str) {
+        (**self).comes_from(journal);
     }
 
     async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {

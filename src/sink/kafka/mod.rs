@@ -2,6 +2,7 @@
 //! Documented in `docs/sinks/kafka.md`.
 
 mod address;
+mod doubt;
 mod producer;
 mod properties;
 mod token;
@@ -10,19 +11,24 @@ use super::{
     Delivered, Rejection, Sink, SinkError, SinkEvent, SinkUrlError,
     shared::{
         attempt::{outcome, within},
+        doubt::{Origin, Reach},
         recent::Recent,
     },
 };
 use address::TopicAddress;
 use async_trait::async_trait;
-use producer::{Failure, Producer};
+use doubt::Doubt;
+use producer::{Failure, Producer, blocking};
 use std::{
     collections::HashSet,
     fmt,
     sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::{sync::Mutex, task::spawn_blocking};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    task::spawn_blocking,
+};
 
 /// How long one delivery may take with everything around it, such as looking for the topic.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(18);
@@ -35,6 +41,9 @@ struct KafkaSink {
     producer: Mutex<Option<Arc<Producer>>>,
     /// What the broker confirmed.
     arrived: std::sync::Mutex<Recent>,
+    origin: Origin,
+    /// One delivery at a time.
+    doubt: Arc<Mutex<Doubt>>,
 }
 
 impl fmt::Debug for KafkaSink {
@@ -53,6 +62,8 @@ pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
         address: Arc::new(address),
         producer: Mutex::new(None),
         arrived: std::sync::Mutex::default(),
+        origin: Origin::default(),
+        doubt: Arc::default(),
     }))
 }
 
@@ -83,7 +94,8 @@ impl KafkaSink {
 
     /// Sends events, and remembers those that arrived.
     async fn send(&self, events: &[&SinkEvent]) -> Result<Vec<Result<(), Failure>>, SinkError> {
-        let results = self.producer().await?.send(events).await;
+        let producer = self.producer().await?;
+        let results = producer.send(events, self.origin.journal()).await;
         let mut arrived = self.arrived();
         for (event, result) in events.iter().zip(&results) {
             if result.is_ok() {
@@ -98,14 +110,33 @@ impl KafkaSink {
         self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Reads what the topic has of events in doubt.
+    async fn look(
+        &self,
+        mut doubt: OwnedMutexGuard<Doubt>,
+        batch: &[SinkEvent],
+    ) -> Result<OwnedMutexGuard<Doubt>, SinkError> {
+        // Makes the topic, too, where there is none.
+        self.producer().await?.settle().await?;
+        let (address, reach) = (self.address.clone(), Reach::of(batch, &self.origin));
+        // The client's calls wait where they are called.
+        blocking(move || {
+            doubt.look(&address, &reach)?;
+            Ok(doubt)
+        })
+        .await
+    }
+
     /// Which events of a batch are still to be sent. What arrived behind one that did not, in another
     /// partition, is not sent again; but behind one of the same key it is, for the sake of the order.
-    fn is_missing(&self, batch: &[SinkEvent]) -> Vec<bool> {
+    fn is_missing(&self, batch: &[SinkEvent], doubt: &Doubt) -> Vec<bool> {
         let arrived = self.arrived();
         let mut keys = HashSet::new();
         let is_missing = batch.iter().map(|event| {
             let is_behind = event.key().is_some_and(|key| keys.contains(key));
-            let is_missing = is_behind || !arrived.contains(event.event_id);
+            let id = event.event_id;
+            let is_there = arrived.contains(id) || doubt.found().contains(id);
+            let is_missing = is_behind || !is_there;
             if let Some(key) = event.key().filter(|_| is_missing) {
                 keys.insert(key);
             }
@@ -120,7 +151,23 @@ impl KafkaSink {
         batch: &[SinkEvent],
         done: &mut Delivered,
     ) -> Result<(), SinkError> {
-        let is_missing = self.is_missing(batch);
+        let mut doubt = self.doubt.clone().lock_owned().await;
+        if doubt.asks_for_a_look() {
+            doubt = self.look(doubt, batch).await?;
+        }
+        doubt.begin(batch);
+        self.deliver_missing(batch, &doubt, done).await?;
+        doubt.end();
+        Ok(())
+    }
+
+    async fn deliver_missing(
+        &self,
+        batch: &[SinkEvent],
+        doubt: &Doubt,
+        done: &mut Delivered,
+    ) -> Result<(), SinkError> {
+        let is_missing = self.is_missing(batch, doubt);
         let missing: Vec<&SinkEvent> = batch
             .iter()
             .zip(&is_missing)
@@ -144,7 +191,7 @@ impl KafkaSink {
                 Err(Failure::Unsendable(reason)) => {
                     done.rejected.push(Rejection::new(done.taken, reason));
                 }
-                Err(_) if is_set_refused => return self.deliver_each(batch, done).await,
+                Err(_) if is_set_refused => return self.deliver_each(batch, doubt, done).await,
                 Err(Failure::SetRefused(reason)) => return Err(SinkError::new(reason)),
                 Err(Failure::Now(error)) => return Err(error),
             }
@@ -157,9 +204,10 @@ impl KafkaSink {
     async fn deliver_each(
         &self,
         batch: &[SinkEvent],
+        doubt: &Doubt,
         done: &mut Delivered,
     ) -> Result<(), SinkError> {
-        let is_missing = self.is_missing(batch);
+        let is_missing = self.is_missing(batch, doubt);
         while let Some(event) = batch.get(done.taken) {
             if is_missing.get(done.taken) == Some(&true) {
                 match self.send(&[event]).await?.pop() {
@@ -203,6 +251,10 @@ impl Drop for KafkaSink {
 impl Sink for KafkaSink {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn comes_from(&self, journal: &str) {
+        self.origin.set(journal);
     }
 
     async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {

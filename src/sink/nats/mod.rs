@@ -1,15 +1,17 @@
 //! Events as messages of a JetStream stream. The event id is the message id: within the stream's
-//! duplicate window, an event that comes again is acknowledged and not stored again. Documented in
-//! `docs/sinks/nats.md`.
+//! duplicate window, an event that comes again is acknowledged and not stored again. Beyond it, the sink
+//! looks at the stream before it sends again what nobody confirmed. Documented in `docs/sinks/nats.md`.
 
 mod address;
 mod connection;
 mod credentials;
+mod doubt;
 
 use super::{
     Delivered, Rejection, Sink, SinkError, SinkEvent, SinkUrlError,
     shared::{
         attempt::{outcome, within},
+        doubt::Origin,
         headers::cloud_event_headers,
         hosts::LastThatWorked,
     },
@@ -26,6 +28,7 @@ use async_nats::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use connection::Connection;
+use doubt::Doubt;
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::Mutex;
 
@@ -43,7 +46,15 @@ struct Nats {
     name: String,
     address: SubjectAddress,
     last_that_worked: LastThatWorked,
-    connection: Mutex<Option<Connection>>,
+    origin: Origin,
+    state: Mutex<State>,
+}
+
+/// What is kept from call to call.
+#[derive(Default)]
+struct State {
+    connection: Option<Connection>,
+    doubt: Doubt,
 }
 
 impl fmt::Debug for Nats {
@@ -62,7 +73,8 @@ pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
         name: format!("nats {}", address.subject),
         address,
         last_that_worked: LastThatWorked::default(),
-        connection: Mutex::new(None),
+        origin: Origin::default(),
+        state: Mutex::default(),
     }))
 }
 
@@ -74,28 +86,53 @@ impl Nats {
         batch: &[SinkEvent],
         done: &mut Delivered,
     ) -> Result<(), SinkError> {
-        let mut kept = self.connection.lock().await;
-        let connection = self.connection(&mut kept).await?;
-        let publishing = async {
-            for part in batch.chunks(UNACKNOWLEDGED) {
-                self.publish_part(&connection, part, done).await?;
+        let mut state = self.state.lock().await;
+        let State {
+            connection: kept,
+            doubt,
+        } = &mut *state;
+        let mut connection = self.connection(kept).await?;
+        if doubt.asks_for_a_look() {
+            let look = doubt.look(&connection, &self.address.subject, batch, &self.origin);
+            match connection.unless_it_objects(look).await {
+                Ok(()) => {}
+                Err(error) if doubt.gives_up(&error, &connection.stream) => {
+                    // What the server objected to stays with the connection.
+                    connection = self.connection(kept).await?;
+                }
+                Err(error) => return Err(error),
             }
-            Ok(())
+        }
+        doubt.begin(batch);
+        let publishing = async {
+            let mut last = None;
+            for part in batch.chunks(UNACKNOWLEDGED) {
+                let stored = self.publish_part(&connection, part, doubt, done).await?;
+                last = last.max(stored);
+            }
+            Ok(last)
         };
-        connection.unless_it_objects(publishing).await?;
+        let last = connection.unless_it_objects(publishing).await?;
+        doubt.end(last);
         *kept = Some(connection);
         Ok(())
     }
 
+    /// Returns the last message of the stream that holds an event of the part.
     async fn publish_part(
         &self,
         connection: &Connection,
         part: &[SinkEvent],
+        doubt: &Doubt,
         done: &mut Delivered,
-    ) -> Result<(), SinkError> {
+    ) -> Result<Option<u64>, SinkError> {
         let mut published = Vec::with_capacity(part.len());
         let mut failure = None;
         for event in part {
+            if doubt.found().contains(event.event_id) {
+                published.push(Publication::Found);
+                continue;
+            }
             match self.publish(connection, event).await {
                 Ok(publication) => published.push(publication),
                 Err(error) => {
@@ -104,11 +141,17 @@ impl Nats {
                 }
             }
         }
+        let mut last = None;
         for publication in published {
             let rejection = match publication {
+                Publication::Found => {
+                    done.taken += 1;
+                    continue;
+                }
                 Publication::Rejected(reason) => Rejection::new(done.taken, reason),
                 Publication::Sent(answer) => match (*answer).await {
-                    Ok(_) => {
+                    Ok(stored) => {
+                        last = last.max(Some(stored.sequence));
                         done.taken += 1;
                         continue;
                     }
@@ -121,7 +164,7 @@ impl Nats {
             done.rejected.push(rejection);
             done.taken += 1;
         }
-        failure.map_or(Ok(()), Err)
+        failure.map_or(Ok(last), Err)
     }
 
     /// The connection that was kept, if it still is one, or a new one.
@@ -146,6 +189,10 @@ impl Nats {
             }
             Err(error) => return Ok(Publication::Rejected(error.to_string())),
         }
+        if let Some(journal) = self.origin.journal() {
+            headers.insert(doubt::JOURNAL, journal);
+            headers.insert(doubt::POSITION, event.position.to_string());
+        }
         let message = PublishMessage::build()
             .headers(headers)
             .message_id(event.event_id.to_string())
@@ -168,6 +215,8 @@ impl Nats {
 
 /// What became of an event when it was published.
 enum Publication {
+    /// It was there already.
+    Found,
     Sent(Box<PublishAckFuture>),
     Rejected(String),
 }
@@ -201,6 +250,10 @@ impl Sink for Nats {
         &self.name
     }
 
+    fn comes_from(&self, journal: &str) {
+        self.origin.set(journal);
+    }
+
     async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
         let mut done = Delivered::default();
         let end = within(CALL_LIMIT, NO_ANSWER, self.publish_all(batch, &mut done)).await;
@@ -209,14 +262,14 @@ impl Sink for Nats {
 
     async fn check(&self) -> Result<(), SinkError> {
         let ask = async {
-            let mut kept = self.connection.lock().await;
-            let connection = self.connection(&mut kept).await?;
+            let mut state = self.state.lock().await;
+            let connection = self.connection(&mut state.connection).await?;
             let asking = async {
                 let account = connection.context.query_account().await;
                 account.map_err(|error| SinkError::caused_by("NATS JetStream", error))
             };
             connection.unless_it_objects(asking).await?;
-            *kept = Some(connection);
+            state.connection = Some(connection);
             Ok(())
         };
         within(CALL_LIMIT, NO_ANSWER, ask).await

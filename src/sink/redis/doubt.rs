@@ -9,20 +9,27 @@ use super::{
 };
 use crate::{
     event::EventId,
-    sink::{SinkError, shared::recent::Recent},
+    sink::{
+        SinkError, SinkEvent,
+        shared::{
+            doubt::{Found, MOST_CALLS, MOST_READ, Origin, Reach, Seen},
+            recent::Recent,
+        },
+    },
 };
 use ::redis::streams::StreamRangeReply;
-use std::collections::HashSet;
+use std::time::{Duration, UNIX_EPOCH};
 use tracing::warn;
 
 /// How many entries are read at first, and at most at once.
 const FIRST_PAGE: usize = 16;
 const LARGEST_PAGE: usize = 256;
-/// How many entries are read after the last one that the sink knows of. More than others write there
-/// while a batch is in doubt.
-const MOST_ENTRIES: usize = 100_000;
-/// How many of the last entries are looked at first, or twice the batch if that is more.
-const FIRST_LOOK: usize = 1000;
+/// How many of the last entries are looked at in any case, or twice the batch if that is more. More than somebody sends
+/// again by hand while a batch is in doubt: such an entry has a low position and stands behind higher ones.
+const FIRST_LOOK: u64 = 1000;
+/// The fields with the id of the journal that an event comes from, and with its position there.
+pub(super) const JOURNAL: &str = "journal";
+pub(super) const POSITION: &str = "position";
 
 /// What the sink knows of the stream between calls.
 pub(super) struct State {
@@ -34,19 +41,24 @@ pub(super) struct State {
     in_doubt: bool,
     /// The connection that the batch in doubt was sent over.
     doubtful: Option<Peer>,
-    /// Events that are in the stream.
+    /// Events that are in the stream: of late, and those that are not handed over yet.
     known: Recent,
+    found: Found,
     /// What is being found out.
     look: Look,
 }
 
 /// A look at the stream, which may take more than one call. It belongs to the server that was asked.
 struct Look {
-    found: HashSet<EventId>,
+    found: Found,
     newest: Option<String>,
     /// Where a look backwards goes on.
     oldest: Option<String>,
-    entries: usize,
+    entries: u64,
+    /// How many calls were cut off.
+    calls: u32,
+    /// Whether an entry was seen that was there before the events in doubt.
+    is_far_enough: bool,
     /// How many entries are asked for next.
     page: usize,
 }
@@ -54,10 +66,12 @@ struct Look {
 impl Default for Look {
     fn default() -> Self {
         Self {
-            found: HashSet::new(),
+            found: Found::default(),
             newest: None,
             oldest: None,
             entries: 0,
+            calls: 0,
+            is_far_enough: false,
             page: FIRST_PAGE,
         }
     }
@@ -71,6 +85,7 @@ impl Default for State {
             in_doubt: true,
             doubtful: None,
             known: Recent::default(),
+            found: Found::default(),
             look: Look::default(),
         }
     }
@@ -90,13 +105,13 @@ impl Attempt {
     }
 
     pub(super) fn found(&self, id: EventId) -> bool {
-        self.look.found.contains(&id)
+        self.look.found.contains(id)
     }
 }
 
 impl State {
     pub(super) fn knows(&self, id: EventId) -> bool {
-        self.known.contains(id)
+        self.known.contains(id) || self.found.contains(id)
     }
 
     /// Resolves the doubt, if there is one, and begins an attempt to write.
@@ -104,11 +119,14 @@ impl State {
         &mut self,
         address: &StreamAddress,
         connection: &mut Connection,
-        batch: usize,
+        batch: &[SinkEvent],
+        origin: &Origin,
     ) -> Result<Attempt, SinkError> {
         let has_looked = self.in_doubt;
         if has_looked {
-            self.resolve(address, connection, batch).await?;
+            let reach = Reach::of(batch, origin);
+            self.resolve(address, connection, batch.len(), &reach)
+                .await?;
         }
         self.in_doubt = true;
         Ok(Attempt {
@@ -122,18 +140,21 @@ impl State {
         self.doubtful = connection.peer.clone();
     }
 
-    /// The server has everything: what was found, and what was added, with its last entry.
+    /// The server has all of these: what was found, and what was added, with its last entry.
     pub(super) fn end(
         &mut self,
         attempt: Attempt,
-        added: impl IntoIterator<Item = EventId>,
+        batch: &[SinkEvent],
+        there: impl IntoIterator<Item = EventId>,
         last_entry: Option<String>,
     ) {
         self.in_doubt = false;
         self.doubtful = None;
         let seen = last_entry.or(attempt.look.newest);
         self.last_entry = seen.or(self.last_entry.take());
-        for id in attempt.look.found.into_iter().chain(added) {
+        self.found.extend(attempt.look.found);
+        self.found.pass(batch);
+        for id in there {
             self.known.insert(id);
         }
         self.known.forget_oldest();
@@ -145,6 +166,7 @@ impl State {
         address: &StreamAddress,
         connection: &mut Connection,
         batch: usize,
+        reach: &Reach,
     ) -> Result<(), SinkError> {
         self.end_the_old_connection(address, connection).await?;
         // Another server, perhaps, which took over without what the old one had.
@@ -152,16 +174,21 @@ impl State {
             && !is_there(address, connection, newest).await?
         {
             self.look = Look::default();
+            self.found.clear();
         }
         if let Some(last) = &self.last_entry
             && !is_there(address, connection, last).await?
         {
             self.last_entry = None;
             self.look = Look::default();
+            self.found.clear();
         }
         match self.last_entry.clone() {
-            None => self.look_backwards(address, connection, batch).await?,
-            Some(last) => self.look_behind(last, address, connection).await?,
+            None => {
+                self.look_backwards(address, connection, batch, reach)
+                    .await?;
+            }
+            Some(last) => self.look_behind(last, address, connection, reach).await?,
         }
         // It may have become a replica meanwhile; if all is found, nothing is written that would tell.
         connection.require_primary().await
@@ -194,21 +221,27 @@ impl State {
         Ok(())
     }
 
-    /// The last entries, from the newest on.
+    /// The last entries, from the newest on: to one that was there before the events in doubt.
     async fn look_backwards(
         &mut self,
         address: &StreamAddress,
         connection: &mut Connection,
         batch: usize,
+        reach: &Reach,
     ) -> Result<(), SinkError> {
-        let wanted = FIRST_LOOK.max(batch.saturating_mul(2));
-        while self.look.entries < wanted {
+        let wanted = FIRST_LOOK.max(2 * batch as u64);
+        self.look.is_far_enough |= reach.is_unknown();
+        while !self.look.is_far_enough || self.look.entries < wanted {
+            if self.look.is_too_long() && self.look.entries >= wanted {
+                say_unread(address);
+                break;
+            }
             let from = match &self.look.oldest {
                 None => "+".to_owned(),
                 Some(oldest) => format!("({oldest}"),
             };
             let command = ["XREVRANGE", &address.stream, &from, "-"];
-            let page = self.look.read(&command, connection).await?;
+            let page = self.look.read(&command, connection, reach).await?;
             if let Some(first) = page.entries.first() {
                 let newest = &mut self.look.newest;
                 newest.get_or_insert_with(|| first.clone());
@@ -229,11 +262,16 @@ impl State {
         last: String,
         address: &StreamAddress,
         connection: &mut Connection,
+        reach: &Reach,
     ) -> Result<(), SinkError> {
-        while self.look.entries < MOST_ENTRIES {
+        loop {
+            if self.look.entries >= MOST_READ {
+                say_unread(address);
+                break;
+            }
             let from = format!("({}", self.look.newest.as_ref().unwrap_or(&last));
             let command = ["XRANGE", &address.stream, &from, "+"];
-            let page = self.look.read(&command, connection).await?;
+            let page = self.look.read(&command, connection, reach).await?;
             if let Some(last) = page.entries.last() {
                 self.look.newest = Some(last.clone());
             }
@@ -246,35 +284,62 @@ impl State {
 }
 
 impl Look {
+    fn is_too_long(&self) -> bool {
+        self.entries >= MOST_READ || self.calls >= MOST_CALLS
+    }
+
     /// Reads a page. One that does not come in time is smaller the next time, so that large entries are seen, too.
     async fn read(
         &mut self,
         command: &[&str],
         connection: &mut Connection,
+        reach: &Reach,
     ) -> Result<Page, SinkError> {
         let wanted = self.page;
         self.page = (wanted / 4).max(1);
         let (name, rest) = command.split_first().unwrap_or((&"PING", &[]));
+        self.calls += 1;
         let page = ::redis::cmd(name)
             .arg(rest)
             .arg("COUNT")
             .arg(wanted)
             .query_async::<StreamRangeReply>(&mut connection.redis)
-            .await
-            .map_err(|error| failed(REDIS, error))?;
+            .await;
+        // Not where the call is dropped meanwhile.
+        self.calls -= 1;
+        let page = page.map_err(|error| failed(REDIS, error))?;
         self.page = (wanted * 2).min(LARGEST_PAGE);
-        self.entries += page.ids.len();
+        self.entries += page.ids.len() as u64;
         for entry in &page.ids {
-            let id = entry.get::<String>("id");
-            if let Some(Ok(id)) = id.map(|id| id.parse::<EventId>()) {
-                self.found.insert(id);
-            }
+            let [id, journal, position] =
+                ["id", JOURNAL, POSITION].map(|field| entry.get::<String>(field));
+            let seen = Seen {
+                id: id.as_deref(),
+                journal: journal.as_deref(),
+                position: position.as_deref(),
+                at: written_at(&entry.id),
+            };
+            self.found.note(seen, reach);
+            self.is_far_enough |= reach.ends_at(seen);
         }
         Ok(Page {
             is_last: page.ids.len() < wanted,
             entries: page.ids.into_iter().map(|entry| entry.id).collect(),
         })
     }
+}
+
+/// When an entry was written, by the clock of the server.
+fn written_at(entry: &str) -> Option<std::time::SystemTime> {
+    let milliseconds = entry.split('-').next()?.parse().ok()?;
+    UNIX_EPOCH.checked_add(Duration::from_millis(milliseconds))
+}
+
+fn say_unread(address: &StreamAddress) {
+    warn!(
+        stream = address.stream,
+        "others wrote so much to the stream that it was not read to the end of the doubt: events may come twice"
+    );
 }
 
 /// The ids of some entries, in the order in which they were asked for.

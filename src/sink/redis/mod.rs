@@ -12,6 +12,7 @@ use super::{
     Delivered, Rejection, Sink, SinkError, SinkEvent, SinkUrlError,
     shared::{
         attempt::{outcome, within},
+        doubt::Origin,
         hosts::LastThatWorked,
     },
 };
@@ -40,6 +41,7 @@ struct Redis {
     name: String,
     address: StreamAddress,
     last_that_worked: LastThatWorked,
+    origin: Origin,
     state: Mutex<State>,
 }
 
@@ -59,6 +61,7 @@ pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
         name: format!("redis {}", address.stream),
         address,
         last_that_worked: LastThatWorked::default(),
+        origin: Origin::default(),
         state: Mutex::default(),
     }))
 }
@@ -76,12 +79,13 @@ impl Redis {
             _ => self.connect().await?,
         };
         let attempt = state
-            .begin(&self.address, &mut connection, batch.len())
+            .begin(&self.address, &mut connection, batch, &self.origin)
             .await?;
         let mut rejected = Vec::new();
         let mut transaction = ::redis::pipe();
         transaction.atomic();
-        let mut added = Vec::with_capacity(batch.len());
+        let mut there = Vec::with_capacity(batch.len());
+        let mut is_added = false;
         for (index, event) in batch.iter().enumerate() {
             if event.json.len() > connection.max_string {
                 let reason = format!(
@@ -90,13 +94,16 @@ impl Redis {
                     connection.max_string
                 );
                 rejected.push(Rejection::new(index, reason));
-            } else if !state.knows(event.event_id) && !attempt.found(event.event_id) {
+                continue;
+            }
+            there.push(event.event_id);
+            if !state.knows(event.event_id) && !attempt.found(event.event_id) {
                 transaction.add_command(self.add(event));
-                added.push(event.event_id);
+                is_added = true;
             }
         }
         let mut last_entry = None;
-        if !added.is_empty() {
+        if is_added {
             state.writes_over(&connection);
             let entries = transaction
                 .query_async::<Vec<String>>(&mut connection.redis)
@@ -105,13 +112,13 @@ impl Redis {
             last_entry = entries.into_iter().next_back();
         }
         if let Some(wait) = self.address.wait {
-            if !added.is_empty() {
+            if is_added {
                 replicas::wait(&mut connection, wait).await?;
             } else if attempt.has_looked() {
                 replicas::wait_for_what_was_there(&mut connection, wait).await?;
             }
         }
-        state.end(attempt, added, last_entry);
+        state.end(attempt, batch, there, last_entry);
         state.connection = Some(connection);
         *done = Delivered::up_to(batch.len(), rejected);
         Ok(())
@@ -140,6 +147,10 @@ impl Redis {
         if let Some(key) = event.key() {
             command.arg("key").arg(key);
         }
+        if let Some(journal) = self.origin.journal() {
+            command.arg(doubt::JOURNAL).arg(journal);
+            command.arg(doubt::POSITION).arg(event.position);
+        }
         command.arg("event").arg(&event.json);
         command
     }
@@ -157,6 +168,10 @@ fn milliseconds_before(age: Duration) -> u64 {
 impl Sink for Redis {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn comes_from(&self, journal: &str) {
+        self.origin.set(journal);
     }
 
     async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
