@@ -3,6 +3,7 @@
 
 mod begin;
 mod control;
+mod fill;
 mod guard;
 mod judgement;
 mod patience;
@@ -48,6 +49,8 @@ pub(crate) struct BatchOptions {
     pub(crate) size: usize,
     /// How long an event may wait for others to be delivered with.
     pub(crate) linger: Duration,
+    /// How many events, and bytes of them, may wait in the journal for a batch that its sink wants large.
+    pub(crate) most_waiting: (usize, usize),
 }
 
 /// The delivering tasks. They end when this is dropped.
@@ -132,6 +135,7 @@ impl Delivery {
                 only,
                 reading: reading.clone(),
                 batch,
+                filling: sink.filling(),
                 patience,
                 progress: progress.clone(),
             });
@@ -268,6 +272,8 @@ impl Line {
             return Ok(false);
         };
         let position = event.position;
+        // The sink has to know whose positions these are.
+        self.task.standing().await?;
         let delivered = call(self.sink.deliver(&[event])).await;
         let delivered = delivered.map_err(|error| RedeliverError::Sink {
             name: self.name.clone(),

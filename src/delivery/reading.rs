@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::watch;
+use uuid::Uuid;
 
 /// How long to wait for new events before looking anyway: a journal that could not be read for a moment does not
 /// announce that it can be read again.
@@ -64,13 +65,15 @@ impl Reading {
         self.journal.upgrade().ok_or(JournalError::Closed)
     }
 
-    /// Returns where the sink stands. A new one begins where it was told to. Learns whether it ever took an event.
-    pub(super) async fn standing(&self) -> Result<Standing, JournalError> {
+    /// Returns the journal's id, and where the sink stands. A new one begins where it was told to. Learns whether it ever
+    /// took an event.
+    pub(super) async fn standing(&self) -> Result<(Uuid, Standing), JournalError> {
         let [cursor, taken, paused] =
             [cursor_name, taken_name, paused_name].map(|name_of| name_of(&self.sink));
         let begin = self.begin;
         let journal = self.journal()?;
         let asked = journal.ask(move |store| {
+            let id = store.id()?;
             let position = match (store.cursor(&cursor)?, begin) {
                 (Some(position), _) => position,
                 (None, Begin::Beginning) => 0,
@@ -78,9 +81,9 @@ impl Reading {
                 (None, Begin::At(time)) => store.position_before(Some(time))?,
             };
             let is_paused = store.cursor(&paused)? == Some(1);
-            Ok((position, store.cursor(&taken)?.is_some(), is_paused))
+            Ok((id, position, store.cursor(&taken)?.is_some(), is_paused))
         });
-        let (position, has_taken, is_paused) = asked.await?;
+        let (journal, position, has_taken, is_paused) = asked.await?;
         if has_taken {
             self.has_taken.store(true, Relaxed);
         }
@@ -88,10 +91,11 @@ impl Reading {
         if begin != Begin::Beginning {
             self.settle(position, Vec::new())?;
         }
-        Ok(Standing {
+        let standing = Standing {
             position,
             is_paused,
-        })
+        };
+        Ok((journal, standing))
     }
 
     /// Waits until what was noted is in the store; an error if it is not.

@@ -3,6 +3,7 @@
 
 use super::{
     BatchOptions,
+    fill::Fill,
     guard::call,
     judgement::{Before, Judgement},
     patience::{Patience, Tried},
@@ -14,7 +15,7 @@ use super::{
 use crate::{
     event::DeadLetter,
     journal::JournalError,
-    sink::{Delivered, Rejection, RejectionKind, Sink, SinkError, SinkEvent},
+    sink::{Delivered, Filling, Rejection, RejectionKind, Sink, SinkError, SinkEvent},
 };
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use std::{
@@ -39,6 +40,7 @@ pub(super) struct Task {
     pub(super) only: Selection,
     pub(super) reading: Arc<Reading>,
     pub(super) batch: BatchOptions,
+    pub(super) filling: Option<Filling>,
     pub(super) patience: Patience,
     pub(super) progress: Arc<Progress>,
 }
@@ -79,7 +81,13 @@ impl Task {
     pub(super) async fn standing(&self) -> Result<Standing, JournalError> {
         match self.progress.standing() {
             Some(known) => Ok(known),
-            None => Ok(self.progress.learn(self.reading.standing().await?)),
+            None => {
+                let (journal, standing) = self.reading.standing().await?;
+                let tell = || self.sink.reads_from(&journal.to_string());
+                // A sink that panics does so again when it delivers, where that is said.
+                catch_unwind(AssertUnwindSafe(tell)).ok();
+                Ok(self.progress.learn(standing))
+            }
         }
     }
 
@@ -115,7 +123,10 @@ impl Task {
                 None if attempts.suspects.is_outage() && attempts.suspects.is_empty() => {
                     self.insist(|| self.reading.read(position, 1)).await?
                 }
-                None => self.next(position).await?,
+                None => match self.filling.filter(|_| attempts.suspects.is_empty()) {
+                    Some(filling) => self.fill(position, filling).await?,
+                    None => self.next(position).await?,
+                },
             };
             if let Some(first) = batch.first().filter(|_| is_looked_for) {
                 is_looked_for = false;
@@ -140,7 +151,7 @@ impl Task {
             attempts.counted = attempts.counted.max(last);
             self.progress.passed_over.fetch_add(passed_over, Relaxed);
             // If there is more, read the next batch while this one is delivered.
-            let is_full = before >= self.batch.size;
+            let is_full = self.filling.is_none() && before >= self.batch.size;
             let (handed_over, next) =
                 tokio::join!(self.hand_over(&selected, &mut attempts), async {
                     match is_full {
@@ -186,6 +197,23 @@ impl Task {
         }
         tokio::time::sleep(self.batch.linger).await;
         self.insist(read).await
+    }
+
+    /// Reads the next batch for a sink that wants large ones.
+    async fn fill(
+        &self,
+        position: u64,
+        filling: Filling,
+    ) -> Result<Vec<SinkEvent>, JournalError> {
+        let wanted = self.progress.wanted();
+        let mut fill = Fill::new(&self.reading, filling, self.batch.most_waiting, wanted);
+        loop {
+            match fill.go_on(position).await {
+                // Says that the journal does not answer, and waits until it does.
+                Err(_) => drop(self.insist(|| self.reading.read(position, 1)).await?),
+                batch => return batch,
+            }
+        }
     }
 
     /// Judges refused events behind which there is nothing up to `position`. Returns where to go on.

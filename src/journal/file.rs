@@ -469,6 +469,13 @@ impl Store for FileStore {
         }
     }
 
+    fn id(&self) -> Result<Uuid, JournalError> {
+        match self.readable()? {
+            Readable::File(log) => log.store_id().map_err(read_error),
+            Readable::Memory(memory) => memory.id(),
+        }
+    }
+
     fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError> {
         match self.readable()? {
             Readable::File(log) => log.cursor(name).map_err(read_error),

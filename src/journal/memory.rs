@@ -13,6 +13,7 @@ use std::{
     sync::atomic::Ordering::Relaxed,
     time::{Instant, SystemTime},
 };
+use uuid::Uuid;
 
 /// A store that lives as long as its process.
 #[derive(Debug)]
@@ -32,6 +33,7 @@ pub(super) struct MemoryLog {
     opened: (SystemTime, Instant),
     next_position: u64,
     capacity: usize,
+    id: Uuid,
 }
 
 impl MemoryLog {
@@ -48,6 +50,7 @@ impl MemoryLog {
             opened: (SystemTime::now(), Instant::now()),
             next_position: 1,
             capacity: capacity.max(1),
+            id: Uuid::new_v4(),
         }
     }
 
@@ -271,6 +274,10 @@ impl Store for MemoryLog {
             .rev()
             .skip_while(|(stored_at, _)| *stored_at >= time);
         Ok(before.next().map_or(0, |(_, event)| event.position))
+    }
+
+    fn id(&self) -> Result<Uuid, JournalError> {
+        Ok(self.id)
     }
 
     fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError> {

@@ -70,6 +70,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 /// A read of events ends with the event that exceeds this many bytes.
 const MAX_READ_BYTES: usize = 8 * 1024 * 1024;
@@ -88,6 +89,8 @@ pub(crate) trait Store {
     fn find(&self, ids: &[EventId]) -> Result<Vec<String>, JournalError>;
     /// Returns the position of the last event that was stored before `time`, or of the newest one; 0 if there is none.
     fn position_before(&self, time: Option<SystemTime>) -> Result<u64, JournalError>;
+    /// Returns the id of the store that gives positions, the same for ever. One in memory has a new one each time.
+    fn id(&self) -> Result<Uuid, JournalError>;
     /// Returns the position of the cursor `name`, if it was ever moved.
     fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError>;
     /// Returns dead letters of one sink, or of all, in the order of their positions: at most `limit`, and

@@ -9,6 +9,7 @@ mod causes;
 mod dapr;
 mod delivered;
 mod error;
+mod filling;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "kafka")]
@@ -17,6 +18,8 @@ mod kafka;
 mod nats;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
+#[cfg(feature = "object-store")]
+mod objects;
 mod redacted;
 #[cfg(feature = "redis")]
 mod redis;
@@ -30,6 +33,7 @@ mod segment;
         feature = "http",
         feature = "kafka",
         feature = "nats",
+        feature = "object-store",
         feature = "postgres",
         feature = "redis",
         feature = "segment"
@@ -45,6 +49,7 @@ mod stdout;
 
 pub use delivered::{Delivered, Rejection, RejectionKind};
 pub use error::{SinkError, SinkUrlError};
+pub use filling::Filling;
 pub(crate) use redacted::redacted;
 pub use scheme::open;
 #[cfg(feature = "sink")]
@@ -87,6 +92,18 @@ pub trait Sink: Send + Sync + fmt::Debug + 'static {
         let _ = event;
         true
     }
+
+    /// Tells the sink the id of the journal that gives its events their positions, before the first of them is
+    /// delivered. The id stays the same for as long as the journal's file; a journal in memory has a new one each time.
+    fn reads_from(&self, journal: &str) {
+        let _ = journal;
+    }
+
+    /// How its batches are filled. By default they are as small and as prompt as the store's options say
+    /// ([`batch_size`](crate::EventStoreOptions::batch_size), [`linger`](crate::EventStoreOptions::linger)).
+    fn filling(&self) -> Option<Filling> {
+        None
+    }
 }
 
 /// A sink that its owner keeps a handle of.
@@ -106,5 +123,13 @@ impl<S: Sink + ?Sized> Sink for Arc<S> {
 
     fn takes(&self, event: &SinkEvent) -> bool {
         (**self).takes(event)
+    }
+
+    fn reads_from(&self, journal: &str) {
+        (**self).reads_from(journal);
+    }
+
+    fn filling(&self) -> Option<Filling> {
+        (**self).filling()
     }
 }
