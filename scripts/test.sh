@@ -65,7 +65,7 @@ install_missing() {
 # Each feature alone, none, and all, without a warning.
 check_features() {
     local features
-    for features in "" temporal plugin sqlite sink testing failpoints postgres nats redis http dapr segment kafka \
+    for features in "" temporal plugin sqlite sink testing failpoints postgres nats redis http dapr segment object-store kafka \
         "kafka-tls kafka-zstd" cli "cli postgres" "plugin sqlite" "plugin sqlite testing"; do
         # Not with RUSTFLAGS: what is built is built once.
         cargo clippy --quiet --lib --bins --no-default-features --features "$features" -- -D warnings

@@ -200,11 +200,7 @@ impl Task {
     }
 
     /// Reads the next batch for a sink that wants large ones.
-    async fn fill(
-        &self,
-        position: u64,
-        filling: Filling,
-    ) -> Result<Vec<SinkEvent>, JournalError> {
+    async fn fill(&self, position: u64, filling: Filling) -> Result<Vec<SinkEvent>, JournalError> {
         let wanted = self.progress.wanted();
         let mut fill = Fill::new(&self.reading, filling, self.batch.most_waiting, wanted);
         loop {

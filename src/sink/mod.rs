@@ -16,10 +16,10 @@ mod http;
 mod kafka;
 #[cfg(feature = "nats")]
 mod nats;
-#[cfg(feature = "postgres")]
-pub(crate) mod postgres;
 #[cfg(feature = "object-store")]
 mod objects;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 mod redacted;
 #[cfg(feature = "redis")]
 mod redis;

@@ -24,6 +24,7 @@ mod lifecycle;
 mod lossy_line;
 mod metrics;
 mod nats_sink;
+mod objects_sink;
 mod operated_sinks;
 mod own_log;
 mod postgres_sink;

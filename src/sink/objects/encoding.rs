@@ -120,7 +120,11 @@ mod tests {
             let name = format!("7{}", compression.extension());
             assert_eq!(Compression::of(&name), Some(("7", compression)));
             // A part of one, or something else, is not taken for one with fewer events.
-            assert!(compression.ids(object.get(..object.len() - 3).unwrap()).is_err());
+            assert!(
+                compression
+                    .ids(object.get(..object.len() - 3).unwrap())
+                    .is_err()
+            );
             assert!(compression.ids(b"no event\n").is_err());
         }
         assert_eq!(Compression::of("7.parquet"), None);

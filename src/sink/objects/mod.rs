@@ -70,8 +70,9 @@ impl Objects {
         // The day of the first event that is left, and of all others of that day.
         while let Some((_, first)) = left.first() {
             let day = name::day(first);
-            let (of_day, others): (Vec<_>, Vec<_>) =
-                left.into_iter().partition(|(_, event)| name::day(event) == day);
+            let (of_day, others): (Vec<_>, Vec<_>) = left
+                .into_iter()
+                .partition(|(_, event)| name::day(event) == day);
             let events = of_day.into_iter().map(|(_, event)| event).collect();
             shelves
                 .put(&*store, &self.address, &journal, &day, events)

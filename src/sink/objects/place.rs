@@ -88,7 +88,9 @@ impl Place {
             .get_config_value(&AzureConfigKey::AccountName)
             .is_none()
         {
-            return Err("it names no `account`, and neither does AZURE_STORAGE_ACCOUNT_NAME".into());
+            return Err(
+                "it names no `account`, and neither does AZURE_STORAGE_ACCOUNT_NAME".into(),
+            );
         }
         bucket_of(builder.build())
     }
@@ -222,7 +224,10 @@ mod tests {
         };
         let said = "<?xml version='1.0'?><Error><Code>InvalidAccessKeyId</Code><Key>hunter2</Key>";
         let text = text_of(&error(said));
-        assert!(text.ends_with("403 Forbidden: InvalidAccessKeyId"), "{text}");
+        assert!(
+            text.ends_with("403 Forbidden: InvalidAccessKeyId"),
+            "{text}"
+        );
         let text = text_of(&error("{ \"error\": \"hunter2\" }"));
         assert!(text.ends_with("403 Forbidden"), "{text}");
         assert!(text_of(&error(&"x".repeat(1000))).len() < 400);

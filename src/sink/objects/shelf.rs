@@ -72,17 +72,24 @@ impl Shelves {
             let put = store
                 .put_opts(&object, bytes.into(), PutMode::Create.into())
                 .await;
-            let last = match put {
-                Ok(_) => Some(last),
-                // By a call that was given up, by a request whose answer was lost, or by somebody else.
-                Err(Error::AlreadyExists { .. }) => None,
+            match put {
+                Ok(_) => {
+                    let last = Some(last);
+                    let shelf = self.known.entry(path).or_default();
+                    shelf.insert(start, Known { compression, last });
+                    return Ok(());
+                }
+                // By a call that was given up, by a request whose answer was lost, or by somebody else, who may have
+                // written more.
+                Err(Error::AlreadyExists { .. }) => {
+                    self.known.remove(&path);
+                    if !self.shelf(store, &path).await?.contains_key(&start) {
+                        return Err(SinkError::new(
+                            "an object is being written by somebody else at this moment",
+                        ));
+                    }
+                }
                 Err(error) => return Err(failed("an object is not stored", &error)),
-            };
-            let known = Known { compression, last };
-            let shelf = self.known.entry(path.clone()).or_default();
-            shelf.insert(start, known);
-            if last.is_some() {
-                return Ok(());
             }
         }
     }
@@ -90,7 +97,10 @@ impl Shelves {
     /// Returns the first name that no object has, as far as is known.
     fn free(&self, path: &Path, position: u64) -> Start {
         let taken = self.known.get(path).and_then(|shelf| {
-            let of_position = Start { position, number: 0 }..=Start {
+            let of_position = Start {
+                position,
+                number: 0,
+            }..=Start {
                 position,
                 number: u32::MAX,
             };
