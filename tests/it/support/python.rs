@@ -60,7 +60,7 @@ pub fn packages(name: &str, packages: &[&str]) -> anyhow::Result<PathBuf> {
     Ok(fetched)
 }
 
-/// Asks DuckDB. `FILES` in the question stands for the JSON lines in `folder`. Returns the rows, each with its columns as
+/// Asks DuckDB. `FILES` in the question stands for the objects in `folder`, of the kinds that are there. Returns the rows, each with its columns as
 /// text.
 pub fn duckdb(folder: &Path, question: &str) -> Vec<Vec<String>> {
     const PROGRAM: &str = "import sys, json, duckdb\n\
@@ -68,10 +68,18 @@ pub fn duckdb(folder: &Path, question: &str) -> Vec<Vec<String>> {
         print(json.dumps([[str(column) for column in row] for row in rows]))";
     let (name, set) = DUCKDB;
     let packages = packages(name, set).unwrap();
-    let files = format!(
-        "read_json('{}/**/*.jsonl*', hive_partitioning = true, union_by_name = true)",
-        folder.display()
-    );
+    let kinds = ["jsonl.zst", "jsonl.gz"].into_iter().filter(|kind| {
+        let find = Command::new("find")
+            .arg(folder)
+            .args(["-name", &format!("*.{kind}")])
+            .output();
+        !find.unwrap().stdout.is_empty()
+    });
+    let globs: Vec<_> = kinds
+        .map(|kind| format!("'{}/**/*.{kind}'", folder.display()))
+        .collect();
+    let globs = globs.join(", ");
+    let files = format!("read_json([{globs}], hive_partitioning = true, union_by_name = true)");
     let output = Command::new("python3")
         .args(["-c", PROGRAM, &question.replace("FILES", &files)])
         .env("PYTHONPATH", packages)
