@@ -74,7 +74,7 @@ install_missing() {
 check_features() {
     local features host
     host=$(rustc -vV | sed -n 's/^host: //p')
-    for features in "" temporal plugin sqlite sink testing failpoints postgres nats redis http dapr segment kafka \
+    for features in "" temporal plugin sqlite sink testing failpoints postgres nats redis http dapr segment object-store kafka \
         "kafka-tls kafka-zstd" cli "cli postgres" "plugin sqlite" "plugin sqlite testing"; do
         # Not with RUSTFLAGS: what is built is built once. librdkafka is only linked by what runs.
         cargo clippy --quiet --lib --bins --no-default-features --features "$features" \

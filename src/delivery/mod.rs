@@ -4,6 +4,7 @@
 
 mod begin;
 mod control;
+mod fill;
 mod guard;
 mod handler;
 mod judgement;
@@ -54,6 +55,8 @@ pub(crate) struct BatchOptions {
     pub(crate) size: usize,
     /// How long an event may wait for others to be delivered with.
     pub(crate) linger: Duration,
+    /// How many events, and bytes of them, may wait in the journal for a batch that its sink wants large.
+    pub(crate) most_waiting: (usize, usize),
 }
 
 /// The delivering tasks. They end when this is dropped.
@@ -140,6 +143,7 @@ impl Delivery {
                 only,
                 reading: reading.clone(),
                 batch,
+                filling: sink.filling(),
                 patience,
                 progress: progress.clone(),
             }));
@@ -366,7 +370,7 @@ impl Line {
             return Ok(false);
         };
         // If the sink was not told yet where its events come from.
-        self.task.standing().await?;
+        self.runner.standing().await?;
         let position = event.position;
         let delivered = call(self.sink.deliver(&[event])).await;
         let delivered = delivered.map_err(|error| RedeliverError::Sink {

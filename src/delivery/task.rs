@@ -3,6 +3,7 @@
 
 use super::{
     BatchOptions,
+    fill::Fill,
     guard::call,
     judgement::Judgement,
     patience::{Patience, Tried},
@@ -14,7 +15,7 @@ use super::{
 use crate::{
     event::DeadLetter,
     journal::JournalError,
-    sink::{Delivered, Rejection, RejectionKind, Sink, SinkError, SinkEvent},
+    sink::{Delivered, Filling, Rejection, RejectionKind, Sink, SinkError, SinkEvent},
 };
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use std::{
@@ -39,6 +40,7 @@ pub(super) struct Task {
     pub(super) only: Selection,
     pub(super) reading: Arc<Reading>,
     pub(super) batch: BatchOptions,
+    pub(super) filling: Option<Filling>,
     pub(super) patience: Patience,
     pub(super) progress: Arc<Progress>,
 }
@@ -121,7 +123,10 @@ impl Task {
                 None if attempts.suspects.is_outage() && attempts.suspects.is_empty() => {
                     self.insist(|| self.reading.read(position, 1)).await?
                 }
-                None => self.next(position).await?,
+                None => match self.filling.filter(|_| attempts.suspects.is_empty()) {
+                    Some(filling) => self.fill(position, filling).await?,
+                    None => self.next(position).await?,
+                },
             };
             if let Some(first) = batch.first().filter(|_| is_looked_for) {
                 is_looked_for = false;
@@ -146,7 +151,7 @@ impl Task {
             attempts.counted = attempts.counted.max(last);
             self.progress.passed_over.fetch_add(passed_over, Relaxed);
             // If there is more, read the next batch while this one is delivered.
-            let is_full = before >= self.batch.size;
+            let is_full = self.filling.is_none() && before >= self.batch.size;
             let (handed_over, next) =
                 tokio::join!(self.hand_over(&selected, &mut attempts), async {
                     match is_full {
@@ -192,6 +197,19 @@ impl Task {
         }
         tokio::time::sleep(self.batch.linger).await;
         self.insist(read).await
+    }
+
+    /// Reads the next batch for a sink that wants large ones.
+    async fn fill(&self, position: u64, filling: Filling) -> Result<Vec<SinkEvent>, JournalError> {
+        let wanted = self.progress.wanted();
+        let mut fill = Fill::new(&self.reading, filling, self.batch.most_waiting, wanted);
+        loop {
+            match fill.go_on(position).await {
+                // Says that the journal does not answer, and waits until it does.
+                Err(_) => drop(self.insist(|| self.reading.read(position, 1)).await?),
+                batch => return batch,
+            }
+        }
     }
 
     /// Judges refused events behind which there is nothing up to `position`. Returns where to go on.

@@ -9,12 +9,15 @@ mod causes;
 mod dapr;
 mod delivered;
 mod error;
+mod filling;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "kafka")]
 mod kafka;
 #[cfg(feature = "nats")]
 mod nats;
+#[cfg(feature = "object-store")]
+mod objects;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 mod redacted;
@@ -30,6 +33,7 @@ mod segment;
         feature = "http",
         feature = "kafka",
         feature = "nats",
+        feature = "object-store",
         feature = "postgres",
         feature = "redis",
         feature = "segment"
@@ -45,6 +49,7 @@ mod stdout;
 
 pub use delivered::{Delivered, Rejection, RejectionKind};
 pub use error::{SinkError, SinkUrlError};
+pub use filling::Filling;
 pub(crate) use redacted::redacted;
 pub use scheme::open;
 #[cfg(feature = "sink")]
@@ -94,6 +99,12 @@ pub trait Sink: Send + Sync + fmt::Debug + 'static {
         let _ = event;
         true
     }
+
+    /// How its batches are filled. By default they are as small and as prompt as the store's options say
+    /// ([`batch_size`](crate::EventStoreOptions::batch_size), [`linger`](crate::EventStoreOptions::linger)).
+    fn filling(&self) -> Option<Filling> {
+        None
+    }
 }
 
 /// A sink that its owner keeps a handle of.
@@ -117,5 +128,9 @@ impl<S: Sink + ?Sized> Sink for Arc<S> {
 
     fn takes(&self, event: &SinkEvent) -> bool {
         (**self).takes(event)
+    }
+
+    fn filling(&self) -> Option<Filling> {
+        (**self).filling()
     }
 }

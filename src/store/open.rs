@@ -51,6 +51,17 @@ impl Open {
         let batch = BatchOptions {
             size: options.batch_size,
             linger: options.linger,
+            most_waiting: match file.is_some() {
+                true => {
+                    let bytes = options.max_bytes.unwrap_or(u64::MAX) / 4;
+                    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+                    (usize::MAX, bytes.max(1))
+                }
+                false => {
+                    let events = options.batch_size.min(options.queue_size / 2);
+                    (events.max(1), usize::MAX)
+                }
+            },
         };
         let journal = tokio::task::spawn_blocking(move || Journal::open(options))
             .await

@@ -26,6 +26,7 @@ mod live;
 mod lossy_line;
 mod metrics;
 mod nats_sink;
+mod objects_sink;
 mod once;
 mod operated_sinks;
 mod own_log;

@@ -60,7 +60,10 @@ impl Handling {
     pub(in crate::delivery) async fn standing(&self) -> Result<Standing, JournalError> {
         match self.progress.standing() {
             Some(known) => Ok(known),
-            None => Ok(self.progress.learn(self.reading.standing().await?)),
+            None => {
+                let (standing, _) = self.reading.standing().await?;
+                Ok(self.progress.learn(standing))
+            }
         }
     }
 

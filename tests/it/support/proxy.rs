@@ -75,6 +75,12 @@ impl Proxy {
         self.port
     }
 
+    /// Holds back what the clients of later connections send, until [`hold_back`](Self::hold_back) is called: what that
+    /// returns lets it go.
+    pub fn hold_back_later(&self) {
+        self.hold.lock().unwrap().send_replace(true);
+    }
+
     /// Holds back what the clients of today's connections send. Those of later ones go through.
     pub fn hold_back(&self) -> watch::Sender<bool> {
         let mut hold = self.hold.lock().unwrap();
