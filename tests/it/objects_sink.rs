@@ -285,7 +285,7 @@ async fn after_kills_the_folder_has_what_the_journal_has_each_event_once() {
     let mut wanted: Vec<SinkEvent> = Vec::new();
     loop {
         let after = wanted.last().map_or(0, |last| last.position);
-        let more = events.read(after, 10_000).await.unwrap();
+        let more = events.read_after(after, 10_000).await.unwrap();
         if more.is_empty() {
             break;
         }
