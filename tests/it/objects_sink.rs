@@ -18,8 +18,11 @@ use temporal_eventstore::{
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The sink of a folder, which is told of a journal in a file: that has the same id each time.
 fn open(folder: &Path, parameters: &str) -> std::sync::Arc<dyn Sink> {
-    sink::open(&format!("file://{}{parameters}", folder.display())).unwrap()
+    let sink = sink::open(&format!("file://{}{parameters}", folder.display())).unwrap();
+    sink.comes_from("one");
+    sink
 }
 
 /// The files below a folder, in the order of their names, without those that a program was killed in the midst of.
