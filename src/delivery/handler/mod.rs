@@ -21,7 +21,7 @@ use std::{
 };
 
 /// How often a handler is called with an event before it is a dead letter, unless it is told otherwise. With the pauses
-/// between them that takes six minutes or more, so that a receiver may be away for a while.
+/// between them that takes almost six minutes or more, so that a receiver may be away for a while.
 const DEFAULT_MAX_ATTEMPTS: u32 = 20;
 /// How long a call may take unless it is told otherwise.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -114,7 +114,7 @@ impl Handler {
     }
 
     /// Sets how many calls with one event may fail before the event is a dead letter, from 1; `None` for any number. By
-    /// default 20, which takes at least six minutes. A restart of the program begins to count anew.
+    /// default 20, which takes almost six minutes or more. A restart of the program begins to count anew.
     pub fn max_attempts(mut self, attempts: impl Into<Option<u32>>) -> Self {
         self.max_attempts = attempts.into();
         self
