@@ -18,7 +18,7 @@ type Set = fn(&mut EventStoreOptions, &str) -> Result<(), String>;
 
 const URL: &str = "EVENTSTORE_URL";
 
-const VARIABLES: [(&str, Set); 16] = [
+const VARIABLES: [(&str, Set); 17] = [
     (URL, |options, value| {
         set(&mut options.stores, vec![value.to_owned()])
     }),
@@ -58,6 +58,12 @@ const VARIABLES: [(&str, Set); 16] = [
     }),
     ("EVENTSTORE_RETENTION", |options, value| {
         set(&mut options.retention, Some(RETENTION.duration(value)?))
+    }),
+    ("EVENTSTORE_DEAD_LETTER_RETENTION", |options, value| {
+        set(
+            &mut options.dead_letter_retention,
+            Some(RETENTION.duration(value)?),
+        )
     }),
     ("EVENTSTORE_MAX_JOURNAL_BYTES", |options, value| {
         set(
