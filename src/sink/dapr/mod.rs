@@ -13,6 +13,7 @@ use super::{
         auth::{self, AuthProvider},
         http_client::HttpClient,
         parts::{self, Part, Receiver},
+        tls::TlsFiles,
     },
 };
 use address::{Component, ComponentAddress};
@@ -68,7 +69,7 @@ fn open_with(
         })?,
         (given, _) => given,
     };
-    let client = HttpClient::new(&address.sidecar, address.timeout, None, auth)
+    let client = HttpClient::new(&address.sidecar, address.timeout, TlsFiles::default(), auth)
         .map_err(|reason| address.wrong(reason))?;
     let sidecar = Sidecar::new(address.sidecar.clone(), client, api_token)
         .map_err(|reason| address.wrong(reason))?;
