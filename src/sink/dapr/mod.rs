@@ -71,8 +71,12 @@ fn open_with(
     };
     let client = HttpClient::new(&address.sidecar, address.timeout, TlsFiles::default(), auth)
         .map_err(|reason| address.wrong(reason))?;
-    let sidecar = Sidecar::new(address.sidecar.clone(), client, api_token)
-        .map_err(|reason| address.wrong(reason))?;
+    // The URL's own wins, as everywhere.
+    let api_token = match &address.token {
+        Some(file) => Some(file.clone()),
+        None => sidecar::given(api_token).map_err(|reason| address.wrong(reason))?,
+    };
+    let sidecar = Sidecar::new(address.sidecar.clone(), client, api_token);
     Ok(Arc::new(DaprSink {
         name: address.sink_name(),
         sidecar,
