@@ -39,6 +39,7 @@ pub(super) fn options(
         logs = vec![format!("sqlite:{}", journal.display())];
     }
     options.retention = None;
+    options.dead_letter_retention = None;
     options.max_journal_bytes = None;
     options.stores = logs;
     match sinks.to.is_empty() {

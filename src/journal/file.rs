@@ -297,7 +297,10 @@ impl FileStore {
                 *retry_at = Instant::now() + RETRY_PAUSE;
                 self.repair(counters);
             }
-            FileState::Broken { .. } | FileState::Damaged { .. } | FileState::Closed => {}
+            FileState::Damaged { memory, .. } => {
+                counters.expire(memory.remove_aged_dead_letters());
+            }
+            FileState::Broken { .. } | FileState::Closed => {}
             FileState::Open(log) if !log.is_at(&self.path) => self.follow_the_path(counters),
             FileState::Open(_) => {
                 if self.make_room(counters) {
@@ -554,7 +557,7 @@ fn in_memory(options: &JournalOptions) -> MemoryLog {
     } else {
         options.sinks.clone()
     };
-    MemoryLog::new(options.queue_size, sinks)
+    MemoryLog::new(options.queue_size, sinks).keeping_dead_letters(options.dead_letter_retention)
 }
 
 fn count_removed(removed: Removed, counters: &Counters) {
@@ -567,6 +570,7 @@ fn count_removed(removed: Removed, counters: &Counters) {
             "the journal reached its size cap: the oldest events were removed",
         );
     }
+    counters.expire(removed.expired_dead_letters);
     if removed.dead_letters > 0 {
         counters.lose(
             removed.dead_letters,

@@ -2,7 +2,7 @@
 //! the log could not write. Both are bounded: the oldest user events go first, then the oldest lifecycle events.
 
 use super::{
-    JournalError, MAX_READ_BYTES, Store,
+    JournalError, MAX_READ_BYTES, Retention, Store,
     record::{Applied, Change, Held, HoldKey, Note},
     removed::{RemovedUntil, seconds},
     status::Counters,
@@ -23,7 +23,9 @@ pub(super) struct MemoryLog {
     ids: HashSet<EventId>,
     held: Vec<(HoldKey, String, Vec<StoredEvent>)>,
     cursors: HashMap<String, u64>,
-    dead_letters: Vec<DeadLetter>,
+    // Each with the time at which it was refused.
+    dead_letters: Vec<(i64, DeadLetter)>,
+    dead_letter_retention: Retention,
     // The cursors of the sinks. Events that all of them have are removed.
     sinks: Vec<String>,
     // The ids of such events, for a while: whether it is a lifecycle event, and when it was stored.
@@ -43,6 +45,7 @@ impl MemoryLog {
             held: Vec::new(),
             cursors: HashMap::new(),
             dead_letters: Vec::new(),
+            dead_letter_retention: Retention::Keep,
             sinks,
             delivered_ids: VecDeque::new(),
             removed_until: RemovedUntil::default(),
@@ -50,6 +53,30 @@ impl MemoryLog {
             next_position: 1,
             capacity: capacity.max(1),
         }
+    }
+
+    /// Keeps dead letters that long.
+    pub(super) fn keeping_dead_letters(mut self, retention: Retention) -> Self {
+        self.dead_letter_retention = retention;
+        self
+    }
+
+    /// Removes dead letters that are older than their retention. Returns how many, for whoever calls to say when no
+    /// lock is held.
+    pub(super) fn remove_aged_dead_letters(&mut self) -> u64 {
+        let Some(oldest) = self.dead_letter_retention.oldest(self.now()) else {
+            return 0;
+        };
+        let before = self.dead_letters.len();
+        self.dead_letters
+            .retain(|(refused_at, _)| *refused_at >= oldest);
+        (before - self.dead_letters.len()) as u64
+    }
+
+    /// Returns the time by which events and dead letters age: setting the clock changes nothing.
+    fn now(&self) -> SystemTime {
+        let (wall, monotonic) = self.opened;
+        wall + monotonic.elapsed()
     }
 
     /// Makes positions continue after `newest`.
@@ -113,16 +140,18 @@ impl MemoryLog {
                     self.forget_delivered();
                 }
                 Note::Refuse(letters) => {
-                    self.dead_letters.extend(letters);
+                    let now = seconds(self.now());
+                    self.dead_letters
+                        .extend(letters.into_iter().map(|letter| (now, letter)));
                     // In the order of positions, whichever sink noted them first.
-                    self.dead_letters.sort_by_key(|letter| letter.position);
+                    self.dead_letters.sort_by_key(|(_, letter)| letter.position);
                     // Bounded as the events are.
                     let surplus = self.dead_letters.len().saturating_sub(self.capacity);
                     self.dead_letters.drain(..surplus);
                 }
                 Note::RemoveDeadLetter(sink, position) => {
                     self.dead_letters
-                        .retain(|letter| letter.sink != sink || letter.position != position);
+                        .retain(|(_, letter)| letter.sink != sink || letter.position != position);
                 }
             }
         }
@@ -298,6 +327,7 @@ impl Store for MemoryLog {
         let found: Vec<&DeadLetter> = self
             .dead_letters
             .iter()
+            .map(|(_, letter)| letter)
             .filter(|letter| letter.position > after)
             .filter(|letter| sink.is_none_or(|sink| letter.sink == sink))
             .collect();

@@ -1,6 +1,7 @@
 //! What a journal is opened with.
 
-use std::time::Duration;
+use super::removed::seconds;
+use std::time::{Duration, SystemTime};
 
 /// Where the journal is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,11 +24,21 @@ pub(crate) enum Synchronous {
     Full,
 }
 
-/// How long events stay.
+/// How long events stay, or dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retention {
     Keep,
     For(Duration),
+}
+
+impl Retention {
+    /// Returns the time, in seconds since 1970, before which nothing is kept; none if everything is.
+    pub(super) fn oldest(self, now: SystemTime) -> Option<i64> {
+        match self {
+            Self::Keep => None,
+            Self::For(age) => now.checked_sub(age).map(seconds),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -48,6 +59,8 @@ pub(crate) struct JournalOptions {
     pub(crate) synchronous: Synchronous,
     pub(crate) max_bytes: Option<u64>,
     pub(crate) retention: Retention,
+    /// How long dead letters stay.
+    pub(crate) dead_letter_retention: Retention,
     /// The cursors of the sinks. Age removes an event only once all of them have it.
     pub(crate) sinks: Vec<String>,
     /// Whether callers may append themselves, where that is cheap and safe.
@@ -70,6 +83,7 @@ impl JournalOptions {
             synchronous: Synchronous::Normal,
             max_bytes: None,
             retention: Retention::Keep,
+            dead_letter_retention: Retention::Keep,
             sinks: Vec::new(),
             appends_inline: true,
             is_store: true,

@@ -69,6 +69,7 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     PRIMARY KEY (sink, seq)
 );
 CREATE INDEX IF NOT EXISTS dead_letters_by_position ON dead_letters (seq);
+CREATE INDEX IF NOT EXISTS dead_letters_by_age ON dead_letters (refused_at);
 
 -- schema_version; store_id, which the log's files have, too; log_position, the number of the last frame of the log
 -- that is in here; removed_user_until and removed_lifecycle_until, when the last removed event was stored.

@@ -22,6 +22,7 @@ pub(crate) struct JournalStatus {
     pub(crate) filtered: u64,
     pub(crate) refused: u64,
     pub(crate) lost: u64,
+    pub(crate) expired_dead_letters: u64,
     pub(crate) held: u64,
     pub(crate) oldest_held: Option<Duration>,
     pub(crate) transactions: u64,
@@ -44,6 +45,7 @@ pub(super) struct Counters {
     pub(super) filtered: AtomicU64,
     pub(super) refused: AtomicU64,
     pub(super) lost: AtomicU64,
+    pub(super) expired_dead_letters: AtomicU64,
     pub(super) transactions: AtomicU64,
     pub(super) held: AtomicU64,
     pub(super) depth: AtomicU64,
@@ -155,6 +157,21 @@ impl Counters {
         tracing::warn!(lost = events, all, "{why}");
     }
 
+    /// Counts dead letters that are older than their retention, and logs that: it was asked for, and is no loss.
+    pub(super) fn expire(&self, dead_letters: u64) {
+        if dead_letters > 0 {
+            let all = self
+                .expired_dead_letters
+                .fetch_add(dead_letters, Relaxed)
+                .saturating_add(dead_letters);
+            tracing::info!(
+                dead_letters,
+                all,
+                "dead letters that are older than dead_letter_retention were removed"
+            );
+        }
+    }
+
     pub(super) fn refuse(&self, events: usize) {
         self.refused.fetch_add(events as u64, Relaxed);
     }
@@ -219,6 +236,7 @@ impl Counters {
             filtered: self.filtered.load(Relaxed),
             refused: self.refused.load(Relaxed),
             lost: self.lost.load(Relaxed),
+            expired_dead_letters: self.expired_dead_letters.load(Relaxed),
             held: self.held.load(Relaxed),
             oldest_held: self.oldest_held(),
             transactions: self.transactions.load(Relaxed),

@@ -13,10 +13,10 @@ use super::{
     memory::Backlog,
 };
 #[cfg(feature = "sqlite")]
-use std::{sync::atomic::Ordering::Relaxed, time::Instant};
+use std::sync::atomic::Ordering::Relaxed;
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// The pause before a file that another program has locked is tried again.
@@ -57,7 +57,8 @@ impl Storage {
     ) -> Result<(Self, Appender), JournalError> {
         match &options.target {
             Target::Memory => {
-                let memory = MemoryLog::new(options.queue_size, options.sinks);
+                let memory = MemoryLog::new(options.queue_size, options.sinks)
+                    .keeping_dead_letters(options.dead_letter_retention);
                 let memory = Arc::new(Mutex::new(memory));
                 Ok((Self::Memory(memory.clone()), Appender::Memory(memory)))
             }
@@ -119,11 +120,18 @@ impl Storage {
         }
     }
 
-    /// Looks after the file, where there is one; returns when it wants to be looked after again.
-    #[cfg(feature = "sqlite")]
+    /// Looks after what is stored; returns when a file wants to be looked after again.
     pub(super) fn tick(&mut self, counters: &Counters) -> Option<Instant> {
         match self {
-            Self::Memory(_) => None,
+            Self::Memory(memory) => {
+                let aged = memory
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove_aged_dead_letters();
+                counters.expire(aged);
+                None
+            }
+            #[cfg(feature = "sqlite")]
             Self::File(file) => Some(file.store.tick(counters)),
         }
     }

@@ -154,7 +154,6 @@ impl Thread {
                 self.storage.ask(question.ask);
             }
             self.put_back(unanswered, notes);
-            #[cfg(feature = "sqlite")]
             if found.ticks
                 && let Some(next) = self.storage.tick(counters)
             {

@@ -5,27 +5,31 @@ use super::{
     Delivered, Sink, SinkError, SinkEvent, SinkUrlError,
     shared::{
         attributes::Attributes,
-        auth::{self, AuthHeader, AuthProvider, Basic, Signer},
+        auth::{self, AuthHeader, AuthProvider, Basic, FromFile, Scheme, Signer},
         headers::cloud_event_headers,
         http_client::{
             Head, HttpClient, REQUEST_TIMEOUT, Request, Verdict, is_header_value, origin,
             request_timeout,
         },
         parts::{self, Part, Receiver},
+        tls::TlsFiles,
     },
 };
 use crate::event::EventError;
 use async_trait::async_trait;
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
 use percent_encoding::percent_decode_str;
 use reqwest::{Method, header::HeaderName};
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{fmt, io::Write as _, sync::Arc};
 use url::Url;
 
 /// What is allowed, for error messages.
 const ALLOWED: &str = "`https://[USER:PASSWORD@]HOST[:PORT]/PATH` or `http://…`; its parameters are \
      passed on, except `eventstore.mode` (`batched`, `structured` or `binary`), \
-     `eventstore.timeout` (up to `15s`), `eventstore.tls_ca` (a file of certificates), \
-     `eventstore.auth` (the name of credentials, or `none`) and `eventstore.header.NAME` (a header)";
+     `eventstore.timeout` (up to `15s`), `eventstore.compress` (`gzip` or `none`), `eventstore.tls_ca` (a file of \
+     certificates), `eventstore.tls_cert` with `eventstore.tls_key` (files with a certificate and its key), \
+     `eventstore.password_file`, `eventstore.auth` (the name of credentials, or `none`) and `eventstore.header.NAME` (a header)";
 /// The beginning of parameters that are headers.
 const HEADER: &str = "eventstore.header.";
 /// Parameters that are ours; every other one is the receiver's.
@@ -49,6 +53,7 @@ struct HttpSink {
     name: String,
     url: Url,
     mode: Mode,
+    is_compressed: bool,
     client: HttpClient,
     signer: Option<Signer>,
     /// The user's own, which may be secret.
@@ -80,7 +85,9 @@ pub(super) fn open(
     }
     let mut mode = Mode::Batched;
     let mut timeout = REQUEST_TIMEOUT;
-    let mut roots = None;
+    let mut is_compressed = false;
+    let (mut roots, mut certificate, mut key) = (None, None, None);
+    let mut password_file = None;
     let mut named = None;
     let mut headers = Vec::new();
     let mut passed_on = Vec::new();
@@ -100,16 +107,27 @@ pub(super) fn open(
                     _ => return Err(wrong("`eventstore.mode` names no mode".to_owned())),
                 };
             }
-            "eventstore.tls_ca" if url.scheme() != "https" => {
-                return Err(wrong(
-                    "`eventstore.tls_ca` is of use with `https:` only".to_owned(),
-                ));
+            "eventstore.compress" => {
+                is_compressed = match value {
+                    "gzip" => true,
+                    "none" => false,
+                    _ => {
+                        return Err(wrong(
+                            "`eventstore.compress` is neither `gzip` nor `none`".to_owned(),
+                        ));
+                    }
+                };
             }
-            "eventstore.tls_ca" => {
-                let path = percent_decode_str(value).decode_utf8_lossy().into_owned();
-                roots = Some(PathBuf::from(path));
+            "eventstore.tls_ca" | "eventstore.tls_cert" | "eventstore.tls_key"
+                if url.scheme() != "https" =>
+            {
+                return Err(wrong(format!("`{name}` is of use with `https:` only")));
             }
-            auth::AUTH => named = Some(percent_decode_str(value).decode_utf8_lossy().into_owned()),
+            "eventstore.tls_ca" => roots = Some(decoded(value)),
+            "eventstore.tls_cert" => certificate = Some(decoded(value)),
+            "eventstore.tls_key" => key = Some(decoded(value)),
+            "eventstore.password_file" => password_file = Some(decoded(value)),
+            auth::AUTH => named = Some(decoded(value)),
             "eventstore.timeout" => timeout = request_timeout(value).map_err(wrong)?,
             _ if name.starts_with(HEADER) => headers.push(own_header(name, value).map_err(wrong)?),
             // Not shown: it may hold what it should not.
@@ -121,7 +139,10 @@ pub(super) fn open(
         }
     }
     let query = passed_on.join("&");
-    let basic = Basic::of(&url);
+    let files = TlsFiles::of(roots.as_deref(), certificate.as_deref(), key.as_deref()).ok_or_else(
+        || wrong("`eventstore.tls_cert` and `eventstore.tls_key` go together".to_owned()),
+    )?;
+    let own = own_credentials(&url, password_file.as_deref()).map_err(wrong)?;
     url.set_query((!query.is_empty()).then_some(query.as_str()));
     // Both fail only for URLs that cannot have a user name, and then there is none.
     url.set_username("").ok();
@@ -130,10 +151,10 @@ pub(super) fn open(
         text,
         receiver: &url,
         auth: named.as_deref(),
-        roots: roots.as_deref(),
+        roots: files.roots.as_deref(),
     };
     let signer = auth::signer(place)?;
-    let auth = match (given, basic) {
+    let auth = match (given, own) {
         (Some(_), Some(_)) => {
             return Err(wrong(
                 "it holds a user name or password beside an auth provider".to_owned(),
@@ -146,17 +167,42 @@ pub(super) fn open(
             ));
         }
         (Some(given), None) => Some(given),
-        (None, Some(basic)) => Some(Arc::new(basic) as Arc<dyn AuthProvider>),
+        (None, Some(own)) => Some(own),
         (None, None) => auth::from_environment(place)?,
     };
     Ok(Arc::new(HttpSink {
         name: origin(&url),
-        client: HttpClient::new(&url, timeout, roots.as_deref(), auth).map_err(wrong)?,
+        client: HttpClient::new(&url, timeout, files, auth).map_err(wrong)?,
         url,
         mode,
+        is_compressed,
         signer,
         headers,
     }))
+}
+
+fn decoded(value: &str) -> String {
+    percent_decode_str(value).decode_utf8_lossy().into_owned()
+}
+
+/// The user name of a URL with its password, or with the one in a file; none if there is no user name.
+fn own_credentials(
+    url: &Url,
+    password_file: Option<&str>,
+) -> Result<Option<Arc<dyn AuthProvider>>, String> {
+    let basic = Basic::of(url);
+    let Some(path) = password_file else {
+        return Ok(basic.map(|basic| Arc::new(basic) as Arc<dyn AuthProvider>));
+    };
+    if url.password().is_some() {
+        return Err("it has a password and an `eventstore.password_file`".to_owned());
+    }
+    if basic.is_none() {
+        return Err("`eventstore.password_file` needs a user name".to_owned());
+    }
+    let user = decoded(url.username());
+    let file = FromFile::checked(path, Scheme::PasswordOf(user))?;
+    Ok(Some(Arc::new(file)))
 }
 
 /// A header that the URL names, with its value percent-encoded.
@@ -171,12 +217,13 @@ fn own_header(parameter: &str, value: &str) -> Result<AuthHeader, String> {
         || [
             "content-type",
             "content-length",
+            "content-encoding",
             "host",
             "transfer-encoding",
             "connection",
         ]
         .contains(&&*name);
-    let value = percent_decode_str(value).decode_utf8_lossy().into_owned();
+    let value = decoded(value);
     if is_ours || HeaderName::from_bytes(name.as_bytes()).is_err() || !is_header_value(&value) {
         return Err(format!(
             "`{HEADER}NAME` names no header that may be set, or its value is none"
@@ -191,6 +238,20 @@ fn message_id(part: &[SinkEvent]) -> String {
         [] => String::new(),
         [event] => event.event_id.to_string(),
         [first, ..] => format!("{}_{}", first.event_id, part.len()),
+    }
+}
+
+/// Compresses a body, on a thread that nobody waits for.
+async fn gzip(body: Bytes) -> Result<Bytes, SinkError> {
+    let compressed = tokio::task::spawn_blocking(move || {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(&body)?;
+        encoder.finish()
+    });
+    match compressed.await {
+        Ok(Ok(compressed)) => Ok(compressed.into()),
+        Ok(Err(error)) => Err(SinkError::caused_by("the body was not compressed", error)),
+        Err(_) => Err(SinkError::new("the body was not compressed")),
     }
 }
 
@@ -262,6 +323,12 @@ impl Receiver for HttpSink {
         if let Some(signer) = &self.signer {
             let signed = signer.headers(&message_id(part), &request.body).await?;
             request.headers.extend(signed);
+        }
+        if self.is_compressed {
+            request.body = gzip(request.body).await?;
+            request
+                .headers
+                .push(("content-encoding", "gzip".to_owned()));
         }
         Ok(match self.client.send(&request).await? {
             Verdict::Accepted => Part::Taken,

@@ -8,6 +8,7 @@ use super::{
         auth::{self, AuthProvider, Basic, FromFile, SecretFile},
         http_client::{HttpClient, REQUEST_TIMEOUT, Request, Verdict, request_timeout},
         parts::{self, Part, Receiver},
+        tls::TlsFiles,
     },
 };
 use crate::event::{Event, LifecycleEvent, WorkflowState};
@@ -123,7 +124,7 @@ fn open_with(
     Ok(Arc::new(SegmentSink {
         name: format!("segment {}", address.authority()),
         user_id: parameters.text("user_id").map(str::to_owned),
-        client: HttpClient::new(&url, timeout, None, Some(auth))
+        client: HttpClient::new(&url, timeout, TlsFiles::default(), Some(auth))
             .map_err(|reason| address.wrong(reason))?,
         url,
     }))

@@ -145,6 +145,7 @@ impl Open {
         stats.filtered = status.filtered;
         stats.refused = status.refused;
         stats.lost = status.lost;
+        stats.expired_dead_letters = status.expired_dead_letters;
         stats.held = status.held;
         stats.oldest_held = status.oldest_held;
         stats.transactions = status.transactions;
@@ -236,6 +237,9 @@ fn journal_and_sinks(
             None if is_store => Retention::Keep,
             None => Retention::For(DELIVERED_RETENTION),
         },
+        dead_letter_retention: options
+            .dead_letter_retention
+            .map_or(Retention::Keep, Retention::For),
         sinks,
         // A filter is the application's code, and must not run on the thread of a worker.
         appends_inline: options.filter.is_none()

@@ -37,6 +37,9 @@ pub struct Stats {
     /// Events and dead letters that were accepted and then lost: removed at the size cap, or dropped because memory
     /// was full while the log could not be written.
     pub lost: u64,
+    /// Dead letters that were removed because they were older than
+    /// [`dead_letter_retention`](crate::EventStoreOptions::dead_letter_retention). They are not among `lost`.
+    pub expired_dead_letters: u64,
     /// Holds in the store now. A hold is what one workflow task published, and the `workflow_end` that it led to,
     /// until it is known whether the server accepted the task.
     pub held: u64,

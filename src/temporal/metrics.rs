@@ -16,7 +16,7 @@ type Value<T> = fn(&T) -> u64;
 type Of<T> = (&'static str, &'static str, Value<T>);
 
 /// Names have no dots, which Prometheus does not take, and no `_total`, which the exporter adds where it is wanted.
-const COUNTERS: [Of<Stats>; 19] = [
+const COUNTERS: [Of<Stats>; 20] = [
     (
         "eventstore_events_accepted",
         "Events queued for the journal",
@@ -76,6 +76,11 @@ const COUNTERS: [Of<Stats>; 19] = [
         "eventstore_reconciler_passes",
         "Passes of the reconciler",
         |it| it.reconciler_passes,
+    ),
+    (
+        "eventstore_dead_letters_expired",
+        "Dead letters that were removed because of their age",
+        |it| it.expired_dead_letters,
     ),
     (
         "eventstore_reconciler_failures",

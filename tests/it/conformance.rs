@@ -60,3 +60,68 @@ fn postgres_takes_its_password_from_the_environment() {
     // The URL's own password wins.
     assert!(reaches(&format!("{user}:{password}"), "wrong"));
 }
+
+/// Checks the sink of a URL in a process with these variables.
+fn checks_with(url: &str, variables: &[(&str, &str)]) -> bool {
+    let checked = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--ignored",
+            "--exact",
+            "conformance::checks_the_sink_of_its_environment",
+        ])
+        .env_remove("PGPASSWORD")
+        .env("HOME", "/no/such/home")
+        .env("SINK_URL", url)
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    let output =
+        String::from_utf8_lossy(&checked.stdout) + String::from_utf8_lossy(&checked.stderr);
+    assert!(!output.contains(servers::PASSWORD), "{output}");
+    checked.status.success()
+}
+
+#[cfg(unix)]
+#[test]
+fn postgres_reads_the_files_of_libpq() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let server = servers::Server::postgres();
+    let (port, user, database) = (server.port(), servers::USER, servers::DATABASE);
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path.display().to_string()
+    };
+    let password = servers::PASSWORD;
+    let line = format!("127.0.0.1:{port}:{database}:{user}:{password}");
+    let pass_file = write(".pgpass", &format!("elsewhere:*:*:*:wrong\n{line}\n"));
+    let home = directory.path().display().to_string();
+    let url = format!("postgres://{user}@127.0.0.1:{port}/{database}");
+    assert!(!checks_with(&url, &[]));
+    assert!(checks_with(&url, &[("PGPASSFILE", &pass_file)]));
+    assert!(checks_with(&url, &[("HOME", &home)]));
+    assert!(checks_with(&format!("{url}?passfile={pass_file}"), &[]));
+    // The environment's password comes first.
+    assert!(!checks_with(
+        &url,
+        &[("HOME", &home), ("PGPASSWORD", "wrong")]
+    ));
+    let wrong = write("wrong", "*:*:*:*:wrong\n");
+    assert!(!checks_with(&url, &[("PGPASSFILE", &wrong)]));
+    std::fs::set_permissions(&pass_file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(!checks_with(&url, &[("PGPASSFILE", &pass_file)]));
+    // All of it from a service; and its password before the environment's.
+    let section =
+        format!("[orders]\nhost=127.0.0.1\nport={port}\ndbname={database}\nuser={user}\n");
+    let services = write("services", &format!("{section}password={password}\n"));
+    let service = "postgres:///?service=orders&table=events";
+    let variables = [("PGSERVICEFILE", &*services), ("PGPASSWORD", "wrong")];
+    assert!(checks_with(service, &variables));
+    let other = write("without", &section);
+    assert!(!checks_with(service, &[("PGSERVICEFILE", &other)]));
+    let pass_file = write(".pgpass", &line);
+    let variables = [("PGSERVICEFILE", &*other), ("PGPASSFILE", &*pass_file)];
+    assert!(checks_with(service, &variables));
+}

@@ -8,6 +8,18 @@ use temporal_eventstore::{
     Event, EventId,
     sink::{self, Delivered, SinkError, SinkEvent},
 };
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        RootCertStore, ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+        server::WebPkiClientVerifier,
+    },
+};
 
 /// An authority whose certificate is in a file, and a server's certificate of it.
 struct Authority {
@@ -55,6 +67,24 @@ impl Authority {
             file("crt", &certificate.pem()),
             file("key", &key.serialize_pem()),
         ]
+    }
+
+    /// A server that takes nobody without a certificate of this authority.
+    fn asking(&self) -> ServerConfig {
+        let certificate = |text: &str| CertificateDer::from_pem_slice(text.as_bytes()).unwrap();
+        let provider = std::sync::Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate(&self.text())).unwrap();
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+        ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
+            .with_single_cert(
+                vec![certificate(&self.server.certificate)],
+                PrivateKeyDer::from_pem_slice(self.server.key.as_bytes()).unwrap(),
+            )
+            .unwrap()
     }
 
     fn text(&self) -> String {
@@ -245,6 +275,64 @@ async fn nats_that_asks_for_a_certificate() {
     .await;
 }
 
+#[tokio::test]
+async fn http_that_asks_for_a_certificate() {
+    let authority = Authority::for_server("127.0.0.1");
+    let acceptor = TlsAcceptor::from(std::sync::Arc::new(authority.asking()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            // Each connection stays open, so that one with an old certificate could be used again.
+            tokio::spawn(async move {
+                let mut stream = acceptor.accept(stream).await?;
+                let mut request = vec![0; 64 * 1024];
+                while stream.read(&mut request).await? > 0 {
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                    stream.write_all(answer).await?;
+                }
+                std::io::Result::Ok(())
+            });
+        }
+    });
+    asks_for_a_certificate(&authority, |more| {
+        let more = more
+            .replace("CERT", "eventstore.tls_cert")
+            .replace("KEY", "eventstore.tls_key");
+        let ca = authority.file();
+        format!("https://127.0.0.1:{port}/in?eventstore.tls_ca={ca}{more}")
+    })
+    .await;
+    // Also when it was let in before: the connection is not used on.
+    let [certificate, key] = authority.client(USER);
+    let files = format!("&eventstore.tls_cert={certificate}&eventstore.tls_key={key}");
+    let ca = authority.file();
+    let url = format!("https://127.0.0.1:{port}/in?eventstore.tls_ca={ca}{files}");
+    let sink = sink::open(&url).unwrap();
+    sink.check().await.unwrap();
+    std::fs::write(&key, "").unwrap();
+    let error = sink.check().await.unwrap_err();
+    assert!(error.reason().contains("client.key"), "{error}");
+    authority.client(USER);
+    sink.check().await.unwrap();
+    server.abort();
+    for (parameters, reason) in [
+        (
+            format!("https://h/?eventstore.tls_cert={certificate}"),
+            "go together",
+        ),
+        (format!("http://h/?{files}"), "with `https:` only"),
+        (
+            format!("https://h/?eventstore.tls_cert=/no&eventstore.tls_key={key}"),
+            "/no",
+        ),
+    ] {
+        let error = sink::open(&parameters).unwrap_err();
+        assert!(error.reason.contains(reason), "{error}");
+    }
+}
+
 #[cfg(feature = "kafka-tls")]
 #[tokio::test]
 async fn kafka_that_asks_for_a_certificate() {
@@ -252,27 +340,9 @@ async fn kafka_that_asks_for_a_certificate() {
         kafka_broker::{Broker, Kind, free_port},
         kafka_gate::Gate,
     };
-    use tokio_rustls::rustls::{
-        RootCertStore, ServerConfig,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-        server::WebPkiClientVerifier,
-    };
 
     let authority = Authority::for_server("127.0.0.1");
-    let certificate = |text: &str| CertificateDer::from_pem_slice(text.as_bytes()).unwrap();
-    let provider = std::sync::Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate(&authority.text())).unwrap();
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_client_cert_verifier(verifier.build().unwrap())
-        .with_single_cert(
-            vec![certificate(&authority.server.certificate)],
-            PrivateKeyDer::from_pem_slice(authority.server.key.as_bytes()).unwrap(),
-        )
-        .unwrap();
+    let config = authority.asking();
     let (port, gate) = (free_port(), Gate::new());
     let _broker = Broker::start_behind(Kind::Tansu, port, gate.port());
     let place = format!("127.0.0.1:{}", gate.port());

@@ -87,6 +87,7 @@ pub(super) struct SqliteLog {
     lock: Lock,
     max_bytes: Option<u64>,
     retention: Retention,
+    dead_letter_retention: Retention,
     sinks: Vec<String>,
     is_store: bool,
     // The events that each sink has in hand: after the first position, up to the second.
@@ -120,6 +121,7 @@ impl SqliteLog {
                     lock: held,
                     max_bytes: options.max_bytes,
                     retention: options.retention,
+                    dead_letter_retention: options.dead_letter_retention,
                     sinks: options.sinks.clone(),
                     is_store: options.is_store,
                     handed_out: HashMap::new(),

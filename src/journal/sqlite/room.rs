@@ -1,7 +1,7 @@
 //! Making room: removes events that are older than the retention, and the oldest ones over the size cap.
 
-use super::{SqliteLog, Trouble, remember, seconds};
-use crate::journal::{Retention, removed::RemovedUntil};
+use super::{SqliteLog, Trouble, remember};
+use crate::journal::removed::RemovedUntil;
 use rusqlite::{Connection, Params, params};
 use std::{
     cell::Cell,
@@ -10,7 +10,7 @@ use std::{
 
 /// How long one round of removal may take: feeding waits meanwhile.
 const MAKE_ROOM_FOR: Duration = Duration::from_millis(100);
-/// How many events that are older than the retention are removed in one transaction.
+/// How many events, or dead letters, that are older than the retention are removed in one transaction.
 const AGED_AT_ONCE: u32 = 1024;
 /// How many events are removed in one transaction when the file is over its size cap.
 const REMOVE_AT_ONCE: u32 = 256;
@@ -56,12 +56,15 @@ pub(in crate::journal) struct Removed {
     pub(in crate::journal) lost: u64,
     /// Dead letters that are lost.
     pub(in crate::journal) dead_letters: u64,
+    /// Dead letters that are older than their retention: no loss.
+    pub(in crate::journal) expired_dead_letters: u64,
     /// There is more to remove than one round allows.
     pub(in crate::journal) is_unfinished: bool,
 }
 
 impl SqliteLog {
-    /// Removes events that are older than the retention and that every sink has. Over the size cap, removes the
+    /// Removes events that are older than the retention and that every sink has, and dead letters that are older than
+    /// theirs. Over the size cap, removes the
     /// oldest: first events that every sink has (unless the journal is itself a store), then dead letters, then
     /// user events, then lifecycle events.
     /// Returns what was removed even if it fails.
@@ -83,6 +86,7 @@ impl SqliteLog {
     fn make_room_until(&self, until: Instant, removed: &mut Removed) -> Result<(), Trouble> {
         let delivered = self.delivered()?;
         self.remove_aged(delivered, until, removed)?;
+        self.remove_aged_dead_letters(until, removed)?;
         if let Some(max_bytes) = self.max_bytes
             && self.live_bytes()? > max_bytes
         {
@@ -104,10 +108,7 @@ impl SqliteLog {
         until: Instant,
         removed: &mut Removed,
     ) -> Result<(), Trouble> {
-        let Retention::For(age) = self.retention else {
-            return Ok(());
-        };
-        let Some(oldest) = self.now().checked_sub(age) else {
+        let Some(oldest) = self.retention.oldest(self.now()) else {
             return Ok(());
         };
         // Events are in the order of time, so that it is enough to look at the first rows.
@@ -117,9 +118,36 @@ impl SqliteLog {
                  WHERE seq < (SELECT MAX(seq) FROM events) AND seq <= ?3 \
                  ORDER BY seq LIMIT ?2) \
                  WHERE stored_at < ?1",
-                params![seconds(oldest), AGED_AT_ONCE, delivered],
+                params![oldest, AGED_AT_ONCE, delivered],
             )?;
             removed.kept += aged;
+            if aged < u64::from(AGED_AT_ONCE) {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                removed.is_unfinished = true;
+                return Ok(());
+            }
+        }
+    }
+
+    fn remove_aged_dead_letters(
+        &self,
+        until: Instant,
+        removed: &mut Removed,
+    ) -> Result<(), Trouble> {
+        let Some(oldest) = self.dead_letter_retention.oldest(self.now()) else {
+            return Ok(());
+        };
+        loop {
+            let aged = self
+                .connection
+                .prepare_cached(
+                    "DELETE FROM dead_letters WHERE rowid IN (SELECT rowid FROM dead_letters \
+                     WHERE refused_at < ?1 ORDER BY refused_at LIMIT ?2)",
+                )?
+                .execute(params![oldest, AGED_AT_ONCE])? as u64;
+            removed.expired_dead_letters += aged;
             if aged < u64::from(AGED_AT_ONCE) {
                 return Ok(());
             }

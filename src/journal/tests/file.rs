@@ -260,14 +260,6 @@ async fn people_can_read_while_it_is_written() {
     assert_eq!(count, 2);
 }
 
-async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !done() {
-        assert!(started.elapsed() < Duration::from_secs(20), "{what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 #[tokio::test]
 async fn at_the_size_cap_user_events_go_first() {
     let (_directory, path) = scratch();
@@ -323,6 +315,46 @@ async fn old_events_go_after_the_retention() {
     until("the old event stays", || journal.status().depth == 1).await;
     assert_eq!(numbers(&journal).await, [2]);
     assert_eq!(journal.status().lost, 0, "retention is no loss");
+}
+
+#[tokio::test]
+async fn old_dead_letters_go_after_their_retention() {
+    let (_directory, path) = scratch();
+    let open = |dead_letter_retention| {
+        Journal::open(JournalOptions {
+            dead_letter_retention,
+            ..options(Target::Sqlite(path.clone()))
+        })
+        .unwrap()
+    };
+    let journal = open(Retention::Keep);
+    journal.append(draft(1)).unwrap().await.unwrap();
+    let refused = (1..=3_000).map(dead_letter).collect();
+    journal
+        .move_cursor("sink s".to_owned(), 3_000, refused)
+        .unwrap();
+    journal.close().await.unwrap();
+    let file = rusqlite::Connection::open(&path).unwrap();
+    // More than one transaction removes. The others are not the ones with the highest positions.
+    file.execute(
+        "UPDATE dead_letters SET refused_at = refused_at - 3700 WHERE seq > 5",
+        [],
+    )
+    .unwrap();
+    drop(file);
+    // Without a retention they stay, whatever their age.
+    let journal = open(Retention::Keep);
+    assert_eq!(refused_positions(&journal).await.len(), 3_000);
+    assert_eq!(journal.status().expired_dead_letters, 0);
+    journal.close().await.unwrap();
+    let journal = open(Retention::For(Duration::from_secs(3600)));
+    until("old dead letters stay", || {
+        journal.status().expired_dead_letters == 2_995
+    })
+    .await;
+    assert_eq!(refused_positions(&journal).await, [1, 2, 3, 4, 5]);
+    assert_eq!(journal.status().lost, 0, "an operator asked for it");
+    assert_eq!(numbers(&journal).await, [1], "events have their own");
 }
 
 /// A file whose disk is full: SQLite refuses to let it grow.

@@ -272,6 +272,53 @@ fn targets() -> Vec<(Option<tempfile::TempDir>, Target)> {
     vec![memory]
 }
 
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let started = std::time::Instant::now();
+    while !done() {
+        assert!(started.elapsed() < Duration::from_secs(20), "{what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn dead_letter(position: u64) -> crate::event::DeadLetter {
+    crate::event::DeadLetter {
+        sink: "s".to_owned(),
+        position,
+        event_id: crate::event::EventId::new(),
+        reason: "too large".to_owned(),
+        event: "{}".to_owned(),
+    }
+}
+
+/// Returns the positions of the dead letters.
+async fn refused_positions(journal: &Journal) -> Vec<u64> {
+    let letters = journal.ask(|store| store.dead_letters(None, 0, 10_000));
+    let letters = letters.await.unwrap();
+    letters.iter().map(|letter| letter.position).collect()
+}
+
+#[tokio::test]
+async fn memory_removes_old_dead_letters_after_their_retention() {
+    let journal = Journal::open(JournalOptions {
+        dead_letter_retention: Retention::For(Duration::from_secs(2)),
+        ..options(Target::Memory)
+    })
+    .unwrap();
+    let refuse = |position| {
+        let refused = vec![dead_letter(position)];
+        journal.move_cursor("sink s".to_owned(), position, refused)
+    };
+    refuse(7).unwrap();
+    assert_eq!(refused_positions(&journal).await, [7]);
+    until("the old dead letter stays", || {
+        journal.status().expired_dead_letters == 1
+    })
+    .await;
+    refuse(8).unwrap();
+    assert_eq!(refused_positions(&journal).await, [8]);
+    assert_eq!(journal.status().lost, 0);
+}
+
 #[tokio::test]
 async fn memory_is_bounded_and_user_events_go_first() {
     let journal: Journal = Journal::open(JournalOptions {

@@ -5,7 +5,7 @@ use crate::sink::{
     SinkUrlError,
     shared::{
         address::Address,
-        auth::AUTH,
+        auth::{AUTH, secret::Secret},
         http_client::{REQUEST_TIMEOUT, request_timeout},
     },
 };
@@ -14,8 +14,8 @@ use url::Url;
 
 /// What is allowed, for error messages.
 const ALLOWED: &str = "`dapr://HOST[:PORT]/PUBSUB/TOPIC` or `dapr+binding://HOST[:PORT]/NAME`, with \
-     the parameters `max_bytes` (of an event, from 1000), `timeout` (up to `15s`) and, of a binding, \
-     `eventstore.auth` (the name of credentials, or `none`)";
+     the parameters `max_bytes` (of an event, from 1000), `timeout` (up to `15s`), `token_file` (with the \
+     sidecar's token) and, of a binding, `eventstore.auth` (the name of credentials, or `none`)";
 /// What `max_bytes` must leave for an event.
 const LEAST_MAX_BYTES: usize = 1000;
 /// Where a sidecar listens unless told otherwise.
@@ -50,6 +50,8 @@ pub(super) struct ComponentAddress {
     pub(super) sidecar: Url,
     pub(super) timeout: Duration,
     pub(super) max_bytes: Option<usize>,
+    /// A file with the sidecar's token.
+    pub(super) token: Option<Secret>,
     /// The name of the credentials.
     pub(super) auth: Option<String>,
     address: Address,
@@ -61,12 +63,12 @@ impl ComponentAddress {
         let address = Address::parse(url, ALLOWED)?;
         if address.user()?.is_some() || address.password()?.is_some() {
             return Err(address.wrong(format!(
-                "it holds a user name or password; the sidecar's token is read from {API_TOKEN}"
+                "it holds a user name or password; the sidecar's token is read from {API_TOKEN}, or from a `token_file`"
             )));
         }
         let parameters = address.parameters(match address.scheme() {
-            "dapr+binding" => &["max_bytes", "timeout", AUTH],
-            _ => &["max_bytes", "timeout"],
+            "dapr+binding" => &["max_bytes", "timeout", "token_file", AUTH],
+            _ => &["max_bytes", "timeout", "token_file"],
         })?;
         let auth = parameters.text(AUTH).map(str::to_owned);
         let max_bytes = match parameters.text("max_bytes").map(str::parse::<usize>) {
@@ -78,6 +80,11 @@ impl ComponentAddress {
             Some(text) => request_timeout(text).map_err(|reason| address.wrong(reason))?,
             None => REQUEST_TIMEOUT,
         };
+        let token = parameters
+            .text("token_file")
+            .map(Secret::in_file)
+            .transpose()
+            .map_err(|reason| address.wrong(reason))?;
         let path = address.path()?;
         if path
             .iter()
@@ -106,6 +113,7 @@ impl ComponentAddress {
             sidecar,
             timeout,
             max_bytes,
+            token,
             auth,
             address,
         })

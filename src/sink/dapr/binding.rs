@@ -55,7 +55,9 @@ async fn invoke_with(
     let url = sidecar.url(&["v1.0", "bindings", name]);
     let request = Request {
         secret_body: auth.to_vec(),
-        ..sidecar.request(Request::post(url, "application/json", body))
+        ..sidecar
+            .request(Request::post(url, "application/json", body))
+            .await?
     };
     sidecar.client.send_with(&request, &[]).await
 }

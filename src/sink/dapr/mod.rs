@@ -13,6 +13,7 @@ use super::{
         auth::{self, AuthProvider},
         http_client::HttpClient,
         parts::{self, Part, Receiver},
+        tls::TlsFiles,
     },
 };
 use address::{Component, ComponentAddress};
@@ -68,10 +69,14 @@ fn open_with(
         })?,
         (given, _) => given,
     };
-    let client = HttpClient::new(&address.sidecar, address.timeout, None, auth)
+    let client = HttpClient::new(&address.sidecar, address.timeout, TlsFiles::default(), auth)
         .map_err(|reason| address.wrong(reason))?;
-    let sidecar = Sidecar::new(address.sidecar.clone(), client, api_token)
-        .map_err(|reason| address.wrong(reason))?;
+    // The URL's own wins, as everywhere.
+    let api_token = match &address.token {
+        Some(file) => Some(file.clone()),
+        None => sidecar::given(api_token).map_err(|reason| address.wrong(reason))?,
+    };
+    let sidecar = Sidecar::new(address.sidecar.clone(), client, api_token);
     Ok(Arc::new(DaprSink {
         name: address.sink_name(),
         sidecar,

@@ -41,7 +41,8 @@ pub(super) async fn publish(
         url.query_pairs_mut()
             .append_pair("metadata.partitionKey", key);
     }
-    let mut request = sidecar.request(Request::post(url, "application/cloudevents+json", body));
+    let request = Request::post(url, "application/cloudevents+json", body);
+    let mut request = sidecar.request(request).await?;
     if let Some(traceparent) = attributes.traceparent {
         // The sidecar puts its own in the event's place, as the child of this one.
         request.headers.push(("traceparent", traceparent));

@@ -4,11 +4,12 @@ use super::API_TOKEN;
 use crate::sink::{
     SinkError,
     shared::{
-        auth::AuthHeader,
+        auth::{AuthHeader, secret::Secret},
         http_client::{Answer, HttpClient, Request, is_header_value},
     },
 };
 use reqwest::Method;
+use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use url::Url;
 
@@ -19,27 +20,17 @@ const LONGEST_CODE: usize = 64;
 pub(super) struct Sidecar {
     pub(super) client: HttpClient,
     url: Url,
-    api_token: Option<AuthHeader>,
+    api_token: Option<Secret>,
 }
 
 impl Sidecar {
-    /// The sidecar at `url`. The error says what is wrong with the token.
-    pub(super) fn new(
-        url: Url,
-        client: HttpClient,
-        api_token: Option<String>,
-    ) -> Result<Self, String> {
-        let api_token = match api_token.filter(|token| !token.is_empty()) {
-            Some(token) if !is_header_value(&token) => {
-                return Err(format!("{API_TOKEN} does not fit into a header"));
-            }
-            token => token.map(|token| AuthHeader::new("dapr-api-token", token)),
-        };
-        Ok(Self {
+    /// The sidecar at `url`.
+    pub(super) fn new(url: Url, client: HttpClient, api_token: Option<Secret>) -> Self {
+        Self {
             client,
             url,
             api_token,
-        })
+        }
     }
 
     /// The URL of one of its APIs.
@@ -53,17 +44,34 @@ impl Sidecar {
     }
 
     /// A request with the token that the sidecar asks for.
-    pub(super) fn request(&self, request: Request) -> Request {
-        Request {
-            secret_headers: self.api_token.iter().cloned().collect(),
-            ..request
+    pub(super) async fn request(&self, request: Request) -> Result<Request, SinkError> {
+        let mut secret_headers = Vec::new();
+        if let Some(token) = &self.api_token {
+            let token = token.read().await?;
+            secret_headers.push(AuthHeader::new("dapr-api-token", token.expose_secret()));
         }
+        Ok(Request {
+            secret_headers,
+            ..request
+        })
     }
 
     /// Asks one of its APIs, without the provider's headers, which are for somebody else.
     pub(super) async fn get(&self, path: &[&str]) -> Result<Answer, SinkError> {
-        let request = self.request(Request::bare(Method::GET, self.url(path)));
+        let request = self
+            .request(Request::bare(Method::GET, self.url(path)))
+            .await?;
         self.client.send_with(&request, &[]).await
+    }
+}
+
+/// The token that the environment gives, if any. The error says what is wrong with it.
+pub(super) fn given(api_token: Option<String>) -> Result<Option<Secret>, String> {
+    match api_token.filter(|token| !token.is_empty()) {
+        Some(token) if !is_header_value(&token) => {
+            Err(format!("{API_TOKEN} does not fit into a header"))
+        }
+        token => Ok(token.map(|token| Secret::Given(token.into()))),
     }
 }
 

@@ -1,21 +1,24 @@
 //! What the URL of an object store names. Knows nothing of events.
 
-use super::{encoding::Compression, place::Place};
+use super::{
+    encoding::Compression,
+    place::{AccessKey, Place},
+};
 use crate::sink::{
     Filling, SinkUrlError,
     shared::{
         address::{Address, Parameters},
+        auth::secret::Secret,
         http_client::is_here,
     },
 };
 use object_store::path::Path;
-use secrecy::ExposeSecret as _;
 use std::{path::PathBuf, time::Duration};
 use url::Url;
 
 const ALLOWED: &str = "`s3://[KEY:SECRET@]bucket[/prefix]`, `gs://bucket[/prefix]`, `az://container[/prefix]` or \
      `file:///folder`, with the parameters `format=jsonl`, `compression=zstd|gzip|none`, `max_size=16MiB`, `max_age=5m`; \
-     `tls_ca=FILE` for all but `file:`; `region=NAME`, `endpoint=URL` and `allow_http=true` for `s3:`; `account=NAME` for `az:`";
+     `tls_ca=FILE` for all but `file:`; `region=NAME`, `endpoint=URL`, `allow_http=true` and `password_file=FILE` for `s3:`; `account=NAME` for `az:`";
 
 /// The default of `max_size`: 16 MiB of JSON.
 const MAX_SIZE: usize = 16 * 1024 * 1024;
@@ -44,7 +47,13 @@ impl ObjectAddress {
         let address = Address::parse(url, ALLOWED)?;
         let scheme = address.scheme().to_owned();
         let own: &[&str] = match &*scheme {
-            "s3" => &["tls_ca", "region", "endpoint", "allow_http"],
+            "s3" => &[
+                "tls_ca",
+                "region",
+                "endpoint",
+                "allow_http",
+                "password_file",
+            ],
             "az" => &["tls_ca", "account"],
             _ => &["tls_ca"],
         };
@@ -52,9 +61,18 @@ impl ObjectAddress {
         if address.port_or(0) != 0 {
             return Err(address.wrong("it has a port; an S3-compatible server is the `endpoint`"));
         }
-        let keys = match (address.user()?, address.password()?) {
+        let file = parameters
+            .text("password_file")
+            .map(Secret::in_file)
+            .transpose()
+            .map_err(|reason| address.wrong(reason))?;
+        let given = address.password()?;
+        if given.is_some() && file.is_some() {
+            return Err(address.wrong("it has a secret and a `password_file`"));
+        }
+        let keys = match (address.user()?, given.map(Secret::Given).or(file)) {
             (None, None) => None,
-            (Some(user), Some(password)) if scheme == "s3" => Some((user, password)),
+            (Some(id), Some(secret)) if scheme == "s3" => Some(AccessKey { id, secret }),
             _ if scheme == "s3" => {
                 return Err(address.wrong("an access key and its secret go together"));
             }
@@ -75,9 +93,6 @@ impl ObjectAddress {
         let place = match &*scheme {
             "s3" => {
                 let endpoint = endpoint(&address, &parameters)?;
-                let keys = keys
-                    .as_ref()
-                    .map(|(user, password)| (&**user, password.expose_secret()));
                 Place::s3(&bucket, keys, text("region"), endpoint, roots)
             }
             "gs" => Place::gs(&bucket, roots),
@@ -214,6 +229,44 @@ mod tests {
         assert_eq!(address.name, "file /var/lib/a b");
         assert_eq!(address.compression, Compression::None);
         assert_eq!(address.filling, Filling::new(MAX_SIZE, MAX_AGE));
+    }
+
+    #[tokio::test]
+    async fn a_secret_in_a_file_is_read_for_each_request() {
+        use object_store::CredentialProvider as _;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("secret");
+        let parse = |login: &str| {
+            let path = path.display();
+            ObjectAddress::parse(&format!(
+                "s3://{login}bucket?region=eu-1&password_file={path}"
+            ))
+            .map(|address| address.name)
+        };
+        assert!(parse("key@").unwrap_err().reason.contains("secret"));
+        std::fs::write(&path, "one\n").unwrap();
+        assert_eq!(parse("key@").unwrap(), "s3 bucket");
+        for (login, reason) in [
+            ("key:hunter2@", "a secret and a `password_file`"),
+            ("", "go together"),
+        ] {
+            let error = parse(login).unwrap_err();
+            assert!(error.reason.contains(reason), "{error}");
+        }
+        let secret = Secret::in_file(&path.display().to_string()).unwrap();
+        let id = "key".to_owned();
+        let key = AccessKey { id, secret };
+        for text in ["one", "two"] {
+            std::fs::write(&path, text).unwrap();
+            let credential = key.get_credential().await.unwrap();
+            assert_eq!(
+                (&*credential.key_id, &*credential.secret_key),
+                ("key", text)
+            );
+        }
+        std::fs::remove_file(&path).unwrap();
+        key.get_credential().await.unwrap_err();
+        assert!(!format!("{key:?}").contains("two"));
     }
 
     #[test]

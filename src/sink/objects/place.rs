@@ -1,15 +1,21 @@
 //! Where objects are kept: a folder, or a bucket that is reached over HTTP. Knows nothing of events and names.
 
 use super::address::Endpoint;
-use crate::sink::{SinkError, causes::with_causes, shared::tls};
+use crate::sink::{
+    SinkError,
+    causes::with_causes,
+    shared::{auth::secret::Secret, tls},
+};
+use async_trait::async_trait;
 use object_store::{
-    ClientConfigKey, ClientOptions, Error, ObjectStore, RetryConfig,
-    aws::{AmazonS3Builder, S3ConditionalPut},
+    ClientConfigKey, ClientOptions, CredentialProvider, Error, ObjectStore, RetryConfig,
+    aws::{AmazonS3Builder, AwsCredential, S3ConditionalPut},
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
     client::{HttpClient, HttpConnector},
     gcp::GoogleCloudStorageBuilder,
     local::LocalFileSystem,
 };
+use secrecy::ExposeSecret as _;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -29,11 +35,35 @@ pub(super) enum Place {
     Bucket(Arc<dyn ObjectStore>),
 }
 
+/// An access key of S3 and its secret, which is read for each request.
+#[derive(Debug)]
+pub(super) struct AccessKey {
+    pub(super) id: String,
+    pub(super) secret: Secret,
+}
+
+#[async_trait]
+impl CredentialProvider for AccessKey {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        let secret = self.secret.read().await.map_err(|error| Error::Generic {
+            store: "S3",
+            source: Box::new(error),
+        })?;
+        Ok(Arc::new(AwsCredential {
+            key_id: self.id.clone(),
+            secret_key: secret.expose_secret().to_owned(),
+            token: None,
+        }))
+    }
+}
+
 impl Place {
     /// A bucket of S3, or of a server that speaks as S3 does. What is not given comes from `AWS_…`.
     pub(super) fn s3(
         bucket: &str,
-        keys: Option<(&str, &str)>,
+        keys: Option<AccessKey>,
         region: Option<&str>,
         endpoint: Option<Endpoint>,
         roots: Option<PathBuf>,
@@ -43,10 +73,8 @@ impl Place {
             // Two writers of one name: the first one wins.
             .with_conditional_put(S3ConditionalPut::ETagMatch)
             .with_retry(no_retries());
-        if let Some((key, secret)) = keys {
-            builder = builder
-                .with_access_key_id(key)
-                .with_secret_access_key(secret);
+        if let Some(keys) = keys {
+            builder = builder.with_credentials(Arc::new(keys));
         }
         if let Some(region) = region {
             builder = builder.with_region(region);

@@ -1,6 +1,11 @@
 //! What a PostgreSQL URL names. Knows nothing of events.
 
-use super::schema::is_table_name;
+use super::{
+    pass_file::PassFile,
+    password::Password,
+    schema::is_table_name,
+    service::{self, Service},
+};
 use crate::sink::{
     SinkUrlError,
     shared::{
@@ -12,13 +17,14 @@ use crate::sink::{
 };
 use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
-use std::time::Duration;
+use std::{ffi::OsString, sync::Arc, time::Duration};
 use tokio_postgres::{Config, config::SslMode};
 
 const ALLOWED: &str = "`postgres://user:password@host:port[,host:port…]/database`, where a host may be the folder of a \
      socket, percent-encoded (`%2Frun%2Fpostgresql`); with the parameters `table=events` or `table=schema.events`, \
      `sslmode=disable|prefer|require|verify-full`, `sslrootcert=FILE`, `sslcert=FILE` with `sslkey=FILE`, \
-     `password_file=FILE`, `target_session_attrs=read-write|any`, `max_lifetime=10m`, `notify=CHANNEL`";
+     `password_file=FILE`, `passfile=FILE`, `service=NAME` (a service of libpq, which says what the URL leaves out), \
+     `target_session_attrs=read-write|any`, `max_lifetime=10m`, `notify=CHANNEL`";
 
 /// How long connecting takes at most, and one statement.
 pub(super) const STEP_LIMIT: Duration = Duration::from_secs(10);
@@ -40,13 +46,17 @@ pub(super) struct TableAddress {
     pub(super) servers: Vec<Config>,
     /// The servers' names, in the same order.
     pub(super) names: Vec<String>,
-    pub(super) password: Option<Secret>,
+    pub(super) password: Option<Password>,
     pub(super) tls: Option<Tls>,
 }
 
 impl TableAddress {
     pub(super) fn parse(url: &str) -> Result<Self, SinkUrlError> {
-        let (address, others) = hosts::parse(url, ALLOWED)?;
+        let variable = |name: &str| std::env::var_os(name);
+        let expanded = service::expand(url, variable)
+            .map_err(|reason| SinkUrlError::new(url, reason, ALLOWED))?;
+        let (whole, service) = expanded.unzip();
+        let (address, others) = hosts::parse(whole.as_deref().unwrap_or(url), ALLOWED)?;
         let parameters = address.parameters(&[
             "table",
             "sslmode",
@@ -54,6 +64,7 @@ impl TableAddress {
             "sslcert",
             "sslkey",
             "password_file",
+            "passfile",
             "target_session_attrs",
             "max_lifetime",
             "notify",
@@ -94,7 +105,7 @@ impl TableAddress {
             has_to_take_writes,
             servers,
             names,
-            password: password(&address, &parameters)?,
+            password: password(&address, &parameters, service, variable)?,
             tls,
             table,
         })
@@ -171,20 +182,36 @@ fn tls(
     Ok((mode, Some(tls)))
 }
 
+/// The password, or where it is found: in the order in which libpq looks.
 fn password(
     address: &Address,
     parameters: &Parameters<'_>,
-) -> Result<Option<Secret>, SinkUrlError> {
+    service: Option<Service>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Option<Password>, SinkUrlError> {
     let given = address.password()?;
-    match parameters.text("password_file") {
-        Some(_) if given.is_some() => Err(address.wrong("it has a password and a `password_file`")),
-        Some(path) => Secret::in_file(path)
-            .map(Some)
-            .map_err(|reason| address.wrong(reason)),
-        None => Ok(given
-            .or_else(|| std::env::var("PGPASSWORD").ok().map(SecretString::from))
-            .map(Secret::Given)),
+    if let Some(path) = parameters.text("password_file") {
+        if given.is_some() {
+            return Err(address.wrong("it has a password and a `password_file`"));
+        }
+        let secret = Secret::in_file(path).map_err(|reason| address.wrong(reason))?;
+        return Ok(Some(Password::Given(secret)));
     }
+    if let Some(given) = given {
+        return Ok(Some(Password::Given(Secret::Given(given))));
+    }
+    if let Some(service) = service.filter(|service| service.has_password) {
+        return Ok(Some(Password::OfService(Arc::new(service))));
+    }
+    if let Some(password) = variable("PGPASSWORD").and_then(|it| it.into_string().ok()) {
+        let password = Secret::Given(SecretString::from(password));
+        return Ok(Some(Password::Given(password)));
+    }
+    let file = match parameters.text("passfile") {
+        Some(path) => Some(PassFile::new(path)),
+        None => PassFile::of_user(variable),
+    };
+    Ok(file.map(|file| Password::InPassFile(Arc::new(file))))
 }
 
 fn max_lifetime(address: &Address, parameters: &Parameters<'_>) -> Result<Duration, SinkUrlError> {

@@ -45,8 +45,10 @@ impl Connection {
 
     async fn to(address: &TableAddress, index: usize) -> Result<Self, SinkError> {
         let mut config = address.servers.get(index).cloned().unwrap_or_default();
-        if let Some(password) = &address.password {
-            config.password(password.read().await?.expose_secret());
+        if let Some(password) = &address.password
+            && let Some(password) = password.read(&config).await?
+        {
+            config.password(password.expose_secret());
         }
         let (client, driver) = match &address.tls {
             Some(tls) => {

@@ -3,10 +3,13 @@
 
 mod address;
 mod connection;
+mod pass_file;
+mod password;
 mod reading;
 mod refusal;
 mod rows;
 mod schema;
+mod service;
 
 use super::{
     Delivered, Sink, SinkError, SinkEvent, SinkUrlError,

@@ -50,7 +50,20 @@ impl TlsFiles {
         self.roots.is_none() && self.identity.is_none()
     }
 
-    fn config(&self) -> Result<ClientConfig, String> {
+    /// Returns what tells the contents of the files from others, without keeping them.
+    pub(in crate::sink) fn fingerprint(&self) -> Result<Vec<u8>, String> {
+        let identity = self.identity.iter().flat_map(|(one, other)| [one, other]);
+        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+        for path in self.roots.iter().chain(identity) {
+            let bytes = std::fs::read(path).map_err(|error| unusable(path, &error))?;
+            context.update(&(bytes.len() as u64).to_be_bytes());
+            context.update(&bytes);
+        }
+        Ok(context.finish().as_ref().to_vec())
+    }
+
+    /// Returns the configuration that the files make now.
+    pub(in crate::sink) fn config(&self) -> Result<ClientConfig, String> {
         let builder = builder()?.with_root_certificates(root_store(self.roots.as_deref())?);
         let Some((certificate, key)) = &self.identity else {
             return Ok(builder.with_no_client_auth());

@@ -19,7 +19,7 @@ type Set = fn(&mut EventStoreOptions, &str) -> Result<(), String>;
 
 const URL: &str = "EVENTSTORE_URL";
 
-const VARIABLES: [(&str, Set); 18] = [
+const VARIABLES: [(&str, Set); 19] = [
     (URL, |options, value| {
         set(&mut options.stores, vec![value.to_owned()])
     }),
@@ -59,6 +59,12 @@ const VARIABLES: [(&str, Set); 18] = [
     }),
     ("EVENTSTORE_RETENTION", |options, value| {
         set(&mut options.retention, Some(RETENTION.duration(value)?))
+    }),
+    ("EVENTSTORE_DEAD_LETTER_RETENTION", |options, value| {
+        set(
+            &mut options.dead_letter_retention,
+            Some(RETENTION.duration(value)?),
+        )
     }),
     ("EVENTSTORE_MAX_JOURNAL_BYTES", |options, value| {
         set(

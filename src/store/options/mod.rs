@@ -48,6 +48,7 @@ pub const DEFAULT_COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// | `durability` | `EVENTSTORE_DURABILITY` | `process` |
 /// | `append` | `EVENTSTORE_APPEND` | `inline` |
 /// | `retention` | `EVENTSTORE_RETENTION` | none; 7 days for a journal that only feeds sinks |
+/// | `dead_letter_retention` | `EVENTSTORE_DEAD_LETTER_RETENTION` | none; dead letters are kept forever |
 /// | `max_journal_bytes` | `EVENTSTORE_MAX_JOURNAL_BYTES` | none; 1 GiB for a journal that only feeds sinks |
 /// | `max_event_bytes` | `EVENTSTORE_MAX_EVENT_BYTES` | 262144 bytes |
 /// | `lifecycle` | `EVENTSTORE_LIFECYCLE` | `all` |
@@ -135,6 +136,10 @@ pub struct EventStoreOptions {
     /// longer.
     #[serde(deserialize_with = "deserialize_duration")]
     pub retention: Option<Duration>,
+    /// How long [dead letters](crate::EventStore::dead_letters) are kept, from a second to 36,500 days, counted from when
+    /// the sink refused the event last. If it is left out, they are kept forever, unless the size cap removes them.
+    #[serde(deserialize_with = "deserialize_duration")]
+    pub dead_letter_retention: Option<Duration>,
     /// The size cap of the store's file in bytes, from 131,072. Above it, the oldest events are removed, events of
     /// applications before lifecycle events. If it is left out, a store has no cap, and a journal that only feeds
     /// sinks has a cap of 1 GiB.
@@ -181,6 +186,7 @@ impl fmt::Debug for EventStoreOptions {
             durability,
             append,
             retention,
+            dead_letter_retention,
             max_journal_bytes,
             max_event_bytes,
             lifecycle,
@@ -207,6 +213,7 @@ impl fmt::Debug for EventStoreOptions {
             .field("durability", durability)
             .field("append", append)
             .field("retention", retention)
+            .field("dead_letter_retention", dead_letter_retention)
             .field("max_journal_bytes", max_journal_bytes)
             .field("max_event_bytes", max_event_bytes)
             .field("lifecycle", lifecycle)
@@ -271,6 +278,7 @@ impl EventStoreOptions {
         LINGER.check("linger", self.linger, shown)?;
         COMMIT_TIMEOUT.check("commit_timeout", self.commit_timeout, shown)?;
         RETENTION.check("retention", self.retention, shown)?;
+        RETENTION.check("dead_letter_retention", self.dead_letter_retention, shown)?;
         MAX_JOURNAL_BYTES.check("max_journal_bytes", self.max_journal_bytes, |it| {
             it.to_string()
         })?;
@@ -326,6 +334,7 @@ impl EventStoreOptions {
             durability: self.durability.or(other.durability),
             append: self.append.or(other.append),
             retention: self.retention.or(other.retention),
+            dead_letter_retention: self.dead_letter_retention.or(other.dead_letter_retention),
             max_journal_bytes: self.max_journal_bytes.or(other.max_journal_bytes),
             max_event_bytes: self.max_event_bytes.or(other.max_event_bytes),
             lifecycle: self.lifecycle.or(other.lifecycle),

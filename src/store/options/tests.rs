@@ -25,6 +25,7 @@ fn every_variable_is_read() {
         ("EVENTSTORE_COMMIT_TIMEOUT", "500ms"),
         ("EVENTSTORE_DURABILITY", "power"),
         ("EVENTSTORE_RETENTION", "30days"),
+        ("EVENTSTORE_DEAD_LETTER_RETENTION", "90days"),
         ("EVENTSTORE_MAX_JOURNAL_BYTES", "1000000"),
         ("EVENTSTORE_MAX_EVENT_BYTES", "1000"),
         ("EVENTSTORE_LIFECYCLE", "workflow, worker"),
@@ -39,6 +40,9 @@ fn every_variable_is_read() {
     assert_eq!(options.commit_timeout, Some(Duration::from_millis(500)));
     assert_eq!(options.durability, Some(Durability::Power));
     assert_eq!(options.queue_size, Some(5));
+    let days = |days: u64| Some(Duration::from_secs(days * 24 * 60 * 60));
+    assert_eq!(options.retention, days(30));
+    assert_eq!(options.dead_letter_retention, days(90));
     let lifecycle = options.lifecycle.unwrap();
     assert!(lifecycle.workflow && lifecycle.worker && !lifecycle.activity);
     assert_eq!(options.error_messages, Some(false));
@@ -87,6 +91,16 @@ fn beyond_bounds() -> Vec<(&'static str, EventStoreOptions, String)> {
         (
             "retention",
             builder().retention(Duration::ZERO).options(),
+            "0s".into(),
+        ),
+        (
+            "dead_letter_retention",
+            builder().dead_letter_retention(max).options(),
+            text(max),
+        ),
+        (
+            "dead_letter_retention",
+            builder().dead_letter_retention(Duration::ZERO).options(),
             "0s".into(),
         ),
         (
@@ -150,6 +164,7 @@ async fn a_store_works_at_its_bounds() {
             .linger(LINGER.most)
             .commit_timeout(COMMIT_TIMEOUT.most)
             .retention(RETENTION.most)
+            .dead_letter_retention(RETENTION.most)
             .queue_size(QUEUE_SIZE.most)
             .batch_size(BATCH_SIZE.most)
             .max_journal_bytes(MAX_JOURNAL_BYTES.most)
@@ -159,6 +174,7 @@ async fn a_store_works_at_its_bounds() {
             .linger(LINGER.least)
             .commit_timeout(COMMIT_TIMEOUT.least)
             .retention(RETENTION.least)
+            .dead_letter_retention(RETENTION.least)
             .queue_size(QUEUE_SIZE.least)
             .batch_size(BATCH_SIZE.least)
             .max_journal_bytes(MAX_JOURNAL_BYTES.least)

@@ -503,3 +503,34 @@ async fn the_sidecars_token_and_the_receivers_come_from_the_environment() {
     let body: Value = serde_json::from_slice(&requests[0].body).unwrap();
     assert_eq!(body["metadata"]["Authorization"], "Bearer of-the-receiver");
 }
+
+#[tokio::test]
+async fn the_sidecars_token_in_a_file_is_read_for_each_request() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("token");
+    std::fs::write(&path, "one\n").unwrap();
+    for url in [
+        "dapr://HOST/events/orders",
+        "dapr+binding://HOST/eventstore",
+    ] {
+        let sidecar = sidecar(components, || ResponseTemplate::new(204)).await;
+        let url = url.replace("HOST", &sidecar.address());
+        let sink = sink::open(&format!("{url}?token_file={}", path.display())).unwrap();
+        for token in ["one", "two"] {
+            std::fs::write(&path, token).unwrap();
+            let before = sidecar.requests().len();
+            sink.deliver(&batch(1, 1)).await.unwrap();
+            let requests = sidecar.requests().split_off(before);
+            assert!(!requests.is_empty());
+            for request in &requests {
+                assert_eq!(header(request, "dapr-api-token"), Some(token));
+            }
+        }
+        std::fs::remove_file(&path).unwrap();
+        let error = sink.deliver(&batch(1, 1)).await.unwrap_err();
+        assert!(error.reason().contains("token"), "{error}");
+        std::fs::write(&path, "one").unwrap();
+    }
+    let missing = sink::open("dapr://h/events/orders?token_file=/no/such/file").unwrap_err();
+    assert!(missing.reason.contains("/no/such/file"), "{missing}");
+}

@@ -84,6 +84,93 @@ async fn one_event_per_request_in_order() {
     }
 }
 
+/// The request with its body as it was before it was compressed.
+fn unpacked(mut request: wiremock::Request) -> wiremock::Request {
+    assert_eq!(header(&request, "content-encoding"), Some("gzip"));
+    let mut body = Vec::new();
+    let mut decoder = flate2::read::GzDecoder::new(&*request.body);
+    std::io::Read::read_to_end(&mut decoder, &mut body).unwrap();
+    request.body = body;
+    request
+}
+
+#[tokio::test]
+async fn a_compressed_body_is_the_same_when_it_is_unpacked() {
+    for mode in ["batched", "structured", "binary"] {
+        let endpoint = always(ResponseTemplate::new(200)).await;
+        let events = batch(1, 20);
+        let parameters = format!("eventstore.mode={mode}&eventstore.compress=");
+        let deliver = async |compress: &str| {
+            let sink = sink::open(&format!("{}?{parameters}{compress}", url(&endpoint))).unwrap();
+            let delivered = sink.deliver(&events).await.unwrap();
+            assert_eq!(delivered, Delivered::all(&events));
+        };
+        deliver("none").await;
+        let plain = endpoint.requests();
+        deliver("gzip").await;
+        let packed = endpoint.requests().split_off(plain.len());
+        assert_eq!(packed.len(), plain.len());
+        for (packed, plain) in packed.into_iter().zip(plain) {
+            assert_eq!(header(&plain, "content-encoding"), None);
+            if mode == "batched" {
+                assert!(packed.body.len() * 3 < plain.body.len());
+            }
+            let unpacked = unpacked(packed);
+            assert_eq!(unpacked.body, plain.body);
+            assert_eq!(
+                header(&unpacked, "content-type"),
+                header(&plain, "content-type")
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_takes_no_compressed_body_is_an_outage() {
+    let endpoint = StandIn::start(|request| {
+        let is_packed = header(request, "content-encoding").is_some();
+        ResponseTemplate::new(if is_packed { 415 } else { 200 })
+    })
+    .await;
+    let sink = sink::open(&format!("{}?eventstore.compress=gzip", url(&endpoint))).unwrap();
+    let error = sink.deliver(&batch(1, 4)).await.unwrap_err();
+    assert!(error.reason().contains("415"), "{error}");
+    assert_eq!(endpoint.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_password_in_a_file_is_read_for_each_request() {
+    let endpoint = always(ResponseTemplate::new(200)).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    let path = file.display();
+    let open = |login: &str| {
+        sink::open(&format!(
+            "http://{login}{}/in?eventstore.password_file={path}",
+            endpoint.address()
+        ))
+    };
+    let error = open("tester@").unwrap_err();
+    assert!(error.reason.contains(&*path.to_string()), "{error}");
+    std::fs::write(&file, "one\n").unwrap();
+    let sink = open("tester@").unwrap();
+    for (password, sent) in [("one", "dGVzdGVyOm9uZQ=="), ("two", "dGVzdGVyOnR3bw==")] {
+        std::fs::write(&file, password).unwrap();
+        sink.deliver(&batch(1, 1)).await.unwrap();
+        let requests = endpoint.requests();
+        let basic = header(requests.last().unwrap(), "authorization");
+        assert_eq!(basic, Some(&*format!("Basic {sent}")));
+    }
+    for (login, reason) in [
+        ("tester:hunter2@", "a password and"),
+        ("", "needs a user name"),
+    ] {
+        let error = open(login).unwrap_err();
+        assert!(error.reason.contains(reason), "{error}");
+        assert!(!format!("{error:?}").contains("hunter2"));
+    }
+}
+
 #[tokio::test]
 async fn what_passes_is_an_error_and_nothing_is_given_up() {
     for status in [

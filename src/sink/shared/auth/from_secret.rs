@@ -6,12 +6,15 @@ use async_trait::async_trait;
 use secrecy::ExposeSecret as _;
 
 /// What the secret is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::sink) enum Scheme {
     /// A bearer token.
     Bearer,
     /// A user name without a password.
     User,
+    /// The password of this user.
+    #[cfg(feature = "http")]
+    PasswordOf(String),
 }
 
 /// The header that a file's secret makes.
@@ -25,15 +28,24 @@ impl FromFile {
     pub(in crate::sink) fn new(file: SecretFile, scheme: Scheme) -> Self {
         Self { file, scheme }
     }
+
+    /// The same for a file that has to be there already, as each `password_file`.
+    #[cfg(feature = "http")]
+    pub(in crate::sink) fn checked(path: &str, scheme: Scheme) -> Result<Self, String> {
+        super::secret::Secret::in_file(path)?;
+        Ok(Self::new(SecretFile::new(path), scheme))
+    }
 }
 
 #[async_trait]
 impl AuthProvider for FromFile {
     async fn headers(&self) -> Result<Vec<AuthHeader>, SinkError> {
         let secret = self.file.read().await?;
-        let header = match self.scheme {
+        let header = match &self.scheme {
             Scheme::Bearer => AuthHeader::bearer(secret.expose_secret()),
             Scheme::User => basic(secret.expose_secret(), ""),
+            #[cfg(feature = "http")]
+            Scheme::PasswordOf(user) => basic(user, secret.expose_secret()),
         };
         match is_header_value(header.secret_value()) {
             true => Ok(vec![header]),

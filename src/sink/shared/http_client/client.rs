@@ -2,20 +2,24 @@
 
 use super::{
     answer::{Answer, Verdict},
-    connector::{self, Roots},
+    certified::Certified,
+    connector,
     request::Request,
 };
 use crate::sink::{
     SinkError,
-    shared::auth::{AuthHeader, AuthProvider},
+    shared::{
+        auth::{AuthHeader, AuthProvider},
+        tls::TlsFiles,
+    },
 };
 use reqwest::StatusCode;
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 use url::Url;
 
 /// Sends requests, with headers that prove who sends.
 pub(in crate::sink) struct HttpClient {
-    client: reqwest::Client,
+    client: Certified,
     auth: Option<Arc<dyn AuthProvider>>,
 }
 
@@ -26,16 +30,16 @@ impl fmt::Debug for HttpClient {
 }
 
 impl HttpClient {
-    /// A client for requests to `url`, each of at most `timeout`, that trusts the certificates in the
-    /// file `roots`, or those of this machine. Connects to nothing.
+    /// A client for requests to `url`, each of at most `timeout`, with the certificates in
+    /// `files`, which are read again for each. Connects to nothing.
     pub(in crate::sink) fn new(
         url: &Url,
         timeout: Duration,
-        roots: Option<&Path>,
+        files: TlsFiles,
         auth: Option<Arc<dyn AuthProvider>>,
     ) -> Result<Self, String> {
         Ok(Self {
-            client: connector::connector(url, timeout, roots.map_or(Roots::Machine, Roots::Only))?,
+            client: Certified::new(url, timeout, files)?,
             auth,
         })
     }
@@ -98,6 +102,8 @@ impl HttpClient {
         let receiver = connector::origin(&request.url);
         let response = self
             .client
+            .client()
+            .await?
             .request(request.method.clone(), request.url.clone())
             .headers(request.headers(auth)?)
             .body(request.body.clone())

@@ -1,7 +1,10 @@
 //! The HTTP client of the library: whom it trusts, how long it waits, and what its errors may show. Knows neither
 //! requests nor answers.
 
-use crate::sink::{causes::with_causes, shared::tls};
+use crate::sink::{
+    causes::with_causes,
+    shared::tls::{self, TlsFiles},
+};
 use std::{path::Path, time::Duration};
 use url::{Host, Url};
 
@@ -15,8 +18,8 @@ pub(in crate::sink) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 pub(in crate::sink) enum Roots<'a> {
     /// Those of this machine.
     Machine,
-    /// Those in this file, and no others.
-    Only(&'a Path),
+    /// Those that these files name, to which the client shows their certificate, if they have one.
+    Files(&'a TlsFiles),
     /// Those of this machine, and those in this file.
     With(&'a Path),
 }
@@ -31,7 +34,7 @@ pub(in crate::sink) fn connector(
     // Plain HTTP does not wait for the machine's certificates to be read.
     let config = match (url.scheme(), roots) {
         ("https", Roots::Machine) => tls::client_config(None)?,
-        ("https", Roots::Only(file)) => tls::client_config(Some(file))?,
+        ("https", Roots::Files(files)) => files.config()?,
         ("https", Roots::With(file)) => tls::client_config_with(file)?,
         _ => tls::without_roots()?,
     };

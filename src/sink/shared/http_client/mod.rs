@@ -2,6 +2,7 @@
 //! Knows neither events nor bodies.
 
 pub(super) mod answer;
+mod certified;
 mod client;
 pub(super) mod connector;
 mod request;
