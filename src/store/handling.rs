@@ -72,7 +72,11 @@ impl EventStore {
 
 #[cfg(all(test, feature = "sqlite"))]
 mod tests {
-    use crate::{Event, EventStore, Handler, Health, Selection, StoredEvent};
+    use crate::{
+        delivery::{Handler, Selection},
+        event::{Event, StoredEvent},
+        store::{EventStore, Health},
+    };
     use std::{
         sync::{
             Arc, Mutex, PoisonError,
