@@ -192,6 +192,7 @@ impl Delivery {
             handler: handler.clone(),
             reading: reading.clone(),
             progress: progress.clone(),
+            done: Mutex::default(),
         }));
         let ready = async {
             reading.keep().await?;
@@ -372,7 +373,13 @@ impl Line {
         // If the sink was not told yet where its events come from.
         self.runner.standing().await?;
         let position = event.position;
-        let delivered = call(self.sink.deliver(&[event])).await;
+        let batch = [event];
+        let deliver = self.sink.deliver(&batch);
+        let delivered = match self.runner {
+            Runner::Sink(_) => call(deliver).await,
+            // Has a timeout of its own, which may be longer, and panics are its errors.
+            Runner::Handler(_) => deliver.await,
+        };
         let delivered = delivered.map_err(|error| RedeliverError::Sink {
             name: self.name.clone(),
             error,

@@ -19,6 +19,8 @@ pub(crate) use execution::Execution;
 pub use id::{EVENT_NAMESPACE, EventId, EventKey};
 pub use lifecycle::{ActivityStatus, FailureDetails, LifecycleEvent};
 pub use metadata::{EventMetadata, WorkflowState};
+#[cfg(all(test, feature = "temporal"))]
+pub(crate) use rules::MAX_DEPTH;
 pub(crate) use rules::{has_nul, is_shallow};
 pub use stored::{DeadLetter, StoredEvent};
 pub(crate) use traceparent::is_traceparent;

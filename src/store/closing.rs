@@ -30,7 +30,8 @@ impl EventStore {
     /// Flushes the store, then stops handlers and the delivery to sinks, and closes the journal. Events that are published
     /// afterwards are refused and counted. Call it after the workers have stopped.
     ///
-    /// The flush and the closing of the journal may take up to `timeout` each. Further calls, during the first one or
+    /// It may take up to `timeout` twice: once to flush, and once for the end of handlers, which gets half of that at most, and
+    /// the closing of the journal. Further calls, during the first one or
     /// after it, return the result of the first. Cancel safe: after a cancelled call, the next call takes over. If
     /// there is none, the journal closes when the last handle is dropped.
     ///
@@ -89,7 +90,7 @@ impl EventStore {
 impl Open {
     async fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
         let began = Instant::now();
-        self.within(timeout, self.journal.flush()).await?;
+        self.within(timeout, timeout, self.journal.flush()).await?;
         let left = timeout.saturating_sub(began.elapsed());
         if tokio::time::timeout(left, self.reached()).await.is_ok() {
             return Ok(());
@@ -108,23 +109,29 @@ impl Open {
     /// Closes the store. Returns the result, and how many positions the slowest sink is behind.
     async fn close(&self, timeout: Duration) -> (Result<(), FlushError>, u64) {
         let flushed = self.flush(timeout).await;
+        let began = Instant::now();
         if let Some(delivery) = &self.delivery {
             delivery.stop();
-            // A function that blocks its thread cannot be ended.
-            tokio::time::timeout(timeout, delivery.ended()).await.ok();
+            // A function that blocks its thread cannot be ended. It is not to take the journal's time.
+            tokio::time::timeout(timeout / 2, delivery.ended())
+                .await
+                .ok();
         }
         let behind = self.behind();
-        let closed = self.within(timeout, self.journal.close()).await;
+        let left = timeout.saturating_sub(began.elapsed());
+        let closed = self.within(left, timeout, self.journal.close()).await;
         // Closing comes last and says what is lost for good.
         (closed.and(flushed), behind)
     }
 
+    /// Waits as long as there is time left of the timeout that the caller gave.
     async fn within(
         &self,
+        left: Duration,
         timeout: Duration,
         work: impl Future<Output = Result<(), JournalError>>,
     ) -> Result<(), FlushError> {
-        match tokio::time::timeout(timeout, work).await {
+        match tokio::time::timeout(left, work).await {
             Ok(result) => Ok(result?),
             Err(_) => Err(FlushError::TimedOut {
                 queued: self.journal.status().queued,

@@ -56,6 +56,16 @@ impl EventStore {
         self.shared.error_messages
     }
 
+    /// The names of the search attributes that starts and ends of runs have.
+    pub(crate) fn search_attributes(&self) -> &[String] {
+        &self.shared.search_attributes
+    }
+
+    /// The names of the memo's fields that starts and ends of runs have.
+    pub(crate) fn memo(&self) -> &[String] {
+        &self.shared.memo
+    }
+
     #[cfg(feature = "plugin")]
     pub(crate) fn application_name(&self) -> &str {
         &self.shared.rules.application_name

@@ -4,7 +4,7 @@
 
 use super::{
     attempt::{self, AttemptEnd, KnownActivity, MAX_EARLIER_ATTEMPTS, ended_in, milliseconds, sdk},
-    failure, payload,
+    failure, payload, started,
     time::time,
 };
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     record::Draft,
     store::EventStore,
 };
+use serde_json::{Map, Value};
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 use temporalio_common::protos::{
     coresdk::common::extract_local_activity_marker_data,
@@ -45,6 +46,8 @@ pub(super) struct HistoryReader<'a> {
 struct Started {
     context: Context,
     at: Option<SystemTime>,
+    // What start and end say of how the run was started.
+    with: Map<String, Value>,
 }
 
 struct OpenActivity {
@@ -163,10 +166,17 @@ impl<'a> HistoryReader<'a> {
         }
         let mut event = lifecycle::workflow_start();
         event.metadata.sequence = Some(1);
+        let mut with = Map::new();
         if self.store.lifecycle().workflow {
+            with = started::fields(
+                self.store,
+                start.search_attributes.as_ref(),
+                start.memo.as_ref(),
+            );
+            event.data.clone_from(&with);
             found.push(attempt::draft(self.store, context.clone(), event, at));
         }
-        self.started = Some(Started { context, at });
+        self.started = Some(Started { context, at, with });
     }
 
     fn end(
@@ -186,6 +196,7 @@ impl<'a> HistoryReader<'a> {
         }
         let duration_ms = milliseconds(started.at, at).unwrap_or_default();
         let mut event = lifecycle::workflow_end(state, duration_ms, failure.as_ref());
+        event.data.extend(started.with.clone());
         if let Some(reason) = reason
             && self.store.keeps_error_messages()
         {

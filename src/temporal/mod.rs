@@ -40,6 +40,7 @@ mod server;
 mod source;
 mod stage;
 mod standalone;
+mod started;
 mod task;
 mod testimony;
 mod time;

@@ -1,9 +1,10 @@
-//! Header payloads: the bytes of [`headers`] in Temporal's envelope. Knows no interceptor.
+//! Payloads: the bytes of [`headers`] in Temporal's envelope, and JSON values. Knows no interceptor.
 
 use crate::{
     context::{Context, Frame, headers},
-    event::is_traceparent,
+    event::{has_nul, is_shallow, is_traceparent},
 };
+use serde_json::Value;
 use std::collections::HashMap;
 use temporalio_common::protos::temporal::api::common::v1::{Header, Payload};
 
@@ -47,6 +48,24 @@ pub(super) fn traceparent(fields: &HashMap<String, Payload>) -> Option<String> {
     }
     tracing::debug!("a header's traceparent is none, and is ignored");
     None
+}
+
+/// The value of a payload that is JSON; none if it is not, as that of a codec that encrypts, or if an event could not
+/// have it as a field of an object.
+pub(super) fn value(payload: &Payload) -> Option<Value> {
+    // `json/plain` and `json/protobuf`.
+    if !payload.metadata.get("encoding")?.starts_with(b"json/") {
+        return None;
+    }
+    let value: Value = serde_json::from_slice(&payload.data).ok()?;
+    let value = Value::Array(vec![value]);
+    if !is_shallow(&value) || has_nul(&value) {
+        return None;
+    }
+    match value {
+        Value::Array(mut value) => value.pop().filter(|value| !value.is_null()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

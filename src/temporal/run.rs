@@ -5,6 +5,7 @@ use super::{
     holding::{Holding, Holdings, Silence},
     payload,
     stage::{self, Mode, ReadOnly, RunStage},
+    started,
     task::LocalOutcome,
     time::time,
 };
@@ -16,6 +17,7 @@ use crate::{
     record::Draft,
     store::{EventStore, Outlet, Place},
 };
+use serde_json::{Map, Value};
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -33,6 +35,8 @@ pub(super) struct Run {
     stage: Arc<RunStage>,
     frames: Context,
     start_time: Option<SystemTime>,
+    // What its start and its end say of how it was started.
+    started_with: Map<String, Value>,
     started: AtomicBool,
     // A reset made this run out of another one's history.
     is_reset: bool,
@@ -72,12 +76,19 @@ impl Run {
         if let Some(user) = payload::frame(headers) {
             frames = frames.push(user);
         }
+        let started_with = if store.lifecycle().workflow {
+            let raw = view.raw();
+            started::fields(store, raw.search_attributes.as_ref(), raw.memo.as_ref())
+        } else {
+            Map::new()
+        };
         let stage = Arc::new(RunStage::new(execution, view.start_time(), mode, repairs));
         Self {
             frames,
             store: store.clone(),
             stage,
             start_time: view.start_time(),
+            started_with,
             started: AtomicBool::new(false),
             is_reset: is_reset(view),
             owes_start: AtomicBool::new(false),
@@ -179,6 +190,7 @@ impl Run {
         }
         self.stage.lifecycle(&self.store, || {
             let mut event = lifecycle::workflow_start();
+            event.data.clone_from(&self.started_with);
             if replaying {
                 event = stage::repaired(event, self.start_time);
             }
@@ -200,7 +212,8 @@ impl Run {
             (milliseconds(self.start_time, progress.now), failure)
         };
         let failure = failure.filter(|_| state == WorkflowState::Failed);
-        let event = lifecycle::workflow_end(state, duration_ms, failure.as_ref());
+        let mut event = lifecycle::workflow_end(state, duration_ms, failure.as_ref());
+        event.data.extend(self.started_with.clone());
         self.draft(event, sequence)
     }
 

@@ -18,8 +18,11 @@ use temporal_eventstore::{
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The sink of a folder, which is told of a journal in a file: that has the same id each time.
 fn open(folder: &Path, parameters: &str) -> std::sync::Arc<dyn Sink> {
-    sink::open(&format!("file://{}{parameters}", folder.display())).unwrap()
+    let sink = sink::open(&format!("file://{}{parameters}", folder.display())).unwrap();
+    sink.comes_from("one");
+    sink
 }
 
 /// The files below a folder, in the order of their names, without those that a program was killed in the midst of.
@@ -136,11 +139,67 @@ async fn other_events_at_the_same_positions_are_not_taken_for_those_that_are_sto
     let (lost, after) = (batch(1, 20), batch(1, 20));
     takes(&*open(folder.path(), "?compression=none"), &lost).await;
     takes(&*open(folder.path(), "?compression=none"), &after).await;
-    let mut found = ids(&lines(&objects(folder.path())));
-    let mut wanted: Vec<EventId> = lost.iter().chain(&after).map(|it| it.event_id).collect();
+    are_there_once(folder.path(), &[&lost, &after]);
+}
+
+fn are_there_once(folder: &Path, events: &[&[SinkEvent]]) {
+    let mut found = ids(&lines(&objects(folder)));
+    let mut wanted: Vec<EventId> = events.concat().iter().map(|it| it.event_id).collect();
     found.sort();
     wanted.sort();
     assert_eq!(found, wanted);
+}
+
+/// The journal's copy stood at 14. What was written after that, and lost, begins amid what comes now.
+#[tokio::test]
+async fn after_a_restoration_each_event_is_there_once_however_batches_are_cut() {
+    for before in [15, 10] {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || open(folder.path(), "?compression=none");
+        let kept = batch(before, 15 - before);
+        let (lost, after) = (batch(15, 16), batch(15, 40));
+        let old = [&kept[..], &lost].concat();
+        let (begin, rest) = old.split_at(old.len() - 10);
+        takes(&*open(), begin).await;
+        takes(&*open(), rest).await;
+        takes(&*open(), &after[..26]).await;
+        // It is not written down that they are there: they come again, in halves.
+        let sink = open();
+        takes(&*sink, &after[..13]).await;
+        takes(&*sink, &after[13..26]).await;
+        takes(&*open(), &after[7..26]).await;
+        takes(&*open(), &after[13..26]).await;
+        takes(&*open(), &after[20..]).await;
+        are_there_once(folder.path(), &[&kept, &lost, &after]);
+    }
+}
+
+#[tokio::test]
+async fn what_lies_around_events_that_are_stored_is_found_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || open(folder.path(), "?compression=none");
+    let events = batch(15, 26);
+    takes(&*open(), &events[5..10]).await;
+    takes(&*open(), &events).await;
+    takes(&*open(), &events[11..]).await;
+    are_there_once(folder.path(), &[&events]);
+    let wanted: Vec<EventId> = events.iter().map(|event| event.event_id).collect();
+    assert_eq!(ids(&lines(&objects(folder.path()))), wanted);
+}
+
+/// A program may have been killed between the link and its sync: what it wrote is there for whoever lists it, and is
+/// lost with the power.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_is_found_in_a_folder_is_synced_before_it_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let day = folder.path().join("day=2026-01-31");
+    std::fs::create_dir(&day).unwrap();
+    // A directory that can be listed and not be synced.
+    std::os::unix::fs::symlink("/proc/sys/kernel/random", day.join("journal=one")).unwrap();
+    let events = [at(1, "Order", "2026-01-31T00:00:00Z")];
+    let error = open(folder.path(), "").deliver(&events).await.unwrap_err();
+    assert!(error.reason().contains("synced"), "{error}");
 }
 
 #[tokio::test]
@@ -306,6 +365,7 @@ async fn a_request_that_was_held_back_writes_nothing_that_is_there() {
     let network = Proxy::to(server.port()).await;
     let [at_it, before_it] = [server.port(), network.port()].map(|port| format!(":{port}/"));
     let sink = sink::open(&server.url("").replace(&at_it, &before_it)).unwrap();
+    sink.comes_from("one");
     let events = batch(1, 90);
     takes(&*sink, &events[..30]).await;
     network.hold_back_later();
@@ -316,6 +376,28 @@ async fn a_request_that_was_held_back_writes_nothing_that_is_there() {
     held.send_replace(false);
     tokio::time::sleep(Duration::from_millis(300)).await;
     takes(&*sink, &events[45..]).await;
+    let wanted: Vec<EventId> = events.iter().map(|event| event.event_id).collect();
+    assert_eq!(ids(&lines(&server.objects())), wanted);
+}
+
+/// An operator skips some of the events whose object was stored without an answer.
+#[tokio::test]
+async fn what_was_stored_without_an_answer_is_found_by_a_batch_that_begins_later() {
+    let server = ObjectServer::start();
+    let network = Proxy::to(server.port()).await;
+    let [at_it, before_it] = [server.port(), network.port()].map(|port| format!(":{port}/"));
+    let sink = sink::open(&server.url("").replace(&at_it, &before_it)).unwrap();
+    sink.comes_from("one");
+    let events = batch(1, 30);
+    takes(&*sink, &events[..9]).await;
+    network.lose_answers(true);
+    let call = tokio::time::timeout(Duration::from_millis(500), sink.deliver(&events[9..20]));
+    let call = call.await;
+    assert!(!matches!(call, Ok(Ok(_))), "its answer is lost: {call:?}");
+    network.lose_answers(false);
+    until("it is stored", || lines(&server.objects()).len() == 20).await;
+    takes(&*sink, &events[14..20]).await;
+    takes(&*sink, &events[20..]).await;
     let wanted: Vec<EventId> = events.iter().map(|event| event.event_id).collect();
     assert_eq!(ids(&lines(&server.objects())), wanted);
 }

@@ -19,12 +19,12 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     pin::pin,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::Instant,
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tracing::{debug, warn};
 
 /// How many events are read at once.
@@ -34,6 +34,8 @@ pub(in crate::delivery) struct Handling {
     pub(in crate::delivery) handler: Arc<Handler>,
     pub(in crate::delivery) reading: Arc<Reading>,
     pub(in crate::delivery) progress: Arc<Progress>,
+    /// What is done above the cursor, for the next task: an operator's command ends this one.
+    pub(in crate::delivery) done: Mutex<BTreeSet<u64>>,
 }
 
 /// An event that is done; with the reason, if it is a dead letter now.
@@ -73,9 +75,12 @@ impl Handling {
             position,
             is_paused,
         } = insist(name, &self.progress, || self.standing()).await?;
+        // What failed before an operator's command is tried anew, or left out.
+        self.progress.recovered();
         if is_paused {
             return Ok(());
         }
+        let done_before = self.done_above(position);
         // Behind the cursor there may be events that were given up before a restart.
         let buried = insist(name, &self.progress, || {
             self.reading.dead_letters(position, usize::MAX)
@@ -86,9 +91,15 @@ impl Handling {
         let mut window = Window::after(position);
         let mut running = FuturesUnordered::new();
         let mut reading = pin!(Fuse::terminated());
+        let mut slot = pin!(Fuse::terminated());
         loop {
-            if reading.is_terminated() && !window.is_full() {
-                reading.set(self.read(window.read()).fuse());
+            if reading.is_terminated() && window.room() > 0 {
+                let most = window.room().min(AT_ONCE);
+                reading.set(self.read(window.read(), most).fuse());
+            }
+            // Which event gets the slot is decided when it is free: by then, one before those that wait may be ready.
+            if slot.is_terminated() && window.has_next() {
+                slot.set(slots.acquire().fuse());
             }
             tokio::select! {
                 Some(done) = running.next() => self.note(done, &mut window)?,
@@ -97,7 +108,9 @@ impl Handling {
                     let mut passed_over = 0;
                     for event in read {
                         window.read_up_to(event.position);
-                        if buried.contains(&event.position) {
+                        if done_before.contains(&event.position) {
+                            window.add_done(&event);
+                        } else if buried.contains(&event.position) {
                         } else if self.handler.selection.contains(&event) {
                             window.add(event);
                         } else {
@@ -107,18 +120,26 @@ impl Handling {
                     self.progress.passed_over.fetch_add(passed_over, Relaxed);
                     self.settle(&window, Vec::new())?;
                 }
-            }
-            while let Some(event) = window.next() {
-                running.push(self.handle(event, &slots, &failing));
+                // It is never closed.
+                Ok(slot) = &mut slot => if let Some(event) = window.next() {
+                    running.push(self.handle(event, slot, &slots, &failing));
+                }
             }
         }
     }
 
+    /// Returns what is done above a position.
+    fn done_above(&self, position: u64) -> BTreeSet<u64> {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        *done = done.split_off(&position.saturating_add(1));
+        done.clone()
+    }
+
     /// Reads the next events. Waits until there are any.
-    async fn read(&self, after: u64) -> Result<Vec<SinkEvent>, JournalError> {
+    async fn read(&self, after: u64, most: usize) -> Result<Vec<SinkEvent>, JournalError> {
         loop {
             let read = insist(self.handler.name(), &self.progress, || {
-                self.reading.read(after, AT_ONCE)
+                self.reading.read(after, most)
             });
             let events = read.await?;
             if !events.is_empty() {
@@ -128,17 +149,27 @@ impl Handling {
         }
     }
 
-    /// Calls the handler with an event until it is done, or given up.
-    async fn handle(&self, event: SinkEvent, slots: &Semaphore, failing: &Failing) -> Done {
+    /// Calls the handler with an event until it is done, or given up. The first call has a slot already.
+    async fn handle(
+        &self,
+        event: SinkEvent,
+        slot: SemaphorePermit<'_>,
+        slots: &Semaphore,
+        failing: &Failing,
+    ) -> Done {
         let name = self.handler.name();
         let position = event.position;
         let patience = self.handler.patience();
         let mut pauses = pauses();
         let mut tried = Tried::default();
+        let mut slot = Some(slot);
         loop {
             let called = {
-                // It is never closed. Who pauses gives its place to others.
-                let _slot = slots.acquire().await;
+                // Who pauses gives its place to others.
+                let _slot = match slot.take() {
+                    Some(slot) => Ok(slot),
+                    None => slots.acquire().await,
+                };
                 let began = Instant::now();
                 let called = self.handler.call(event.clone()).await;
                 if called.is_ok() {
@@ -176,6 +207,10 @@ impl Handling {
     fn note(&self, done: Done, window: &mut Window) -> Result<(), JournalError> {
         let Done { event, given_up } = done;
         window.done(&event);
+        self.done
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(event.position);
         let mut dead = Vec::new();
         match given_up {
             None => self.reading.taken(event.position)?,
@@ -198,6 +233,8 @@ impl Handling {
         if !dead.is_empty() || cursor > self.progress.position() {
             self.reading.settle(cursor, dead)?;
             self.progress.move_to(cursor);
+            let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+            *done = done.split_off(&cursor.saturating_add(1));
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ use std::{
 };
 
 /// How often a handler is called with an event before it is a dead letter, unless it is told otherwise. With the pauses
-/// between them that takes six minutes or more, so that a receiver may be away for a while.
+/// between them that takes almost six minutes or more, so that a receiver may be away for a while.
 const DEFAULT_MAX_ATTEMPTS: u32 = 20;
 /// How long a call may take unless it is told otherwise.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -114,7 +114,7 @@ impl Handler {
     }
 
     /// Sets how many calls with one event may fail before the event is a dead letter, from 1; `None` for any number. By
-    /// default 20, which takes at least six minutes. A restart of the program begins to count anew.
+    /// default 20, which takes almost six minutes or more. A restart of the program begins to count anew.
     pub fn max_attempts(mut self, attempts: impl Into<Option<u32>>) -> Self {
         self.max_attempts = attempts.into();
         self
@@ -129,7 +129,7 @@ impl Handler {
 
     /// Sets how many calls may be under way at once, from 1 to 1000; by default 8. Events of one workflow are handled one
     /// after the other in any case. Events that wait to be tried again do not count. With 1, a handler sees all events in the
-    /// order of the journal, but for those that are tried again.
+    /// order of the journal, but for those that are tried again and those behind them in their workflows.
     pub fn max_concurrent(mut self, calls: usize) -> Self {
         self.max_concurrent = calls;
         self
@@ -205,23 +205,30 @@ impl Handler {
 
     /// Calls the function once. Returns why that failed, if so.
     async fn call(&self, event: SinkEvent) -> Result<(), String> {
-        // The function itself may panic as well as what it returns.
-        let called = AssertUnwindSafe(async { (self.function)(event).await }).catch_unwind();
+        // The function itself may panic as well as what it returns, and an error that is asked for its text.
+        let called = async {
+            (self.function)(event)
+                .await
+                .map_err(|error| reason(&*error))
+        };
+        let called = AssertUnwindSafe(called).catch_unwind();
         match tokio::time::timeout(self.timeout, called).await {
-            Ok(Ok(Ok(()))) => Ok(()),
-            Ok(Ok(Err(error))) => {
-                let mut reason = error.to_string();
-                let mut cause = error.source();
-                while let Some(error) = cause {
-                    reason = format!("{reason}: {error}");
-                    cause = error.source();
-                }
-                Err(reason.chars().take(MOST_REASON).collect())
-            }
+            Ok(Ok(called)) => called,
             Ok(Err(_)) => Err("it panicked".to_owned()),
             Err(_) => Err(format!("it did not return within {:?}", self.timeout)),
         }
     }
+}
+
+/// Returns the text of an error and of its causes, shortened.
+fn reason(error: &(dyn Error + Send + Sync)) -> String {
+    let mut reason = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        reason = format!("{reason}: {error}");
+        cause = error.source();
+    }
+    reason.chars().take(MOST_REASON).collect()
 }
 
 /// What dead letters that are sent again go to.

@@ -1,9 +1,9 @@
 //! The events that a handler has in hand: whose turn it is, and how far everything is done. Plain data; knows no handler.
 
 use crate::sink::SinkEvent;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
-/// How many events are in hand at most before no further ones are read, and how many bytes they have.
+/// How many events there are in hand at most, done or not, and with how many bytes no further ones are read.
 const MOST_EVENTS: usize = 1000;
 const MOST_BYTES: usize = 8 * 1024 * 1024;
 
@@ -12,11 +12,19 @@ const MOST_BYTES: usize = 8 * 1024 * 1024;
 pub(super) struct Window {
     /// Everything up to this position was read.
     read: u64,
-    unfinished: BTreeSet<u64>,
+    /// The events from the first on that is not done. A crash has all of them handled again.
+    in_hand: BTreeMap<u64, InHand>,
+    /// The bytes of all of them.
     bytes: usize,
-    ready: VecDeque<SinkEvent>,
+    ready: BTreeMap<u64, SinkEvent>,
     /// For each workflow of which an event is ready or being handled, those behind it.
     behind: HashMap<String, VecDeque<SinkEvent>>,
+}
+
+#[derive(Debug)]
+struct InHand {
+    bytes: usize,
+    is_done: bool,
 }
 
 impl Window {
@@ -24,9 +32,9 @@ impl Window {
     pub(super) fn after(position: u64) -> Self {
         Self {
             read: position,
-            unfinished: BTreeSet::new(),
+            in_hand: BTreeMap::new(),
             bytes: 0,
-            ready: VecDeque::new(),
+            ready: BTreeMap::new(),
             behind: HashMap::new(),
         }
     }
@@ -42,52 +50,83 @@ impl Window {
 
     /// Adds an event that is to be handled. Positions grow.
     pub(super) fn add(&mut self, event: SinkEvent) {
-        self.read_up_to(event.position);
-        self.unfinished.insert(event.position);
-        self.bytes += event.json.len();
+        self.hold(&event, false);
         // Without a workflow there is no order to keep.
         let Some(key) = event.key() else {
-            self.ready.push_back(event);
+            self.ready.insert(event.position, event);
             return;
         };
         match self.behind.get_mut(key) {
             Some(behind) => behind.push_back(event),
             None => {
                 self.behind.insert(key.to_owned(), VecDeque::new());
-                self.ready.push_back(event);
+                self.ready.insert(event.position, event);
             }
         }
     }
 
-    /// Takes an event whose turn it is.
+    /// Adds an event that was done before. Positions grow.
+    pub(super) fn add_done(&mut self, event: &SinkEvent) {
+        self.hold(event, true);
+        self.let_go();
+    }
+
+    fn hold(&mut self, event: &SinkEvent, is_done: bool) {
+        self.read_up_to(event.position);
+        let bytes = event.json.len();
+        self.in_hand
+            .insert(event.position, InHand { bytes, is_done });
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Lets go of what is done, up to the first event that is not.
+    fn let_go(&mut self) {
+        while let Some(first) = self.in_hand.first_entry()
+            && first.get().is_done
+        {
+            self.bytes = self.bytes.saturating_sub(first.remove().bytes);
+        }
+    }
+
+    /// Whether it is the turn of an event.
+    pub(super) fn has_next(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Takes the first event of those whose turn it is.
     pub(super) fn next(&mut self) -> Option<SinkEvent> {
-        self.ready.pop_front()
+        self.ready.pop_first().map(|(_, event)| event)
     }
 
     /// Notes that an event is done, for better or worse. The next of its workflow is ready then.
     pub(super) fn done(&mut self, event: &SinkEvent) {
-        if self.unfinished.remove(&event.position) {
-            self.bytes = self.bytes.saturating_sub(event.json.len());
+        if let Some(in_hand) = self.in_hand.get_mut(&event.position) {
+            in_hand.is_done = true;
         }
+        self.let_go();
         let Some(key) = event.key() else {
             return;
         };
         match self.behind.get_mut(key).and_then(VecDeque::pop_front) {
-            Some(next) => self.ready.push_back(next),
+            Some(next) => drop(self.ready.insert(next.position, next)),
             None => drop(self.behind.remove(key)),
         }
     }
 
     /// Returns the position up to which everything is done.
     pub(super) fn cursor(&self) -> u64 {
-        match self.unfinished.first() {
-            Some(first) => first.saturating_sub(1),
+        match self.in_hand.first_key_value() {
+            Some((first, _)) => first.saturating_sub(1),
             None => self.read,
         }
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.unfinished.len() >= MOST_EVENTS || self.bytes >= MOST_BYTES
+    /// Returns how many events may be read.
+    pub(super) fn room(&self) -> usize {
+        if self.bytes >= MOST_BYTES {
+            return 0;
+        }
+        MOST_EVENTS.saturating_sub(self.in_hand.len())
     }
 }
 
@@ -142,7 +181,7 @@ mod tests {
         assert_eq!(window.cursor(), 12);
         window.done(&third[0]);
         assert_eq!(window.cursor(), 20);
-        assert!(window.behind.is_empty() && window.bytes == 0);
+        assert!(window.behind.is_empty() && window.in_hand.is_empty() && window.bytes == 0);
         // A workflow that comes again.
         window.add(event(21, Some("a")));
         assert_eq!(positions(&ready(&mut window)), [21]);
@@ -154,15 +193,45 @@ mod tests {
         for position in 1..1000 {
             window.add(event(position, Some("a")));
         }
-        assert!(!window.is_full());
+        assert!(window.room() > 0);
         window.add(event(1000, Some("b")));
-        assert!(window.is_full());
+        assert_eq!(window.room(), 0);
         let mut window = Window::after(0);
         let mut large = event(1, None);
         large.json = " ".repeat(MOST_BYTES);
         window.add(large.clone());
-        assert!(window.is_full());
+        assert_eq!(window.room(), 0);
         window.done(&large);
-        assert!(!window.is_full());
+        assert!(window.room() > 0);
+    }
+
+    /// All of it comes again after a crash.
+    #[test]
+    fn what_is_done_behind_the_first_that_is_not_has_the_same_bound() {
+        let mut window = Window::after(4);
+        window.add(event(5, Some("stuck")));
+        let stuck = window.next().unwrap();
+        for position in 6..1005 {
+            assert!(window.room() > 0, "{position}");
+            window.add(event(position, None));
+            let done = window.next().unwrap();
+            window.done(&done);
+        }
+        assert_eq!(window.room(), 0);
+        assert_eq!((window.cursor(), window.read()), (4, 1004));
+        window.done(&stuck);
+        assert!(window.room() > 0);
+        assert_eq!((window.cursor(), window.bytes), (1004, 0));
+        // What was done before counts only behind one that is not.
+        window.add_done(&event(1005, None));
+        assert_eq!((window.cursor(), window.room()), (1005, MOST_EVENTS));
+        window.add(event(1006, Some("stuck")));
+        window.add_done(&event(1007, None));
+        assert_eq!((window.cursor(), window.room()), (1005, MOST_EVENTS - 2));
+        let mut large = event(1008, None);
+        large.json = " ".repeat(MOST_BYTES);
+        window.add(large.clone());
+        window.done(&large);
+        assert_eq!(window.room(), 0);
     }
 }

@@ -133,6 +133,43 @@ impl Place {
         let opened = opened.unwrap_or_else(|_| Err("the folder was not opened".to_owned()));
         opened.map_err(SinkError::new)
     }
+
+    /// Makes what is found in a directory of a folder durable: whoever wrote it may have been killed before that. In a
+    /// bucket it is.
+    pub(super) async fn sync(&self, directory: &object_store::path::Path) -> Result<(), SinkError> {
+        let Self::Folder(folder) = self else {
+            return Ok(());
+        };
+        let (folder, directory) = (folder.clone(), directory.clone());
+        let synced = tokio::task::spawn_blocking(move || sync_below(&folder, &directory)).await;
+        let synced = synced.unwrap_or_else(|_| Err("the folder was not synced".to_owned()));
+        synced.map_err(SinkError::new)
+    }
+}
+
+/// Syncs a folder, and each directory on the way to one below it, as far as they are there.
+#[cfg(unix)]
+fn sync_below(folder: &Path, directory: &object_store::path::Path) -> Result<(), String> {
+    let mut below = folder.to_owned();
+    let mut parts = directory.parts();
+    loop {
+        let synced = std::fs::File::open(&below).and_then(|directory| directory.sync_all());
+        match synced {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(format!("the folder {below:?} cannot be synced: {error}")),
+        }
+        let Some(part) = parts.next() else {
+            return Ok(());
+        };
+        below.push(part.as_ref());
+    }
+}
+
+/// Directories cannot be synced here.
+#[cfg(not(unix))]
+fn sync_below(_: &Path, _: &object_store::path::Path) -> Result<(), String> {
+    Ok(())
 }
 
 fn open_folder(folder: &Path) -> Result<Arc<dyn ObjectStore>, String> {

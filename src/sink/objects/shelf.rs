@@ -3,7 +3,9 @@
 //! An object begins with the first event that no object of its shelf has, is named by that event's position, and is
 //! created only if the name is free. Whoever writes next, here or in another process, has to take that name too, or
 //! to know of the object that has it: so two objects never share an event, however batches are cut and whatever is still
-//! on its way. An object whose content is not known is read before anything is written over its positions.
+//! on its way. An object whose content is not known is read before anything is written over its positions. An object ends
+//! before the next one of its shelf begins, whoever wrote that: so the object that has an event is the last one that begins at
+//! its position or before, even if a journal that was restored from a copy gives positions again.
 
 use super::{
     address::ObjectAddress,
@@ -20,6 +22,7 @@ use object_store::{Error, ObjectStore, ObjectStoreExt as _, PutMode, path::Path}
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
     io,
+    ops::Bound,
     sync::Arc,
 };
 
@@ -59,56 +62,47 @@ impl Shelves {
     ) -> Result<(), SinkError> {
         let path = name::shelf(&address.prefix, day, journal);
         loop {
-            self.leave_out_stored(store, &path, &mut events).await?;
-            let (Some(first), Some(last)) = (events.first(), events.last()) else {
-                return Ok(());
-            };
-            let (first, last) = (first.position, last.position);
-            let compression = address.compression;
-            let start = self.free(&path, first);
-            let object = path.clone().join(start.file_name(compression));
-            let lines = lines(&events);
-            let bytes = blocking(move || compression.pack(lines)).await?;
-            let put = store
-                .put_opts(&object, bytes.into(), PutMode::Create.into())
-                .await;
-            match put {
-                Ok(_) => {
-                    let last = Some(last);
-                    let shelf = self.known.entry(path).or_default();
-                    shelf.insert(start, Known { compression, last });
+            self.leave_out_stored(store, address, &path, &mut events)
+                .await?;
+            loop {
+                let Some(first) = events.first().map(|event| event.position) else {
                     return Ok(());
-                }
-                // By a call that was given up, by a request whose answer was lost, or by somebody else, who may have
-                // written more.
-                Err(Error::AlreadyExists { .. }) => {
-                    self.known.remove(&path);
-                    if !self.shelf(store, &path).await?.contains_key(&start) {
-                        return Err(SinkError::new(
-                            "an object is being written by somebody else at this moment",
-                        ));
+                };
+                // A write that fails or is given up may be stored all the same: it is listed again then.
+                let Some(mut shelf) = self.known.remove(&path) else {
+                    break;
+                };
+                let start = free(&shelf, first);
+                let own = before_the_next(&shelf, &events);
+                let last = own.last().map(|event| event.position);
+                let length = own.len();
+                let lines = lines(own);
+                let compression = address.compression;
+                let object = path.clone().join(start.file_name(compression));
+                let bytes = blocking(move || compression.pack(lines)).await?;
+                let put = store
+                    .put_opts(&object, bytes.into(), PutMode::Create.into())
+                    .await;
+                match put {
+                    Ok(_) => {
+                        shelf.insert(start, Known { compression, last });
+                        self.known.insert(path.clone(), shelf);
+                        events.drain(..length);
                     }
+                    // By a call that was given up, by a request whose answer was lost, or by somebody else, who may have
+                    // written more.
+                    Err(Error::AlreadyExists { .. }) => {
+                        let shelf = self.shelf(store, address, &path).await?;
+                        if !shelf.contains_key(&start) {
+                            return Err(SinkError::new(
+                                "an object is being written by somebody else at this moment",
+                            ));
+                        }
+                        break;
+                    }
+                    Err(error) => return Err(failed("an object is not stored", &error)),
                 }
-                Err(error) => return Err(failed("an object is not stored", &error)),
             }
-        }
-    }
-
-    /// Returns the first name that no object has, as far as is known.
-    fn free(&self, path: &Path, position: u64) -> Start {
-        let taken = self.known.get(path).and_then(|shelf| {
-            let of_position = Start {
-                position,
-                number: 0,
-            }..=Start {
-                position,
-                number: u32::MAX,
-            };
-            shelf.range(of_position).next_back()
-        });
-        Start {
-            position,
-            number: taken.map_or(1, |(start, _)| start.number.saturating_add(1)),
         }
     }
 
@@ -116,6 +110,7 @@ impl Shelves {
     async fn leave_out_stored(
         &mut self,
         store: &dyn ObjectStore,
+        address: &ObjectAddress,
         path: &Path,
         events: &mut Vec<&SinkEvent>,
     ) -> Result<(), SinkError> {
@@ -123,8 +118,7 @@ impl Shelves {
             return Ok(());
         };
         let (first, last) = (first.position, last.position);
-        let shelf = self.shelf(store, path).await?;
-        let at = |position, number| Start { position, number };
+        let shelf = self.shelf(store, address, path).await?;
         // The last object that begins before them may reach into them.
         let begin = shelf.range(..=at(first, u32::MAX)).next_back();
         let begin = begin.map_or(first, |(start, _)| start.position);
@@ -149,7 +143,12 @@ impl Shelves {
     }
 
     /// Returns what is known of a shelf, of which the store is asked once.
-    async fn shelf(&mut self, store: &dyn ObjectStore, path: &Path) -> Result<&Shelf, SinkError> {
+    async fn shelf(
+        &mut self,
+        store: &dyn ObjectStore,
+        address: &ObjectAddress,
+        path: &Path,
+    ) -> Result<&Shelf, SinkError> {
         if !self.known.contains_key(path) {
             let mut shelf = Shelf::new();
             let mut objects = store.list(Some(path));
@@ -161,6 +160,8 @@ impl Shelves {
                     (start, Known { compression, last })
                 }));
             }
+            // What was found counts as stored from now on.
+            address.place.sync(path).await?;
             if self.known.len() >= MOST_SHELVES {
                 self.known.pop_first();
             }
@@ -197,6 +198,28 @@ impl Shelves {
         self.read.push_front((object.clone(), ids.clone()));
         Ok(Some(ids))
     }
+}
+
+fn at(position: u64, number: u32) -> Start {
+    Start { position, number }
+}
+
+/// Returns the first name for a position that no object of the shelf has.
+fn free(shelf: &Shelf, position: u64) -> Start {
+    let taken = shelf.range(at(position, 0)..=at(position, u32::MAX));
+    let number = taken.last().map_or(0, |(start, _)| start.number);
+    at(position, number.saturating_add(1))
+}
+
+/// Returns those of the events, which are in order, that come before the next object of the shelf.
+fn before_the_next<'a, 'b>(shelf: &Shelf, events: &'b [&'a SinkEvent]) -> &'b [&'a SinkEvent] {
+    let first = events.first().map_or(0, |event| event.position);
+    let behind = (Bound::Excluded(at(first, u32::MAX)), Bound::Unbounded);
+    let length = match shelf.range(behind).next() {
+        Some((next, _)) => events.partition_point(|event| event.position < next.position),
+        None => events.len(),
+    };
+    events.get(..length).unwrap_or(events)
 }
 
 /// Does what takes long in a thread for that.

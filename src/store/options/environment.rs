@@ -6,6 +6,7 @@ use super::{
         BATCH_SIZE, COMMIT_TIMEOUT, LINGER, MAX_EVENT_BYTES, MAX_JOURNAL_BYTES, MAX_QUEUED_BYTES,
         QUEUE_SIZE, RETENTION, parse,
     },
+    names,
 };
 use crate::{
     sink::{self, redacted},
@@ -18,7 +19,7 @@ type Set = fn(&mut EventStoreOptions, &str) -> Result<(), String>;
 
 const URL: &str = "EVENTSTORE_URL";
 
-const VARIABLES: [(&str, Set); 17] = [
+const VARIABLES: [(&str, Set); 19] = [
     (URL, |options, value| {
         set(&mut options.stores, vec![value.to_owned()])
     }),
@@ -82,6 +83,12 @@ const VARIABLES: [(&str, Set); 17] = [
     }),
     ("EVENTSTORE_ERROR_MESSAGES", |options, value| {
         set(&mut options.error_messages, Some(switch(value)?))
+    }),
+    ("EVENTSTORE_SEARCH_ATTRIBUTES", |options, value| {
+        set(&mut options.search_attributes, names::parse(value)?)
+    }),
+    ("EVENTSTORE_MEMO", |options, value| {
+        set(&mut options.memo, names::parse(value)?)
     }),
     ("EVENTSTORE_REPAIR_ON_REPLAY", |options, value| {
         set(&mut options.repair_on_replay, Some(switch(value)?))

@@ -3,6 +3,7 @@
 mod bounds;
 mod choices;
 mod environment;
+mod names;
 #[cfg(test)]
 mod tests;
 
@@ -52,6 +53,8 @@ pub const DEFAULT_COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// | `max_event_bytes` | `EVENTSTORE_MAX_EVENT_BYTES` | 262144 bytes |
 /// | `lifecycle` | `EVENTSTORE_LIFECYCLE` | `all` |
 /// | `error_messages` | `EVENTSTORE_ERROR_MESSAGES` | `true` |
+/// | `search_attributes` | `EVENTSTORE_SEARCH_ATTRIBUTES` | none |
+/// | `memo` | `EVENTSTORE_MEMO` | none |
 /// | `repair_on_replay` | `EVENTSTORE_REPAIR_ON_REPLAY` | `false` |
 ///
 /// Durations are written as `500ms`, `2s` or `30days`. A value outside of an option's bounds is a
@@ -78,6 +81,18 @@ pub struct EventStoreOptions {
     #[builder(field)]
     #[serde(skip)]
     pub handlers: Vec<Handler>,
+    /// The search attributes that `workflow_start` and `workflow_end` have in their `data`, by name, with the values that
+    /// the run was started with. Names have 1 to 255 characters. One string in a configuration file may contain several,
+    /// separated by commas.
+    #[builder(field)]
+    #[serde(deserialize_with = "names::deserialize")]
+    pub search_attributes: Vec<String>,
+    /// The fields of the memo that `workflow_start` and `workflow_end` have in their `data`, in the same way. Values that
+    /// are not JSON are left out. A worker sees a memo decoded: with a payload codec, list only fields that may be stored
+    /// in plain text.
+    #[builder(field)]
+    #[serde(deserialize_with = "names::deserialize")]
+    pub memo: Vec<String>,
     /// The path (not a URL) of the durable journal's file, from which events are delivered to sinks. A `sqlite:` store
     /// is its own journal: leave this option out then, or give the same path. Without any store or sink, this file is
     /// the store.
@@ -159,6 +174,8 @@ impl fmt::Debug for EventStoreOptions {
             stores,
             sinks,
             handlers,
+            search_attributes,
+            memo,
             journal,
             application_name,
             queue_size,
@@ -184,6 +201,8 @@ impl fmt::Debug for EventStoreOptions {
             )
             .field("sinks", sinks)
             .field("handlers", handlers)
+            .field("search_attributes", search_attributes)
+            .field("memo", memo)
             .field("journal", journal)
             .field("application_name", application_name)
             .field("queue_size", queue_size)
@@ -224,6 +243,25 @@ impl<S: event_store_options_builder::State> EventStoreOptionsBuilder<S> {
         self.handlers.push(handler);
         self
     }
+
+    /// Adds [search attributes](EventStoreOptions::search_attributes) that lifecycle events have, by name.
+    ///
+    /// ```
+    /// # use temporal_eventstore::EventStore;
+    /// let options = EventStore::builder().search_attributes(["CustomerId"]).memo(["order"]).options();
+    /// assert_eq!(options.search_attributes, ["CustomerId"]);
+    /// ```
+    pub fn search_attributes(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.search_attributes
+            .extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds fields of the [memo](EventStoreOptions::memo) that lifecycle events have, by name.
+    pub fn memo(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.memo.extend(names.into_iter().map(Into::into));
+        self
+    }
 }
 
 impl EventStoreOptions {
@@ -245,6 +283,8 @@ impl EventStoreOptions {
             it.to_string()
         })?;
         MAX_EVENT_BYTES.check("max_event_bytes", self.max_event_bytes, |it| it.to_string())?;
+        names::check("search_attributes", &self.search_attributes)?;
+        names::check("memo", &self.memo)?;
         match self
             .journal
             .as_deref()
@@ -283,6 +323,8 @@ impl EventStoreOptions {
             stores: either(self.stores, other.stores),
             sinks: either(self.sinks, other.sinks),
             handlers: either(self.handlers, other.handlers),
+            search_attributes: either(self.search_attributes, other.search_attributes),
+            memo: either(self.memo, other.memo),
             application_name: self.application_name.or(other.application_name),
             queue_size: self.queue_size.or(other.queue_size),
             max_queued_bytes: self.max_queued_bytes.or(other.max_queued_bytes),

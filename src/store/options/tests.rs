@@ -30,6 +30,8 @@ fn every_variable_is_read() {
         ("EVENTSTORE_MAX_EVENT_BYTES", "1000"),
         ("EVENTSTORE_LIFECYCLE", "workflow, worker"),
         ("EVENTSTORE_ERROR_MESSAGES", "false"),
+        ("EVENTSTORE_SEARCH_ATTRIBUTES", "CustomerId, OrderId"),
+        ("EVENTSTORE_MEMO", "note"),
         ("EVENTSTORE_REPAIR_ON_REPLAY", "true"),
         ("PATH", "/bin"),
     ])
@@ -45,6 +47,8 @@ fn every_variable_is_read() {
     assert!(lifecycle.workflow && lifecycle.worker && !lifecycle.activity);
     assert_eq!(options.error_messages, Some(false));
     assert_eq!(options.repair_on_replay, Some(true));
+    assert_eq!(options.search_attributes, ["CustomerId", "OrderId"]);
+    assert_eq!(options.memo, ["note"]);
 }
 
 #[test]
@@ -57,6 +61,8 @@ fn a_wrong_value_is_an_error_with_name_value_and_what_is_allowed() {
         ("EVENTSTORE_MAX_QUEUED_BYTES", "10"),
         ("EVENTSTORE_LIFECYCLE", "workflows"),
         ("EVENTSTORE_ERROR_MESSAGES", "yes"),
+        ("EVENTSTORE_SEARCH_ATTRIBUTES", "CustomerId,,OrderId"),
+        ("EVENTSTORE_MEMO", " "),
     ] {
         let text = read(&[(name, value)]).unwrap_err().to_string();
         assert!(text.contains(name) && text.contains(value), "{text}");
@@ -243,6 +249,32 @@ fn the_same_names_are_read_from_a_configuration_file() {
     let options: EventStoreOptions = serde_json::from_str(r#"{"stores":null}"#).unwrap();
     assert!(options.stores.is_empty());
     assert!(serde_json::from_str::<EventStoreOptions>(r#"{"urll":"x"}"#).is_err());
+}
+
+#[tokio::test]
+async fn names_are_listed_or_have_commas_between_them() {
+    for text in [r#"{"memo":"a, b"}"#, r#"{"memo":["a","b"]}"#] {
+        let options: EventStoreOptions = serde_json::from_str(text).unwrap();
+        assert_eq!(options.memo, ["a", "b"]);
+    }
+    assert!(serde_json::from_str::<EventStoreOptions>(r#"{"memo":"a,"}"#).is_err());
+    let long = "x".repeat(256);
+    for name in ["", "a\nb", &long] {
+        let options = EventStore::builder().store("memory:").memo([name]);
+        let text = options.build().await.unwrap_err().to_string();
+        assert!(text.starts_with("memo holds"), "{text}");
+        assert!(text.contains("allowed: names of 1"), "{text}");
+    }
+    let code = EventStoreOptions::builder().memo(["a"]).options();
+    let merged = code.or(read(&[
+        ("EVENTSTORE_MEMO", "b"),
+        ("EVENTSTORE_SEARCH_ATTRIBUTES", "C"),
+    ])
+    .unwrap());
+    assert_eq!(
+        (merged.memo, merged.search_attributes),
+        (vec!["a".into()], vec!["C".into()])
+    );
 }
 
 #[test]

@@ -236,7 +236,12 @@ fn an_event_that_is_broken_is_refused() {
             "data": {
                 "status": "failed",
                 "duration_ms": 309.91,
-                "error": { "type": "OutOfStock", "message": "no more", "non_retryable": true }
+                "error": { "type": "OutOfStock", "message": "no more", "non_retryable": true },
+                "scheduled_by": {
+                    "schedule_id": "nightly", "scheduled_time": "2026-11-23T07:30:00.000000Z"
+                },
+                "search_attributes": { "CustomerId": "c-7" },
+                "memo": { "order": { "parcels": 2 } }
             }
         }
     });
@@ -261,6 +266,7 @@ fn an_event_that_is_broken_is_refused() {
         "/data/data",
         "/data/data/status",
         "/data/data/error/non_retryable",
+        "/data/data/scheduled_by/schedule_id",
     ] {
         let mut event = whole.clone();
         let (parent, name) = path.rsplit_once('/').unwrap();
@@ -295,6 +301,10 @@ fn an_event_that_is_broken_is_refused() {
         ("/data/data/status", json!("will_complete_async")),
         ("/data/data/duration_ms", json!("309.91")),
         ("/data/data/error/message", json!(7)),
+        ("/data/data/scheduled_by", json!("nightly")),
+        ("/data/data/scheduled_by/scheduled_time", json!("now")),
+        ("/data/data/search_attributes", json!(["c-7"])),
+        ("/data/data/memo", json!("c-7")),
     ] {
         let mut event = whole.clone();
         if event.pointer(path).is_none() {
