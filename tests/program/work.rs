@@ -164,11 +164,24 @@ async fn what_another_sink_lacks_is_not_removed() {
     }
     events.shutdown(Duration::from_secs(1)).await.unwrap_err();
     assert_eq!(one.taken().len(), 10);
+    // A dead letter stays as well, whatever a worker is told.
+    let dead_letters = |statement: &str| {
+        let file = rusqlite::Connection::open(&file).unwrap();
+        file.execute_batch(statement).unwrap();
+        file.query_row("SELECT count(*) FROM dead_letters", [], |row| {
+            row.get::<_, u64>(0)
+        })
+        .unwrap()
+    };
+    let refused = "INSERT INTO dead_letters (sink, seq, event_id, reason, refused_at, event) \
+                   VALUES ('elsewhere', 1, 'id', 'too large', 0, '{}')";
+    assert_eq!(dead_letters(refused), 1);
     let drain = |url: &str, more: &[&str]| {
         let mut command = program();
         command
             .env("EVENTSTORE_JOURNAL", &file)
             .env("EVENTSTORE_RETENTION", "1s")
+            .env("EVENTSTORE_DEAD_LETTER_RETENTION", "1s")
             .env("EVENTSTORE_BATCH_SIZE", "1")
             .env("EVENTSTORE_URL", url)
             .arg("drain")
@@ -183,6 +196,7 @@ async fn what_another_sink_lacks_is_not_removed() {
     one.is_slow.store(true, Ordering::SeqCst);
     let renamed = drain(&renamed, &["--new"]).await;
     assert_eq!(code(&renamed), 0, "{}", stderr(&renamed));
+    assert_eq!(dead_letters(""), 1);
 
     other.server.start_again().await;
     let late = drain(&urls[1], &[]).await;
