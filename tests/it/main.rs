@@ -33,6 +33,7 @@ mod redis_sink;
 mod reference_examples;
 mod registration;
 mod removed_events;
+mod routing;
 mod sinks_tls;
 mod stdout_sink;
 mod valid_lifecycle;

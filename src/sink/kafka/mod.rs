@@ -10,13 +10,16 @@ use super::{
     Delivered, Rejection, Sink, SinkError, SinkEvent, SinkUrlError,
     shared::{
         attempt::{outcome, within},
+        encoding::Encoding,
         recent::Recent,
     },
 };
+use crate::event::EventError;
 use address::TopicAddress;
 use async_trait::async_trait;
-use producer::{Failure, Producer};
+use producer::{Failure, Message, Producer, RefusedTopics};
 use std::{
+    borrow::Cow,
     collections::HashSet,
     fmt,
     sync::{Arc, MutexGuard, PoisonError},
@@ -49,7 +52,7 @@ impl fmt::Debug for KafkaSink {
 pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
     let address = TopicAddress::parse(url)?;
     Ok(Arc::new(KafkaSink {
-        name: format!("kafka {}", address.topic),
+        name: format!("kafka {}", address.topic.shown()),
         address: Arc::new(address),
         producer: Mutex::new(None),
         arrived: std::sync::Mutex::default(),
@@ -57,14 +60,19 @@ pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
 }
 
 impl KafkaSink {
-    async fn producer(&self) -> Result<Arc<Producer>, SinkError> {
+    /// A producer, and which of the topics the broker refuses.
+    async fn producer(&self, topics: &[&str]) -> Result<(Arc<Producer>, RefusedTopics), SinkError> {
         let mut kept = self.producer.lock().await;
         if let Some(producer) = kept.as_ref().filter(|producer| producer.is_usable()) {
-            if !producer.is_doubtful() {
-                return Ok(producer.clone());
-            }
-            match producer.has_topic().await {
-                Ok(true) => return Ok(producer.clone()),
+            let is_as_it_was = match producer.is_doubtful() {
+                true => producer.has(topics).await,
+                false => Ok(true),
+            };
+            match is_as_it_was {
+                Ok(true) => {
+                    let refused = producer.prepare(topics).await?;
+                    return Ok((producer.clone(), refused));
+                }
                 // Made again below, by a producer that knows nothing of the old one.
                 Ok(false) => {}
                 Err(error) => {
@@ -76,21 +84,46 @@ impl KafkaSink {
             }
         }
         end(kept.take());
-        let producer = Arc::new(Producer::connect(self.address.clone()).await?);
-        *kept = Some(producer.clone());
-        Ok(producer)
-    }
-
-    /// Sends events, and remembers those that arrived.
-    async fn send(&self, events: &[&SinkEvent]) -> Result<Vec<Result<(), Failure>>, SinkError> {
-        let results = self.producer().await?.send(events).await;
-        let mut arrived = self.arrived();
-        for (event, result) in events.iter().zip(&results) {
-            if result.is_ok() {
-                arrived.insert(event.event_id);
+        let producer = Producer::new(self.address.clone()).await?;
+        match producer.prepare(topics).await {
+            Ok(refused) => {
+                *kept = Some(producer.clone());
+                Ok((producer, refused))
+            }
+            Err(error) => {
+                end(Some(producer));
+                Err(error)
             }
         }
-        arrived.forget_oldest();
+    }
+
+    /// Sends messages, and remembers those that arrived.
+    async fn send(&self, messages: &[&Message<'_>]) -> Result<Vec<Result<(), Failure>>, SinkError> {
+        let mut topics: Vec<&str> = messages.iter().map(|message| &*message.topic).collect();
+        topics.sort_unstable();
+        topics.dedup();
+        let (producer, refused) = self.producer(&topics).await?;
+        let reason = |message: &Message<'_>| refused.get(&*message.topic).cloned();
+        let sent: Vec<&Message<'_>> = messages
+            .iter()
+            .copied()
+            .filter(|message| reason(message).is_none())
+            .collect();
+        let mut results = producer.send(&sent).await.into_iter();
+        let results: Vec<_> = messages
+            .iter()
+            .map(|message| match reason(message) {
+                Some(reason) => Err(Failure::TopicRefused(reason)),
+                None => results.next().unwrap_or_else(|| Err(Failure::unsent())),
+            })
+            .collect();
+        let mut arrived = self.arrived();
+        for (message, result) in messages.iter().zip(&results) {
+            if result.is_ok() {
+                arrived.insert(message.event.event_id);
+            }
+        }
+        arrived.forget_oldest(0);
         Ok(results)
     }
 
@@ -98,16 +131,35 @@ impl KafkaSink {
         self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Which events of a batch are still to be sent. What arrived behind one that did not, in another
+    /// What is sent of each event.
+    fn messages<'a>(&'a self, batch: &'a [SinkEvent]) -> Vec<Result<Message<'a>, EventError>> {
+        let message = |event: &'a SinkEvent| {
+            Ok(Message {
+                event,
+                topic: self.address.topic.target(event)?,
+                key: match &self.address.key {
+                    None => event.key().map(Cow::Borrowed),
+                    Some(key) => Some(key.render(event, Encoding::PLAIN)?),
+                },
+            })
+        };
+        batch.iter().map(message).collect()
+    }
+
+    /// Which messages are still to be sent. What arrived behind one that did not, in another
     /// partition, is not sent again; but behind one of the same key it is, for the sake of the order.
-    fn is_missing(&self, batch: &[SinkEvent]) -> Vec<bool> {
+    fn is_missing(&self, messages: &[Result<Message<'_>, EventError>]) -> Vec<bool> {
         let arrived = self.arrived();
         let mut keys = HashSet::new();
-        let is_missing = batch.iter().map(|event| {
-            let is_behind = event.key().is_some_and(|key| keys.contains(key));
+        let is_missing = messages.iter().map(|message| {
+            let Ok(Message { event, topic, key }) = message else {
+                return false;
+            };
+            let place = key.as_deref().map(|key| (&**topic, key));
+            let is_behind = place.is_some_and(|place| keys.contains(&place));
             let is_missing = is_behind || !arrived.contains(event.event_id);
-            if let Some(key) = event.key().filter(|_| is_missing) {
-                keys.insert(key);
+            if let Some(place) = place.filter(|_| is_missing) {
+                keys.insert(place);
             }
             is_missing
         });
@@ -120,18 +172,20 @@ impl KafkaSink {
         batch: &[SinkEvent],
         done: &mut Delivered,
     ) -> Result<(), SinkError> {
-        let is_missing = self.is_missing(batch);
-        let missing: Vec<&SinkEvent> = batch
+        let messages = self.messages(batch);
+        let is_missing = self.is_missing(&messages);
+        let missing: Vec<&Message<'_>> = messages
             .iter()
             .zip(&is_missing)
-            .filter_map(|(event, is_missing)| is_missing.then_some(event))
+            .filter_map(|(message, is_missing)| message.as_ref().ok().filter(|_| *is_missing))
             .collect();
         let mut sent = self.send(&missing).await?.into_iter();
         let mut results = Vec::with_capacity(batch.len());
-        for is_missing in is_missing {
-            results.push(match is_missing {
-                true => sent.next().unwrap_or_else(|| Err(Failure::unsent())),
-                false => Ok(()),
+        for (message, is_missing) in messages.iter().zip(&is_missing) {
+            results.push(match (message, is_missing) {
+                (Err(error), _) => Err(Failure::Unsendable(error.to_string())),
+                (Ok(_), true) => sent.next().unwrap_or_else(|| Err(Failure::unsent())),
+                (Ok(_), false) => Ok(()),
             });
         }
         // Where the broker refuses a set of messages, the client fails others without their fault.
@@ -145,6 +199,9 @@ impl KafkaSink {
                     done.rejected.push(Rejection::new(done.taken, reason));
                 }
                 Err(_) if is_set_refused => return self.deliver_each(batch, done).await,
+                Err(Failure::TopicRefused(reason)) => {
+                    done.rejected.push(Rejection::refused(done.taken, reason));
+                }
                 Err(Failure::SetRefused(reason)) => return Err(SinkError::new(reason)),
                 Err(Failure::Now(error)) => return Err(error),
             }
@@ -159,20 +216,27 @@ impl KafkaSink {
         batch: &[SinkEvent],
         done: &mut Delivered,
     ) -> Result<(), SinkError> {
-        let is_missing = self.is_missing(batch);
-        while let Some(event) = batch.get(done.taken) {
-            if is_missing.get(done.taken) == Some(&true) {
-                match self.send(&[event]).await?.pop() {
-                    Some(Ok(())) => {}
-                    Some(Err(Failure::Unsendable(reason))) => {
-                        done.rejected.push(Rejection::new(done.taken, reason));
-                    }
-                    Some(Err(Failure::SetRefused(reason))) => {
-                        done.rejected.push(Rejection::refused(done.taken, reason));
-                    }
-                    Some(Err(Failure::Now(error))) => return Err(error),
+        let messages = self.messages(batch);
+        let is_missing = self.is_missing(&messages);
+        while let Some(message) = messages.get(done.taken) {
+            let is_missing = is_missing.get(done.taken) == Some(&true);
+            let result = match message {
+                Err(error) => Err(Failure::Unsendable(error.to_string())),
+                Ok(_) if !is_missing => Ok(()),
+                Ok(message) => match self.send(&[message]).await?.pop() {
+                    Some(result) => result,
                     None => return Err(SinkError::new("the event was not sent")),
+                },
+            };
+            match result {
+                Ok(()) => {}
+                Err(Failure::Unsendable(reason)) => {
+                    done.rejected.push(Rejection::new(done.taken, reason));
                 }
+                Err(Failure::SetRefused(reason) | Failure::TopicRefused(reason)) => {
+                    done.rejected.push(Rejection::refused(done.taken, reason));
+                }
+                Err(Failure::Now(error)) => return Err(error),
             }
             done.taken += 1;
         }
@@ -206,6 +270,7 @@ impl Sink for KafkaSink {
     }
 
     async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
+        let batch = self.address.topic.admitted(batch)?;
         let mut done = Delivered::default();
         let call = self.deliver_all(batch, &mut done);
         let end = within(DELIVERY_TIMEOUT, "the batch was not delivered", call).await;
@@ -213,12 +278,15 @@ impl Sink for KafkaSink {
     }
 
     async fn check(&self) -> Result<(), SinkError> {
-        match self.producer().await?.has_topic().await? {
+        let topic = self.address.topic.shown();
+        let topics: &[&str] = match self.address.topic.is_fixed() {
+            true => &[topic],
+            false => &[],
+        };
+        let (producer, _) = self.producer(topics).await?;
+        match producer.check().await? {
             true => Ok(()),
-            false => Err(SinkError::new(format!(
-                "there is no topic {}",
-                self.address.topic
-            ))),
+            false => Err(SinkError::new(format!("there is no topic {topic}"))),
         }
     }
 }

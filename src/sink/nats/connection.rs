@@ -25,7 +25,8 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(10 * 60);
 /// A connection, and the stream that takes the subject.
 pub(super) struct Connection {
     pub(super) context: jetstream::Context,
-    pub(super) stream: String,
+    /// The stream that is to acknowledge; none where each subject may have its own.
+    pub(super) stream: Option<String>,
     objections: Objections,
 }
 
@@ -164,14 +165,18 @@ async fn with_tls(
 async fn find_or_create_stream(
     address: &SubjectAddress,
     context: &jetstream::Context,
-) -> Result<String, SinkError> {
-    let subject = &address.subject;
+) -> Result<Option<String>, SinkError> {
+    let subject = &address.pattern;
+    let is_fixed = address.subject.is_fixed();
     let name = match &address.stream {
         Some(name) => name.clone(),
         None => match context.stream_by_subject(subject.as_str()).await {
-            Ok(name) => return Ok(name),
+            Ok(name) => return Ok(is_fixed.then_some(name)),
             Err(error) => match error.kind() {
-                GetStreamByNameErrorKind::NotFound => subject.replace('.', "_"),
+                GetStreamByNameErrorKind::NotFound => {
+                    let parts = subject.split('.').filter(|part| *part != "*");
+                    parts.collect::<Vec<_>>().join("_")
+                }
                 _ => return Err(SinkError::caused_by("NATS JetStream", error)),
             },
         },
@@ -195,5 +200,12 @@ async fn find_or_create_stream(
         messages = stream.cached_info().state.messages,
         "publishing to the stream"
     );
-    Ok(name)
+    Ok((is_fixed || address.stream.is_some()).then_some(name))
+}
+
+/// Whether the server says that no stream takes a subject, as opposed to not answering now: while a stream has no leader,
+/// nobody answers either.
+pub(super) async fn is_unbound(connection: &Connection, subject: &str) -> bool {
+    let asked = connection.context.stream_by_subject(subject).await;
+    asked.is_err_and(|error| error.kind() == GetStreamByNameErrorKind::NotFound)
 }

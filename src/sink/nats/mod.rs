@@ -25,8 +25,8 @@ use async_nats::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use connection::Connection;
-use std::{fmt, sync::Arc, time::Duration};
+use connection::{Connection, is_unbound};
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 use tokio::sync::Mutex;
 
 /// How long connecting, and how long one answer may take.
@@ -49,7 +49,7 @@ struct Nats {
 impl fmt::Debug for Nats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Nats")
-            .field("subject", &self.address.subject)
+            .field("subject", &self.address.subject.shown())
             .field("stream", &self.address.stream)
             .finish_non_exhaustive()
     }
@@ -59,7 +59,7 @@ impl fmt::Debug for Nats {
 pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
     let address = SubjectAddress::parse(url)?;
     Ok(Arc::new(Nats {
-        name: format!("nats {}", address.subject),
+        name: format!("nats {}", address.subject.shown()),
         address,
         last_that_worked: LastThatWorked::default(),
         connection: Mutex::new(None),
@@ -104,17 +104,24 @@ impl Nats {
                 }
             }
         }
+        let mut unbound = HashSet::new();
         for publication in published {
             let rejection = match publication {
                 Publication::Rejected(reason) => Rejection::new(done.taken, reason),
-                Publication::Sent(answer) => match (*answer).await {
+                Publication::Sent { answer, subject } => match (*answer).await {
                     Ok(_) => {
                         done.taken += 1;
                         continue;
                     }
                     Err(error) => match refusal(&error) {
                         Some(reason) => Rejection::refused(done.taken, reason),
-                        None => return Err(publish_error(error)),
+                        None => match self
+                            .no_stream(connection, &error, subject, &mut unbound)
+                            .await
+                        {
+                            Some(reason) => Rejection::refused(done.taken, reason),
+                            None => return Err(publish_error(error)),
+                        },
                     },
                 },
             };
@@ -132,6 +139,32 @@ impl Nats {
         }
     }
 
+    /// Why no stream of this sink ever takes a subject that was made from an event; none if one may, later. `unbound`
+    /// has those that are known already.
+    async fn no_stream(
+        &self,
+        connection: &Connection,
+        error: &PublishError,
+        subject: String,
+        unbound: &mut HashSet<String>,
+    ) -> Option<String> {
+        if self.address.subject.is_fixed() {
+            return None;
+        }
+        // Of the subject, nothing is shown that the event holds.
+        let reason = match code_of(error) {
+            Some(ErrorCode::STREAM_NOT_MATCH) => "another stream than `stream` takes its subject",
+            _ => "no stream takes its subject",
+        };
+        let is_refused = code_of(error) == Some(ErrorCode::STREAM_NOT_MATCH)
+            || (error.kind() == PublishErrorKind::StreamNotFound
+                && (unbound.contains(&subject) || is_unbound(connection, &subject).await));
+        if is_refused {
+            unbound.insert(subject);
+        }
+        is_refused.then(|| format!("NATS refuses it: {reason}"))
+    }
+
     async fn publish(
         &self,
         connection: &Connection,
@@ -146,18 +179,27 @@ impl Nats {
             }
             Err(error) => return Ok(Publication::Rejected(error.to_string())),
         }
-        let message = PublishMessage::build()
+        let subject = match self.address.subject.target(event) {
+            Ok(subject) => subject.into_owned(),
+            Err(error) => return Ok(Publication::Rejected(error.to_string())),
+        };
+        let mut message = PublishMessage::build()
             .headers(headers)
             .message_id(event.event_id.to_string())
-            // An acknowledgement of another stream would be none of this one.
-            .expected_stream(&connection.stream)
             .payload(Bytes::copy_from_slice(event.json.as_bytes()));
+        if let Some(stream) = &connection.stream {
+            // An acknowledgement of another stream would be none of this one.
+            message = message.expected_stream(stream);
+        }
         match connection
             .context
-            .send_publish(self.address.subject.clone(), message)
+            .send_publish(subject.clone(), message)
             .await
         {
-            Ok(answer) => Ok(Publication::Sent(Box::new(answer))),
+            Ok(answer) => Ok(Publication::Sent {
+                answer: Box::new(answer),
+                subject,
+            }),
             Err(error) => match refusal(&error) {
                 Some(reason) => Ok(Publication::Rejected(reason)),
                 None => Err(publish_error(error)),
@@ -168,8 +210,17 @@ impl Nats {
 
 /// What became of an event when it was published.
 enum Publication {
-    Sent(Box<PublishAckFuture>),
+    Sent {
+        answer: Box<PublishAckFuture>,
+        subject: String,
+    },
     Rejected(String),
+}
+
+/// What the server says is wrong.
+fn code_of(error: &PublishError) -> Option<ErrorCode> {
+    let answer = std::error::Error::source(error)?.downcast_ref::<jetstream::Error>()?;
+    Some(answer.error_code())
 }
 
 /// Why the server will never take the message; none if it may, later.

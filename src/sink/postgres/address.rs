@@ -1,12 +1,14 @@
 //! What a PostgreSQL URL names. Knows nothing of events.
 
-use super::schema::is_table_name;
+use super::schema::{MAX_TABLE_NAME, is_table_name};
 use crate::sink::{
     SinkUrlError,
     shared::{
         address::{Address, Parameters},
         auth::secret::Secret,
+        encoding::Encoding,
         hosts,
+        route::{MAX_TARGETS, Route},
         tls::{Tls, TlsFiles},
     },
 };
@@ -17,6 +19,7 @@ use tokio_postgres::{Config, config::SslMode};
 
 const ALLOWED: &str = "`postgres://user:password@host:port[,host:port…]/database`, where a host may be the folder of a \
      socket, percent-encoded (`%2Frun%2Fpostgresql`); with the parameters `table=events` or `table=schema.events`, \
+     where fields of the event may stand (`table=events_{workflow_type}`, with `max_targets=N`), \
      `sslmode=disable|prefer|require|verify-full`, `sslrootcert=FILE`, `sslcert=FILE` with `sslkey=FILE`, \
      `password_file=FILE`, `target_session_attrs=read-write|any`, `max_lifetime=10m`, `notify=CHANNEL`";
 
@@ -29,7 +32,7 @@ const MAX_NAME: usize = 63;
 
 /// A table, and how it is reached.
 pub(super) struct TableAddress {
-    pub(super) table: String,
+    pub(super) table: Route,
     /// The channel that is told of new rows.
     pub(super) notify: Option<String>,
     /// How long a connection is used.
@@ -46,6 +49,15 @@ pub(super) struct TableAddress {
 
 impl TableAddress {
     pub(super) fn parse(url: &str) -> Result<Self, SinkUrlError> {
+        Self::parse_with(url, is_table_name)
+    }
+
+    /// Reads the URL of a reader, who may name a table that was made from an event.
+    pub(super) fn parse_for_reader(url: &str) -> Result<Self, SinkUrlError> {
+        Self::parse_with(url, |table| is_table_name(&table.to_ascii_lowercase()))
+    }
+
+    fn parse_with(url: &str, is_table_name: impl Fn(&str) -> bool) -> Result<Self, SinkUrlError> {
         let (address, others) = hosts::parse(url, ALLOWED)?;
         let parameters = address.parameters(&[
             "table",
@@ -57,9 +69,15 @@ impl TableAddress {
             "target_session_attrs",
             "max_lifetime",
             "notify",
+            MAX_TARGETS,
         ])?;
-        let table = parameters.text("table").unwrap_or("events").to_owned();
-        if !is_table_name(&table) {
+        let table = Route::bounded(
+            parameters.text("table").unwrap_or("events"),
+            Encoding::identifier(MAX_TABLE_NAME),
+            (&address, &parameters),
+            "tables",
+        )?;
+        if !is_table_name(&table.with_each("x")) {
             return Err(address.wrong(
                 "`table` is no plain name: letters, digits and `_`, at most 48, with or without the \
                  schema's name and a `.` in front",
