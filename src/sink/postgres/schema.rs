@@ -42,7 +42,8 @@ pub(super) async fn key(
          AND i.indexprs IS NULL";
     let rows = connection
         .client
-        .query_typed(KEYS, &[(&table, Type::TEXT)])
+        // In quotes, or capitals would be none.
+        .query_typed(KEYS, &[(&quoted(table), Type::TEXT)])
         .await?;
     let mut is_there = false;
     let mut keys = Vec::new();
