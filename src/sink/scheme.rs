@@ -281,6 +281,7 @@ mod tests {
             "://:hunter2@h/0/x?max_len=10",
             "://one:9092,two:9092/topic?security=plain",
             ":?encoding=cloudevents",
+            "://u@h/a.{workflow_type}?table=e_{event_type}&max_targets=2",
         ]
         .map(|rest| rest.as_bytes().to_vec())
         .to_vec();

@@ -8,13 +8,14 @@ use crate::support::{
     target_dapr::{components, error, metadata},
     target_http::cloud_events,
     target_redis::RedisTarget,
+    until,
 };
 use async_nats::{ConnectOptions, jetstream};
 use rdkafka::{mocking::MockCluster, types::RDKafkaRespErr};
 use redis::streams::StreamRangeReply;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use temporal_eventstore::{
-    Event, EventQuery, EventReader, EventStore,
+    Event, EventQuery, EventReader, EventStore, Health,
     sink::{self, Delivered, RejectionKind, Sink, SinkEvent},
 };
 use tokio_postgres::{Client, Config, NoTls};
@@ -543,4 +544,47 @@ async fn published_events_arrive_at_their_topics_once_through_a_restart() {
             );
         }
     }
+}
+
+/// The delivery judges: what all targets refuse is an outage, and what one of them refuses a dead letter.
+#[tokio::test]
+async fn a_target_that_refuses_is_an_outage_only_as_long_as_no_other_takes_anything() {
+    let target = RedisTarget::begin().await;
+    let mut client = target.client().await;
+    let tell = async |command: &[&str], client: &mut redis::aio::MultiplexedConnection| {
+        let mut told = redis::cmd(command[0]);
+        told.arg(&command[1..]);
+        told.query_async::<redis::Value>(client).await.unwrap();
+    };
+    tell(&["SET", "t:B", "a text"], &mut client).await;
+    let url = target.url().replace("orders:events", "t:{topic_name}");
+    let events = EventStore::builder().store(url).build().await.unwrap();
+    let publish = async |topic: &str| {
+        let event = Event::new("data.processed").metadata("topic_name", topic);
+        drop(events.publish(event));
+    };
+    for _ in 0..3 {
+        publish("B").await;
+    }
+    until("an outage", || {
+        matches!(events.health(), Health::SinksFailing { .. })
+    })
+    .await;
+    assert!(events.dead_letters(0, 10).await.unwrap().is_empty());
+    // Another one takes what is behind them.
+    publish("A").await;
+    let started = std::time::Instant::now();
+    while events.dead_letters(0, 10).await.unwrap().len() < 3 {
+        assert!(started.elapsed() < Duration::from_secs(40));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tell(&["DEL", "t:B"], &mut client).await;
+    events.redeliver("redis t:{topic_name}").await.unwrap();
+    while entries(&mut client, "t:B").await.len() < 3 {
+        assert!(started.elapsed() < Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(entries(&mut client, "t:A").await.len(), 1);
+    assert!(events.dead_letters(0, 10).await.unwrap().is_empty());
+    events.shutdown(TIMEOUT).await.unwrap();
 }

@@ -169,22 +169,38 @@ impl Producer {
         let this = self.clone();
         blocking(move || {
             let mut refused = RefusedTopics::new();
+            let mut to_make = Vec::new();
             for topic in missing {
-                match this.find_or_make(&topic) {
-                    Ok(()) => {
-                        this.topics().insert(topic);
-                    }
-                    Err(TopicProblem::Refused(error)) if !this.address.topic.is_fixed() => {
-                        refused.insert(topic, error.reason().to_owned());
-                    }
-                    Err(TopicProblem::Refused(error) | TopicProblem::Now(error)) => {
-                        return Err(error);
-                    }
+                match this.is_there(&topic) {
+                    Ok(false) => to_make.push(topic),
+                    found => this.note(&topic, found.map(drop), &mut refused)?,
                 }
+            }
+            for (topic, made) in this.make(&to_make)? {
+                this.note(&topic, made, &mut refused)?;
             }
             Ok(refused)
         })
         .await
+    }
+
+    /// Notes that a topic is there, or that the broker refuses it.
+    fn note(
+        &self,
+        topic: &str,
+        found: Result<(), TopicProblem>,
+        refused: &mut RefusedTopics,
+    ) -> Result<(), SinkError> {
+        match found {
+            Ok(()) => {
+                self.topics().insert(topic.to_owned());
+            }
+            Err(TopicProblem::Refused(error)) if !self.address.topic.is_fixed() => {
+                refused.insert(topic.to_owned(), error.reason().to_owned());
+            }
+            Err(problem) => return Err(problem.into_error()),
+        }
+        Ok(())
     }
 
     /// Whether the broker can be reached and still has those of the topics that were there.
@@ -328,13 +344,6 @@ impl Producer {
         self.producer.client()
     }
 
-    fn find_or_make(&self, topic: &str) -> Result<(), TopicProblem> {
-        match self.is_there(topic)? {
-            true => Ok(()),
-            false => self.make(topic),
-        }
-    }
-
     /// Asks the broker.
     fn is_there(&self, name: &str) -> Result<bool, TopicProblem> {
         let patience = METADATA_TIMEOUT.min(self.address.timeout);
@@ -360,44 +369,58 @@ impl Producer {
         }
     }
 
-    fn make(&self, name: &str) -> Result<(), TopicProblem> {
-        let failed = |error: &dyn std::fmt::Display| {
+    /// Makes topics, and says of each whether it is there now.
+    fn make(&self, names: &[String]) -> Result<Vec<Made>, SinkError> {
+        let failed = |name: &str, error: &dyn std::fmt::Display| {
             SinkError::new(format!(
                 "there is no topic {name}, and it cannot be made: {error}"
             ))
         };
-        let now = |error: &dyn std::fmt::Display| TopicProblem::Now(failed(error));
+        let Some(first) = names.first() else {
+            return Ok(Vec::new());
+        };
         if self.address.token().is_some() {
-            return Err(TopicProblem::Refused(failed(
-                &"with OAUTHBEARER the sink makes none",
-            )));
+            let refused = names.iter().map(|name| {
+                let error = failed(name, &"with OAUTHBEARER the sink makes none");
+                (name.clone(), Err(TopicProblem::Refused(error)))
+            });
+            return Ok(refused.collect());
         }
         let context = Context {
             said: self.said.clone(),
             address: self.address.clone(),
         };
-        let config = self.address.config().map_err(TopicProblem::Now)?;
-        let admin: AdminClient<Context> = config
+        let admin: AdminClient<Context> = self
+            .address
+            .config()?
             .create_with_context(context)
-            .map_err(|error| now(&error))?;
-        let topic = NewTopic::new(
-            name,
-            self.address.partitions,
-            TopicReplication::Fixed(self.address.replication),
-        );
+            .map_err(|error| failed(first, &error))?;
+        let topics = names.iter().map(|name| {
+            NewTopic::new(
+                name,
+                self.address.partitions,
+                TopicReplication::Fixed(self.address.replication),
+            )
+        });
+        let topics: Vec<_> = topics.collect();
         let options = AdminOptions::new()
             .request_timeout(Some(METADATA_TIMEOUT))
             .operation_timeout(Some(METADATA_TIMEOUT));
-        let made = Handle::current().block_on(admin.create_topics([&topic], &options));
-        for result in made.map_err(|error| now(&error))? {
-            match result {
-                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-                Err((_, code)) => return Err(TopicProblem::of(code, failed(&code))),
+        let made = Handle::current().block_on(admin.create_topics(&topics, &options));
+        let made = made.map_err(|error| failed(first, &error))?;
+        let results = made.into_iter().map(|result| match result {
+            Ok(name) | Err((name, RDKafkaErrorCode::TopicAlreadyExists)) => (name, Ok(())),
+            Err((name, code)) => {
+                let problem = TopicProblem::of(code, failed(&name, &code));
+                (name, Err(problem))
             }
-        }
-        Ok(())
+        });
+        Ok(results.collect())
     }
 }
+
+/// What became of a topic that was to be made.
+type Made = (String, Result<(), TopicProblem>);
 
 /// Why there is no topic.
 enum TopicProblem {
