@@ -79,7 +79,7 @@ async fn show() -> anyhow::Result<()> {
     )?;
     workflows?;
     events.flush(Duration::from_secs(5)).await?;
-    let stored = events.read(0, 1000).await?;
+    let stored = events.read_after(0, 1000).await?;
     events.shutdown(Duration::from_secs(5)).await?;
     drop(server);
 

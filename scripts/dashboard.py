@@ -41,6 +41,14 @@ ROWS = [
         ("Commits that took too long, per minute", "short", 8, [
             (f"sum(rate(eventstore_commit_timeouts{OF}[$__rate_interval])) * 60", "timeouts")]),
         ("Held for the server's word", "short", 8, [(f"sum(eventstore_held{OF})", "held")]),
+        ("The oldest of it waits for", "s", 8, [(f"max(eventstore_held_seconds{OF})", "oldest")]),
+        ("Added by the reconciler, per minute", "short", 8, [
+            (f"sum(rate(eventstore_reconciler_added{OF}[$__rate_interval])) * 60", "events"),
+            (f"sum(rate(eventstore_reconciler_unreported_ends{OF}[$__rate_interval])) * 60",
+             "ends that workers should have stored")]),
+        ("Passes of the reconciler, per minute", "short", 8, [
+            (f"sum(rate(eventstore_reconciler_passes{OF}[$__rate_interval])) * 60", "passes"),
+            (f"sum(rate(eventstore_reconciler_failures{OF}[$__rate_interval])) * 60", "failed")]),
     ]),
     ("Journal", [
         ("Size", "bytes", 8, [(f"sum(eventstore_journal_bytes{OF})", "in use")]),

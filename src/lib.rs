@@ -44,7 +44,7 @@ mod temporal;
 pub mod testing;
 
 pub use context::Frame;
-pub use delivery::{ControlError, RedeliverError, SinkCheck};
+pub use delivery::{ControlError, HandleError, Handler, RedeliverError, Selection, SinkCheck};
 pub use event::{DeadLetter, Event, EventId, EventMetadata, StoredEvent, WorkflowState};
 pub use journal::JournalError;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]

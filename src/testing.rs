@@ -69,7 +69,7 @@ impl CapturedEvents {
         // What cannot be flushed is not there to be seen either.
         self.store.flush(FLUSH_TIMEOUT).await.ok();
         self.store
-            .read(0, usize::MAX)
+            .read_after(0, usize::MAX)
             .await
             .unwrap_or_default()
             .iter()

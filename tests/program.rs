@@ -1,8 +1,17 @@
 //! The program `eventstore`, run as people run it: against a sample store, and beside a store that writes.
 
+#[cfg(all(feature = "http", feature = "temporal"))]
+#[path = "../examples/support/dev_server.rs"]
+mod dev_server;
 #[cfg(feature = "postgres")]
 #[path = "it/support/servers.rs"]
 mod servers;
+#[cfg(all(feature = "http", feature = "temporal"))]
+#[path = "it/support/stand_in.rs"]
+mod stand_in;
+#[cfg(all(feature = "http", feature = "temporal"))]
+#[path = "program/work.rs"]
+mod work;
 
 use serde_json::Value;
 use std::{

@@ -36,7 +36,7 @@ impl Events {
         let mut events = Self { template, made: 0 };
         let store = open("memory:").await?;
         store.publish(events.next()).await?;
-        let stored = store.read(0, 1).await?;
+        let stored = store.read_after(0, 1).await?;
         let length = stored.first().map_or(0, |event| event.json.len());
         // What `"note":""` and its comma take is already there in `"data":{}`, but for so many.
         let padding = bytes.saturating_sub(length + r#""note":"""#.len());

@@ -79,7 +79,7 @@ pub async fn read(scale: &Scale) -> anyhow::Result<()> {
             // One by one takes long enough.
             let wanted = if limit == 1 { many / 20 } else { many };
             while found < wanted {
-                let read = store.read(position, limit).await?;
+                let read = store.read_after(position, limit).await?;
                 anyhow::ensure!(!read.is_empty(), "events are missing");
                 found += read.len();
                 position = read.last().map_or(position, |event| event.position);

@@ -56,10 +56,14 @@ pub(super) enum Command {
     Html(Html),
     /// Show how far each sink has come
     Sinks(Sinks),
-    /// Look at, export and delete events that sinks rejected
+    /// Look at, send again, export and delete events that sinks rejected
     DeadLetters(DeadLetters),
     /// Check the store; exits with 4 if something is unhealthy
     Check(Check),
+    /// Deliver what waits in a journal to its sinks, without a worker
+    Drain(Drain),
+    /// Add what is missing from the histories of a Temporal server, without a worker
+    Reconcile(Reconcile),
     /// Make a sample store, without a server, to try everything with
     Demo(Demo),
     /// Print the completions of a shell
@@ -282,6 +286,20 @@ pub(super) enum DeadLettersCommand {
         #[command(flatten)]
         output: Output,
     },
+    /// Send them to their sinks again, from a file that no worker has open; what is taken is no dead letter any more
+    Send {
+        /// The positions, as the list has them
+        #[arg(required_unless_present = "all")]
+        positions: Vec<u64>,
+        /// All of them, or all of a sink
+        #[arg(long, conflicts_with = "positions")]
+        all: bool,
+        /// Only of this sink
+        #[arg(long)]
+        sink: Option<String>,
+        #[command(flatten)]
+        sinks: SinkUrls,
+    },
     /// Delete them for good, from the store's file
     Delete {
         /// The positions, as the list has them
@@ -316,6 +334,60 @@ pub(super) struct Check {
     /// How old the oldest event may be that a sink does not have, and the oldest end that waits for the server's word
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
     pub(super) max_lag: Duration,
+    /// Ask the sinks and the Temporal server whether they can be reached, too
+    #[arg(long)]
+    pub(super) connect: bool,
+    #[command(flatten)]
+    pub(super) sinks: SinkUrls,
+    #[command(flatten)]
+    pub(super) server: Server,
+    #[command(flatten)]
+    pub(super) output: Output,
+}
+
+/// Where a journal's events are delivered to.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct SinkUrls {
+    /// A sink, as EVENTSTORE_URL names it for the worker; several with several options. Without it, those of EVENTSTORE_URL
+    #[arg(long, value_name = "URL")]
+    pub(super) to: Vec<String>,
+}
+
+/// Which Temporal server. Without these, what TEMPORAL_ADDRESS and its like say, or Temporal's configuration file.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct Server {
+    /// The Temporal server, such as 127.0.0.1:7233
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(super) address: Option<String>,
+    /// The namespace
+    #[arg(long)]
+    pub(super) namespace: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Drain {
+    #[command(flatten)]
+    pub(super) sinks: SinkUrls,
+    /// How long to wait for the sinks
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
+    pub(super) timeout: Duration,
+    #[command(flatten)]
+    pub(super) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Reconcile {
+    #[command(flatten)]
+    pub(super) server: Server,
+    /// Only workflows of this task queue
+    #[arg(long, value_name = "NAME")]
+    pub(super) task_queue: Option<String>,
+    /// Only workflows that this visibility query finds, such as "WorkflowType = 'Order'"
+    #[arg(long, value_name = "QUERY")]
+    pub(super) filter: Option<String>,
+    /// Look at everything that closed since then, 7days or an RFC 3339 time, and not only since the last time
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(super) since: Option<Moment>,
     #[command(flatten)]
     pub(super) output: Output,
 }
@@ -416,7 +488,7 @@ impl Arguments {
 }
 
 /// Takes the path of a file for what it is. What may contain a password is no path: paths are shown.
-fn with_scheme(store: &str) -> String {
+pub(super) fn with_scheme(store: &str) -> String {
     let has_scheme = store.split_once(':').is_some_and(|(scheme, _)| {
         scheme.len() > 1 && scheme.chars().all(|it| it.is_ascii_alphanumeric())
     });

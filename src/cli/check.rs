@@ -5,11 +5,15 @@ use super::{
     failure::Failure,
     load,
     model::{Time, milliseconds},
+    opened,
     screen::{Screen, in_one_line},
     sinks::{lag, named},
     words::{self, DIM, RED, paint},
 };
-use crate::reader::{Condition, SinkPosition};
+use crate::{
+    reader::{Condition, SinkPosition},
+    store::sinks_of,
+};
 use chrono::{DateTime, Utc};
 use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
@@ -50,7 +54,10 @@ pub(super) async fn run(
     let reader = load::open(arguments).await?;
     let condition = reader.condition(check.thorough).await?;
     let sinks = reader.sinks().await?;
-    let findings = findings(&condition, &sinks, check, Utc::now());
+    let mut findings = findings(&condition, &sinks, check, Utc::now());
+    if check.connect {
+        findings.extend(reached(arguments, check).await?);
+    }
     let healthy = findings.iter().all(|finding| finding.healthy);
     match check.output.output {
         Format::Text => {
@@ -126,6 +133,39 @@ fn findings(
     findings
 }
 
+/// Whether what is needed besides the file answers.
+async fn reached(arguments: &Arguments, check: &Check) -> Result<Vec<Finding>, Failure> {
+    let mut findings = Vec::new();
+    for subscription in sinks_of(&opened::options(arguments, &check.sinks)?)? {
+        let answer = subscription.sink.check().await;
+        findings.push(Finding::of(
+            format!("server of sink {}", subscription.name),
+            answer.is_ok(),
+            match answer {
+                Ok(()) => "answers".to_owned(),
+                Err(error) => error.to_string(),
+            },
+            "look at its address, its credentials and its own log; events wait in the journal meanwhile",
+        ));
+    }
+    #[cfg(feature = "temporal")]
+    {
+        let server = &check.server;
+        let answer =
+            crate::temporal::connect(server.address.as_deref(), server.namespace.as_deref()).await;
+        findings.push(Finding::of(
+            "Temporal server",
+            answer.is_ok(),
+            match answer {
+                Ok(connected) => format!("answers at {}", connected.address),
+                Err(error) => error.to_string(),
+            },
+            "give --address and --namespace, or set TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE and their like",
+        ));
+    }
+    Ok(findings)
+}
+
 /// What workflow tasks published, and whose fate the server has to tell.
 fn held(condition: &Condition, longest: Duration, now: Time) -> Finding {
     let oldest = condition.oldest_held.as_deref();
@@ -171,7 +211,7 @@ fn of_sink(sink: &SinkPosition, longest: Duration, now: Time) -> [Finding; 2] {
             format!("dead letters of {}", sink.name),
             letters == 0,
             words::count(letters, "event"),
-            "`eventstore dead-letters list` says why; EventStore::redeliver sends them again",
+            "`eventstore dead-letters list` says why; `eventstore dead-letters send` sends them again",
         ),
     ]
 }
@@ -179,12 +219,15 @@ fn of_sink(sink: &SinkPosition, longest: Duration, now: Time) -> [Finding; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::arguments::Output;
+    use crate::cli::arguments::{Output, Server, SinkUrls};
 
     fn check() -> Check {
         Check {
             thorough: true,
             max_lag: Duration::from_secs(300),
+            connect: false,
+            sinks: SinkUrls::default(),
+            server: Server::default(),
             output: Output {
                 output: Format::Text,
             },

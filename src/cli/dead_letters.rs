@@ -4,13 +4,15 @@ use super::{
     arguments::{Arguments, DeadLetters, DeadLettersCommand, Format, Output},
     export::place,
     failure::Failure,
-    load, redact,
-    screen::{Field, Screen, in_one_line, note, wrote},
+    load, opened, redact,
+    screen::{Field, Progress, Screen, in_one_line, note, wrote},
     words::{self, BOLD, RED, paint},
 };
 use crate::{
+    delivery::RedeliverError,
     event::{DeadLetter, Event},
     reader::EventReader,
+    store::EventStore,
 };
 use serde_json::{Value, json};
 use std::io::{IsTerminal as _, Write as _};
@@ -37,6 +39,19 @@ pub(super) async fn run(
             let mut letters = all(&reader, sink.as_deref(), arguments.redact).await?;
             letters.retain(|letter| letter.position == *position);
             show(&letters, *position, *output, screen)
+        }
+        DeadLettersCommand::Send {
+            positions,
+            all: _,
+            sink,
+            sinks,
+        } => {
+            let letters = all(&reader, sink.as_deref(), false).await?;
+            let named = chosen(letters, positions, "sent")?;
+            let store = opened::open(opened::options(arguments, sinks)?).await?;
+            let result = send(&store, &named).await;
+            opened::close(store).await?;
+            result
         }
         DeadLettersCommand::Delete {
             positions,
@@ -161,24 +176,70 @@ fn show(
     Ok(())
 }
 
+/// Returns sink and position of those that were named; all of them if no position was.
+fn chosen(
+    letters: Vec<DeadLetter>,
+    positions: &[u64],
+    done: &str,
+) -> Result<Vec<(String, u64)>, Failure> {
+    let has = |position: &u64| letters.iter().any(|letter| letter.position == *position);
+    if let Some(missing) = positions.iter().find(|position| !has(position)) {
+        return Err(Failure::nothing_found(
+            format!("no dead letter has the position {missing}; none was {done}"),
+            "`eventstore dead-letters list` has the positions",
+        ));
+    }
+    let chosen = letters
+        .into_iter()
+        .filter(|letter| positions.is_empty() || positions.contains(&letter.position));
+    Ok(chosen
+        .map(|letter| (letter.sink, letter.position))
+        .collect())
+}
+
+/// Sends them one by one, so that one that is refused again stops none.
+async fn send(store: &EventStore, named: &[(String, u64)]) -> Result<(), Failure> {
+    let bar = Progress::new("sending", named.len() as u64);
+    let (mut taken, mut refused) = (0, 0);
+    for (sink, position) in named {
+        match store.redeliver_one(sink, *position).await {
+            Ok(Some(true)) => taken += 1,
+            Ok(Some(false)) => refused += 1,
+            // Somebody else sent or deleted it meanwhile.
+            Ok(None) => {}
+            Err(error) => {
+                bar.end();
+                note(&format!("sent {}", words::count(taken, "dead letter")));
+                let advice = match error {
+                    RedeliverError::UnknownSink { .. } => {
+                        "name the sink with --to URL, or set EVENTSTORE_URL as the worker has it; \
+                         eventstore.name in the URL names it"
+                    }
+                    _ => "what the sink took is no dead letter any more; the others stay",
+                };
+                return Err(Failure::error(error.to_string(), advice));
+            }
+        }
+        bar.increase();
+    }
+    bar.end();
+    note(&format!("sent {}", words::count(taken, "dead letter")));
+    match refused {
+        0 => Ok(()),
+        _ => Err(Failure::error(
+            format!("{} refused again", words::count(refused, "dead letter was")),
+            "`eventstore dead-letters list` says why",
+        )),
+    }
+}
+
 async fn delete(
     reader: &EventReader,
     letters: Vec<DeadLetter>,
     positions: &[u64],
     yes: bool,
 ) -> Result<(), Failure> {
-    let has = |position: &u64| letters.iter().any(|letter| letter.position == *position);
-    if let Some(missing) = positions.iter().find(|position| !has(position)) {
-        return Err(Failure::nothing_found(
-            format!("no dead letter has the position {missing}; none was deleted"),
-            "`eventstore dead-letters list` has the positions",
-        ));
-    }
-    let named: Vec<(String, u64)> = letters
-        .into_iter()
-        .filter(|letter| positions.is_empty() || positions.contains(&letter.position))
-        .map(|letter| (letter.sink, letter.position))
-        .collect();
+    let named = chosen(letters, positions, "deleted")?;
     let count = words::count(named.len(), "dead letter");
     if !yes && !confirmed(&format!("delete {count} for good?"))? {
         return Err(Failure::error("nothing was deleted", ""));

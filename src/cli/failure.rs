@@ -88,7 +88,7 @@ impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         let text = error.to_string();
         match error {
-            ReadError::InvalidUrl { .. } => Self::usage(
+            ReadError::InvalidUrl { .. } | ReadError::NoFile => Self::usage(
                 text,
                 "give --store sqlite:events.db, or set EVENTSTORE_URL; a build without the feature \
                  `postgres` reads SQLite files only",

@@ -1,5 +1,6 @@
 //! The program `eventstore` (feature `cli`): looks into a store, also while workers write to it. `docs/program.md` shows
-//! each command. Knows the reader and the format of events, and nothing of Temporal's SDK.
+//! each command. Knows the reader and the format of events; the commands that do a part of a worker's work know the store and
+//! the reconciler. Nothing here names Temporal's SDK.
 //!
 //! Public are [`main`], for the program, and [`timeline`]. The options, the JSON and the exit codes of the program are what
 //! a version promises.
@@ -8,6 +9,7 @@ mod arguments;
 mod check;
 mod dead_letters;
 mod demo;
+mod drain;
 mod export;
 mod failure;
 mod html;
@@ -15,7 +17,10 @@ mod list;
 mod load;
 mod manual;
 mod model;
+mod opened;
 mod page;
+#[cfg(feature = "temporal")]
+mod reconcile;
 mod redact;
 mod screen;
 mod show;
@@ -90,6 +95,14 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Sinks(sinks) => sinks::run(arguments, sinks, screen).await,
         Command::DeadLetters(letters) => dead_letters::run(arguments, letters, screen).await,
         Command::Check(check) => check::run(arguments, check, screen).await,
+        Command::Drain(drain) => drain::run(arguments, drain, screen).await,
+        #[cfg(feature = "temporal")]
+        Command::Reconcile(reconcile) => reconcile::run(arguments, reconcile, screen).await,
+        #[cfg(not(feature = "temporal"))]
+        Command::Reconcile(_) => Err(Failure::usage(
+            "this build of the program does not speak to Temporal servers",
+            "install it with the feature `temporal`: cargo install temporal-eventstore --features cli",
+        )),
         Command::Demo(demo) => demo::run(demo, screen).await,
         Command::Completions { shell } => manual::completions(*shell),
         Command::Man { directory } => manual::man(directory.as_deref()),

@@ -228,6 +228,11 @@ impl Progress {
         self.bar.set_position(position);
     }
 
+    /// There is more than was known.
+    pub(super) fn lengthen(&self, length: u64) {
+        self.bar.set_length(length);
+    }
+
     pub(super) fn increase(&self) {
         self.set(self.bar.position() + 1);
     }

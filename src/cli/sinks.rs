@@ -22,7 +22,7 @@ pub(super) async fn run(
     if found.is_empty() {
         return Err(Failure::nothing_found(
             format!("{} delivers to no sink", reader.url()),
-            "a journal notes how far a sink is when it first delivers to it; PostgreSQL is a sink itself",
+            "a journal notes its sinks when a worker opens it; PostgreSQL is a sink itself",
         ));
     }
     if sinks.output.output != Format::Text {

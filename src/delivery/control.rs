@@ -4,7 +4,7 @@
 
 use super::{Delivery, Line, UnknownSink};
 use crate::journal::JournalError;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 /// Why a sink was not paused, resumed or moved.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,7 @@ impl From<UnknownSink> for ControlError {
 impl Delivery {
     /// Ends a sink's deliveries until they are resumed, also over a restart.
     pub(crate) async fn pause(&self, name: &str) -> Result<(), ControlError> {
-        let line = self.line(name)?.clone();
+        let line = self.line(name)?;
         whole(async move {
             let _one = line.commands.lock().await;
             line.end().await;
@@ -57,7 +57,7 @@ impl Delivery {
 
     /// Goes on with a sink's deliveries.
     pub(crate) async fn resume(&self, name: &str) -> Result<(), ControlError> {
-        let line = self.line(name)?.clone();
+        let line = self.line(name)?;
         whole(async move {
             let _one = line.commands.lock().await;
             line.end().await;
@@ -79,11 +79,11 @@ impl Delivery {
         position: u64,
         newest: u64,
     ) -> Result<u64, ControlError> {
-        let line = self.line(name)?.clone();
+        let line = self.line(name)?;
         whole(async move {
             let _one = line.commands.lock().await;
             line.end().await;
-            let stood = line.task.standing().await;
+            let stood = line.runner.standing().await;
             let moved = stood.map_err(ControlError::from).and_then(|stood| {
                 if !(stood.position..=newest).contains(&position) {
                     return Err(ControlError::InvalidPosition {
@@ -117,12 +117,12 @@ async fn whole<T: Send + 'static>(
 
 impl Line {
     fn begin(&self) {
-        let running = tokio::spawn(Arc::clone(&self.task).run(self.stop.clone()));
+        let running = tokio::spawn(self.runner.clone().run(self.stop.clone()));
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
     }
 
     /// Ends its task. A batch in flight is given up, and delivered again.
-    async fn end(&self) {
+    pub(super) async fn end(&self) {
         let running = self
             .running
             .lock()

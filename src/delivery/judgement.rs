@@ -8,17 +8,6 @@ pub(super) const LOOK_AHEAD: usize = 100;
 /// How often a receiver is asked about events behind which there is nothing, before they are at fault.
 const HEARINGS: u32 = 3;
 
-/// What a receiver took before it refused a row of events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Before {
-    /// Nothing, ever.
-    Nothing,
-    /// Something, once.
-    Once,
-    /// Something of the same batch.
-    SameBatch,
-}
-
 /// A row of events that a receiver refused one after the other, with what is known around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Row {
@@ -26,7 +15,9 @@ pub(super) struct Row {
     pub(super) refused: usize,
     /// How many were given up since the receiver last took one: they stand before this row.
     pub(super) given_up: usize,
-    pub(super) before: Before,
+    /// Whether the receiver ever took an event before it. When is no matter: it may have lost its rights since, in the
+    /// midst of a batch.
+    pub(super) has_taken: bool,
     /// Whether the receiver took the event behind it.
     pub(super) is_taken_behind: bool,
     /// Whether there are events behind it that were not handed over yet.
@@ -62,11 +53,7 @@ pub(super) fn judge(row: Row) -> Judgement {
         };
     }
     let is_one_of_many = row.given_up.saturating_add(row.refused) >= MANY;
-    let is_alike = match row.before {
-        Before::Nothing => true,
-        Before::Once => row.refused > 1,
-        Before::SameBatch => false,
-    };
+    let is_alike = !row.has_taken || row.refused > 1;
     if is_one_of_many || is_alike {
         Judgement::PlaceAtFault
     } else if row.hearings < HEARINGS {
@@ -78,7 +65,7 @@ pub(super) fn judge(row: Row) -> Judgement {
 
 #[cfg(test)]
 mod tests {
-    use super::{Before::*, Judgement::*, *};
+    use super::{Judgement::*, *};
 
     #[test]
     fn the_rule() {
@@ -86,7 +73,7 @@ mod tests {
         const ALONE: Row = Row {
             refused: 1,
             given_up: 0,
-            before: Nothing,
+            has_taken: false,
             is_taken_behind: false,
             has_more: false,
             look_ahead: MANY,
@@ -129,7 +116,7 @@ mod tests {
             (
                 Row {
                     has_more: true,
-                    before: SameBatch,
+                    has_taken: true,
                     ..ALONE
                 },
                 LookFurther,
@@ -154,7 +141,7 @@ mod tests {
                 Row {
                     has_more: true,
                     refused: MANY,
-                    before: SameBatch,
+                    has_taken: true,
                     ..ALONE
                 },
                 PlaceAtFault,
@@ -197,14 +184,14 @@ mod tests {
             ),
             (
                 Row {
-                    before: Once,
+                    has_taken: true,
                     ..ALONE
                 },
                 EventsAtFault,
             ),
             (
                 Row {
-                    before: Once,
+                    has_taken: true,
                     hearings: HEARINGS - 1,
                     ..ALONE
                 },
@@ -212,7 +199,7 @@ mod tests {
             ),
             (
                 Row {
-                    before: Once,
+                    has_taken: true,
                     refused: 2,
                     ..ALONE
                 },
@@ -220,24 +207,16 @@ mod tests {
             ),
             (
                 Row {
-                    before: SameBatch,
-                    refused: 2,
-                    ..ALONE
-                },
-                EventsAtFault,
-            ),
-            (
-                Row {
-                    before: SameBatch,
+                    has_taken: true,
                     refused: 2,
                     hearings: 1,
                     ..ALONE
                 },
-                AskAgain,
+                PlaceAtFault,
             ),
             (
                 Row {
-                    before: SameBatch,
+                    has_taken: true,
                     refused: MANY,
                     ..ALONE
                 },
@@ -246,7 +225,7 @@ mod tests {
             // Single ones in a row are many, too, sooner or later.
             (
                 Row {
-                    before: Once,
+                    has_taken: true,
                     given_up: MANY - 2,
                     ..ALONE
                 },
@@ -254,7 +233,7 @@ mod tests {
             ),
             (
                 Row {
-                    before: Once,
+                    has_taken: true,
                     given_up: MANY - 1,
                     ..ALONE
                 },

@@ -1,12 +1,16 @@
 //! From the journal to the sinks: one task per sink, each with its own cursor, so that a sink that is away does
-//! not hold back the others. No workflow and no activity waits for anything here.
+//! not hold back the others; and one per handler, which is a function of the application. No workflow and no activity
+//! waits for anything here.
 
 mod begin;
 mod control;
+mod fill;
 mod guard;
+mod handler;
 mod judgement;
 mod patience;
 mod reading;
+mod runner;
 mod selection;
 mod status;
 mod subscription;
@@ -15,9 +19,10 @@ mod task;
 
 pub(crate) use begin::Begin;
 pub use control::ControlError;
+pub use handler::{HandleError, Handler};
 pub(crate) use patience::Patience;
 pub(crate) use reading::cursor_name;
-use selection::Selection;
+pub use selection::Selection;
 pub use status::SinkStats;
 pub(crate) use subscription::{Subscription, SubscriptionError};
 
@@ -27,7 +32,9 @@ use crate::{
     sink::{Sink, SinkError},
 };
 use guard::call;
+use handler::Handling;
 use reading::Reading;
+use runner::Runner;
 use status::Progress;
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -48,11 +55,15 @@ pub(crate) struct BatchOptions {
     pub(crate) size: usize,
     /// How long an event may wait for others to be delivered with.
     pub(crate) linger: Duration,
+    /// How many events, and bytes of them, may wait in the journal for a batch that its sink wants large.
+    pub(crate) most_waiting: (usize, usize),
 }
 
 /// The delivering tasks. They end when this is dropped.
 pub(crate) struct Delivery {
-    lines: Vec<Arc<Line>>,
+    lines: Mutex<Vec<Arc<Line>>>,
+    // One handler is added at a time.
+    adding: tokio::sync::Mutex<()>,
     stop: watch::Sender<bool>,
 }
 
@@ -61,7 +72,7 @@ struct Line {
     sink: Arc<dyn Sink>,
     reading: Arc<Reading>,
     progress: Arc<Progress>,
-    task: Arc<Task>,
+    runner: Runner,
     // None while an operator's command ends it.
     running: Mutex<Option<JoinHandle<()>>>,
     // One command of an operator at a time.
@@ -126,52 +137,132 @@ impl Delivery {
             } = subscription;
             let progress = Arc::new(Progress::default());
             let reading = Arc::new(Reading::new(journal, &name, begin));
-            let task = Arc::new(Task {
+            let runner = Runner::Sink(Arc::new(Task {
                 name: name.clone(),
                 sink: sink.clone(),
                 only,
                 reading: reading.clone(),
                 batch,
+                filling: sink.filling(),
                 patience,
                 progress: progress.clone(),
-            });
+            }));
             if begin != Begin::Beginning {
                 // Whoever publishes next may mean it for this sink.
-                tokio::time::timeout(LONGEST_BEGIN, task.decide_begin())
+                tokio::time::timeout(LONGEST_BEGIN, runner.decide_begin())
                     .await
                     .ok();
             }
-            let running = tokio::spawn(task.clone().run(stopped.clone()));
+            let running = tokio::spawn(runner.clone().run(stopped.clone()));
             lines.push(Arc::new(Line {
                 name,
                 sink,
                 reading,
                 progress,
-                task,
+                runner,
                 running: Mutex::new(Some(running)),
                 commands: tokio::sync::Mutex::default(),
                 stop: stopped.clone(),
             }));
         }
-        Self { lines, stop }
+        Self {
+            lines: Mutex::new(lines),
+            adding: tokio::sync::Mutex::default(),
+            stop,
+        }
     }
 
-    /// Resolves when every sink is done with everything up to `position`. Cancel safe.
-    pub(crate) async fn reached(&self, position: u64) {
-        for line in &self.lines {
+    /// Adds a handler, and starts its task. Where a new one begins is decided and written down by then, unless the journal
+    /// cannot be read or written. Must be called within a tokio runtime.
+    pub(crate) async fn add(&self, handler: Handler, journal: &Journal) -> Result<(), HandleError> {
+        handler.check()?;
+        let _one = self.adding.lock().await;
+        let name = handler.name().to_owned();
+        if self.line(&name).is_ok() {
+            return Err(HandleError::NameTaken { name });
+        }
+        if *self.stop.borrow() {
+            return Err(JournalError::Closed.into());
+        }
+        let begin = handler.begin();
+        let handler = Arc::new(handler);
+        let progress = Arc::new(Progress::default());
+        let reading = Arc::new(Reading::new(journal, &name, begin));
+        let runner = Runner::Handler(Arc::new(Handling {
+            handler: handler.clone(),
+            reading: reading.clone(),
+            progress: progress.clone(),
+        }));
+        let ready = async {
+            reading.keep().await?;
+            match begin {
+                Begin::Beginning => Ok(()),
+                // Whoever publishes next may mean it for this handler.
+                _ => runner.decide_begin().await,
+            }
+        };
+        // Whatever else goes wrong, its task asks on.
+        if let Ok(Err(error @ (JournalError::Closed | JournalError::Stopped(_)))) =
+            tokio::time::timeout(LONGEST_BEGIN, ready).await
+        {
+            return Err(error.into());
+        }
+        let stopped = self.stop.subscribe();
+        let running = tokio::spawn(runner.clone().run(stopped.clone()));
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.push(Arc::new(Line {
+            name,
+            sink: handler,
+            reading,
+            progress,
+            runner,
+            running: Mutex::new(Some(running)),
+            commands: tokio::sync::Mutex::default(),
+            stop: stopped,
+        }));
+        Ok(())
+    }
+
+    fn lines(&self) -> Vec<Arc<Line>> {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.clone()
+    }
+
+    fn sinks(&self) -> Vec<Arc<Line>> {
+        let mut lines = self.lines();
+        lines.retain(|line| matches!(line.runner, Runner::Sink(_)));
+        lines
+    }
+
+    /// Whether there are sinks, which are places where events are kept. Handlers are none.
+    pub(crate) fn has_sinks(&self) -> bool {
+        !self.sinks().is_empty()
+    }
+
+    /// Resolves when every sink and handler is done with everything up to `position`, whatever handlers are. Cancel safe.
+    pub(crate) async fn reached_by_sinks(&self, position: u64) {
+        for line in self.sinks() {
             line.progress.reached(position).await;
         }
     }
 
-    /// Returns the position up to which every sink is done.
+    /// Resolves when every sink is done with everything up to `position`. Cancel safe.
+    pub(crate) async fn reached(&self, position: u64) {
+        for line in self.lines() {
+            line.progress.reached(position).await;
+        }
+    }
+
+    /// Returns the position up to which every sink and handler is done.
     pub(crate) fn position(&self) -> u64 {
-        let positions = self.lines.iter().map(|line| line.progress.position());
+        let lines = self.lines();
+        let positions = lines.iter().map(|line| line.progress.position());
         positions.min().unwrap_or(u64::MAX)
     }
 
     /// Returns the numbers of each sink. `newest` is the position of the newest event in the journal.
     pub(crate) fn stats(&self, newest: u64) -> Vec<SinkStats> {
-        self.lines
+        self.lines()
             .iter()
             .map(|line| {
                 let mut stats = line.progress.stats(&line.name, newest);
@@ -185,7 +276,8 @@ impl Delivery {
 
     /// Asks each sink whether its server can be reached now.
     pub(crate) async fn check(&self) -> Vec<SinkCheck> {
-        let checks = self.lines.iter().map(|line| async {
+        let lines = self.lines();
+        let checks = lines.iter().map(|line| async {
             SinkCheck {
                 name: line.name.clone(),
                 result: call(line.sink.check()).await,
@@ -199,10 +291,20 @@ impl Delivery {
         self.stop.send_replace(true);
     }
 
-    fn line(&self, name: &str) -> Result<&Arc<Line>, UnknownSink> {
-        let line = self.lines.iter().find(|line| line.name == name);
-        line.ok_or_else(|| {
-            let known: Vec<&str> = self.lines.iter().map(|line| &*line.name).collect();
+    /// Resolves when no handler runs any more, after [`stop`](Self::stop).
+    pub(crate) async fn ended(&self) {
+        for line in self.lines() {
+            if matches!(line.runner, Runner::Handler(_)) {
+                line.end().await;
+            }
+        }
+    }
+
+    fn line(&self, name: &str) -> Result<Arc<Line>, UnknownSink> {
+        let lines = self.lines();
+        let line = lines.iter().find(|line| line.name == name);
+        line.cloned().ok_or_else(|| {
+            let known: Vec<&str> = lines.iter().map(|line| &*line.name).collect();
             UnknownSink {
                 name: name.to_owned(),
                 known: known.join(", "),
@@ -267,6 +369,8 @@ impl Line {
         let Ok(event) = letter.stored_event() else {
             return Ok(false);
         };
+        // If the sink was not told yet where its events come from.
+        self.runner.standing().await?;
         let position = event.position;
         let delivered = call(self.sink.deliver(&[event])).await;
         let delivered = delivered.map_err(|error| RedeliverError::Sink {
@@ -289,7 +393,7 @@ impl Line {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        for line in &self.lines {
+        for line in self.lines() {
             let running = line.running.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(running) = &*running {
                 running.abort();

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::watch;
+use uuid::Uuid;
 
 /// How long to wait for new events before looking anyway: a journal that could not be read for a moment does not
 /// announce that it can be read again.
@@ -64,8 +65,9 @@ impl Reading {
         self.journal.upgrade().ok_or(JournalError::Closed)
     }
 
-    /// Returns where the sink stands. A new one begins where it was told to. Learns whether it ever took an event.
-    pub(super) async fn standing(&self) -> Result<Standing, JournalError> {
+    /// Returns where the sink stands, and the id of the journal, if it outlives the process. A new sink begins where it was
+    /// told to. Learns whether it ever took an event.
+    pub(super) async fn standing(&self) -> Result<(Standing, Option<Uuid>), JournalError> {
         let [cursor, taken, paused] =
             [cursor_name, taken_name, paused_name].map(|name_of| name_of(&self.sink));
         let begin = self.begin;
@@ -77,21 +79,35 @@ impl Reading {
                 (None, Begin::Now) => store.position_before(None)?,
                 (None, Begin::At(time)) => store.position_before(Some(time))?,
             };
+            let is_new = store.cursor(&cursor)?.is_none();
             let is_paused = store.cursor(&paused)? == Some(1);
-            Ok((position, store.cursor(&taken)?.is_some(), is_paused))
+            let has_taken = store.cursor(&taken)?.is_some();
+            Ok((position, is_new, has_taken, is_paused, store.id()?))
         });
-        let (position, has_taken, is_paused) = asked.await?;
+        let (position, is_new, has_taken, is_paused, id) = asked.await?;
         if has_taken {
             self.has_taken.store(true, Relaxed);
         }
-        // So that where a new sink begins is decided once.
-        if begin != Begin::Beginning {
+        // So that where a new sink begins is decided once, and readers know of one that never takes anything.
+        if is_new || begin != Begin::Beginning {
             self.settle(position, Vec::new())?;
         }
-        Ok(Standing {
+        let standing = Standing {
             position,
             is_paused,
-        })
+        };
+        Ok((standing, id))
+    }
+
+    /// Has the journal keep the events that are not handled yet, as it does for the sinks that it was opened with.
+    pub(super) async fn keep(&self) -> Result<(), JournalError> {
+        let name = cursor_name(&self.sink);
+        self.journal()?
+            .ask_as_it_is(move |store| {
+                store.keep_for(name);
+                Ok(())
+            })
+            .await
     }
 
     /// Waits until what was noted is in the store; an error if it is not.

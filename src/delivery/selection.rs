@@ -1,13 +1,25 @@
-//! Which events a sink gets: by name and type, as its URL says.
+//! Which events a sink or a handler gets: by name and type.
 
 use crate::sink::SinkEvent;
 
 /// The event type of lifecycle events.
 const APPLICATION_EVENTS: &str = "application_events";
 
-/// A selection of events. An empty one selects all.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Selection(Vec<Pattern>);
+/// Which events are wanted.
+///
+/// ```
+/// use temporal_eventstore::Selection;
+///
+/// let selection = Selection::only("workflow_end,order.*");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection(Result<Vec<Pattern>, String>);
+
+impl Default for Selection {
+    fn default() -> Self {
+        Self::all()
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Pattern {
@@ -20,18 +32,43 @@ enum Pattern {
 }
 
 impl Selection {
+    /// What [`only`](Self::only) takes, for errors.
+    pub(crate) const ALLOWED: &str = "`lifecycle`, `user`, event names, event types, and beginnings of either with \
+                                      `*` at the end, with commas between them";
+
+    /// Selects all events.
+    pub fn all() -> Self {
+        Self(Ok(Vec::new()))
+    }
+
+    /// Selects what a comma-separated list names, as the parameter `eventstore.only` of a sink's URL does: `lifecycle`,
+    /// `user`, event names, event types, and beginnings of either followed by `*`.
+    ///
+    /// Anything else is an error where the selection is used ([`HandleError`](crate::HandleError)).
+    pub fn only(list: impl AsRef<str>) -> Self {
+        let list = list.as_ref();
+        Self::parse(list).unwrap_or_else(|| Self(Err(list.to_owned())))
+    }
+
+    /// Returns the list that is none, if so.
+    pub(crate) fn check(&self) -> Result<(), &str> {
+        self.0.as_ref().map(|_| ()).map_err(String::as_str)
+    }
+
     /// Parses a comma-separated list of `lifecycle`, `user`, event names, event types, and beginnings of either
     /// followed by `*`. None for anything else.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         text.split(',')
             .map(pattern)
             .collect::<Option<_>>()
-            .map(Self)
+            .map(|patterns| Self(Ok(patterns)))
     }
 
     /// Whether the event is selected.
     pub(crate) fn contains(&self, event: &SinkEvent) -> bool {
-        self.0.is_empty() || self.0.iter().any(|pattern| pattern.matches(event))
+        self.0.as_ref().is_ok_and(|patterns| {
+            patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(event))
+        })
     }
 }
 
@@ -98,6 +135,7 @@ mod tests {
     fn what_selects_nothing_sensible_is_refused() {
         for text in ["", "*", "a,,b", "a*b", "*a"] {
             assert_eq!(Selection::parse(text), None, "{text}");
+            assert_eq!(Selection::only(text).check(), Err(text));
         }
     }
 }

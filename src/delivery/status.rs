@@ -52,6 +52,8 @@ pub(super) struct Progress {
     // None until the journal was asked, or a command said it.
     position: watch::Sender<Option<u64>>,
     is_paused: watch::Sender<Option<bool>>,
+    // The furthest position that somebody waits for.
+    wanted: watch::Sender<u64>,
     failing: Mutex<Option<(Instant, String)>>,
 }
 
@@ -86,6 +88,11 @@ impl Progress {
     }
 
     pub(super) async fn reached(&self, position: u64) {
+        self.wanted.send_if_modified(|wanted| {
+            let is_further = position > *wanted;
+            *wanted = position.max(*wanted);
+            is_further
+        });
         let mut positions = self.position.subscribe();
         let mut pauses = self.is_paused.subscribe();
         // The senders live as long as this does. Nobody waits for what an operator paused.
@@ -93,6 +100,11 @@ impl Progress {
             _ = positions.wait_for(|at| at.unwrap_or_default() >= position) => {}
             _ = pauses.wait_for(|is_paused| is_paused.unwrap_or_default()) => {}
         }
+    }
+
+    /// Returns the furthest position that somebody waited for, to be watched.
+    pub(super) fn wanted(&self) -> watch::Receiver<u64> {
+        self.wanted.subscribe()
     }
 
     pub(super) fn pause(&self, is_paused: bool) {
@@ -127,6 +139,14 @@ impl Progress {
         self.latency_micros.fetch_add(micros, Relaxed);
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         failing.take().map(|(since, _)| since.elapsed())
+    }
+
+    /// Notes that a handler returned without an error.
+    pub(super) fn handled(&self, took: Duration) {
+        self.delivered.fetch_add(1, Relaxed);
+        self.batches.fetch_add(1, Relaxed);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.latency_micros.fetch_add(micros, Relaxed);
     }
 
     pub(super) fn stats(&self, name: &str, newest: u64) -> SinkStats {

@@ -113,15 +113,19 @@ impl Subscription {
             None => {}
             Some(name) if is_name(name) => subscription.name = name.to_owned(),
             Some(name) => {
-                let allowed = format!("1 to {MAX_NAME_LENGTH} letters, digits and signs");
-                return Err(wrong(NAME, name, allowed));
+                return Err(wrong(NAME, name, allowed_name()));
             }
         }
         Ok(subscription)
     }
 }
 
-fn is_name(name: &str) -> bool {
+/// What a name is, for errors.
+pub(super) fn allowed_name() -> String {
+    format!("1 to {MAX_NAME_LENGTH} letters, digits and signs")
+}
+
+pub(super) fn is_name(name: &str) -> bool {
     !name.trim().is_empty()
         && name.chars().count() <= MAX_NAME_LENGTH
         && !name.chars().any(char::is_control)

@@ -1,7 +1,7 @@
 //! The events that a receiver refused and that are not judged yet, and what is remembered from one attempt to the next.
 //! Knows no sink and no journal.
 
-use super::judgement::{Before, Judgement, LOOK_AHEAD, MANY, Row, judge};
+use super::judgement::{Judgement, LOOK_AHEAD, MANY, Row, judge};
 use crate::event::DeadLetter;
 use std::time::{Duration, Instant};
 
@@ -21,9 +21,7 @@ pub(super) struct Suspect {
 /// The suspects of one sink, in order.
 #[derive(Debug, Default)]
 pub(super) struct Suspects {
-    /// The first of them was refused. Those that cannot be sent stand between others.
     waiting: Vec<Suspect>,
-    refused: usize,
     /// When the first of them was refused, this time.
     since: Option<Instant>,
     known: Option<Known>,
@@ -35,7 +33,7 @@ pub(super) struct Suspects {
 #[derive(Clone, Copy, Debug)]
 struct Known {
     first: u64,
-    before: Before,
+    has_taken: bool,
     hearings: u32,
 }
 
@@ -53,7 +51,7 @@ impl Suspects {
 
     /// Returns how many of them were refused.
     pub(super) fn refused(&self) -> usize {
-        self.refused
+        self.waiting.len()
     }
 
     pub(super) fn first(&self) -> Option<&Suspect> {
@@ -65,8 +63,8 @@ impl Suspects {
         self.outage.is_some()
     }
 
-    /// Adds an event that was refused.
-    pub(super) fn refuse(&mut self, suspect: Suspect, before: Before) {
+    /// Adds an event that was refused, by a receiver that ever took one before, or never did.
+    pub(super) fn refuse(&mut self, suspect: Suspect, has_taken: bool) {
         if self.waiting.is_empty() {
             let first = suspect.letter.position;
             self.since = Some(Instant::now());
@@ -75,16 +73,10 @@ impl Suspects {
                 .filter(|known| known.first == first)
                 .or(Some(Known {
                     first,
-                    before,
+                    has_taken,
                     hearings: 0,
                 }));
         }
-        self.refused += 1;
-        self.waiting.push(suspect);
-    }
-
-    /// Adds an event that cannot be sent, behind one that was refused.
-    pub(super) fn keep(&mut self, suspect: Suspect) {
         self.waiting.push(suspect);
     }
 
@@ -106,9 +98,9 @@ impl Suspects {
             known.hearings = known.hearings.saturating_add(1);
         }
         judge(Row {
-            refused: self.refused,
+            refused: self.waiting.len(),
             given_up: self.given_up,
-            before: known.before,
+            has_taken: known.has_taken,
             is_taken_behind: false,
             has_more,
             look_ahead: match self.outage {
@@ -122,18 +114,17 @@ impl Suspects {
 
     /// Gives them up, with nothing taken behind them.
     pub(super) fn give_up(&mut self) -> Vec<Suspect> {
-        self.given_up = self.given_up.saturating_add(self.refused);
+        self.given_up = self.given_up.saturating_add(self.waiting.len());
         self.known = None;
         self.clear()
     }
 
     /// Takes the first of them out, which is given up for another reason.
     pub(super) fn take_first(&mut self) -> Option<Suspect> {
-        if self.waiting.is_empty() {
-            return None;
+        match self.waiting.is_empty() {
+            true => None,
+            false => Some(self.waiting.remove(0)),
         }
-        self.refused = self.refused.saturating_sub(1);
-        Some(self.waiting.remove(0))
     }
 
     /// Notes that the place is at fault.
@@ -164,7 +155,6 @@ impl Suspects {
     }
 
     fn clear(&mut self) -> Vec<Suspect> {
-        self.refused = 0;
         self.since = None;
         std::mem::take(&mut self.waiting)
     }
@@ -196,7 +186,7 @@ mod tests {
     fn one_alone_is_heard_three_times_and_then_given_up() {
         let mut suspects = Suspects::default();
         for hearing in 1..=3 {
-            suspects.refuse(suspect(7), Before::Once);
+            suspects.refuse(suspect(7), true);
             let judgement = suspects.judge(false);
             if hearing < 3 {
                 assert_eq!(judgement, Judgement::AskAgain, "{hearing}");
@@ -212,18 +202,14 @@ mod tests {
     #[test]
     fn nothing_that_was_heard_before_a_failure_counts_after_it() {
         let mut suspects = Suspects::default();
-        let refuse_two = |suspects: &mut Suspects, before| {
-            suspects.refuse(suspect(7), before);
-            suspects.refuse(suspect(8), before);
-        };
-        for _ in 1..3 {
-            refuse_two(&mut suspects, Before::SameBatch);
-            assert_eq!(suspects.judge(false), Judgement::AskAgain);
-            suspects.rewind();
+        for failures in 0..2 {
+            for _ in 1..3 {
+                suspects.refuse(suspect(7), true);
+                assert_eq!(suspects.judge(false), Judgement::AskAgain, "{failures}");
+                suspects.rewind();
+            }
+            suspects.forget_hearings();
         }
-        suspects.forget_hearings();
-        refuse_two(&mut suspects, Before::Once);
-        assert_eq!(suspects.judge(false), Judgement::PlaceAtFault);
     }
 
     #[test]
@@ -232,7 +218,7 @@ mod tests {
         let mut given_up = 0;
         let mut hear = |suspects: &mut Suspects, position| {
             for _ in 0..3 {
-                suspects.refuse(suspect(position), Before::Once);
+                suspects.refuse(suspect(position), true);
                 match suspects.judge(false) {
                     Judgement::EventsAtFault => {
                         given_up += suspects.give_up().len();
@@ -262,21 +248,21 @@ mod tests {
     fn in_an_outage_it_is_looked_further_now_and_then() {
         let mut suspects = Suspects::default();
         for position in 1..=10 {
-            suspects.refuse(suspect(position), Before::SameBatch);
+            suspects.refuse(suspect(position), true);
         }
         assert_eq!(suspects.judge(true), Judgement::PlaceAtFault);
         suspects.blame_place();
         assert_eq!(suspects.rewind(), Some(0));
         // At once, and far.
         for position in 1..=10 {
-            suspects.refuse(suspect(position), Before::Once);
+            suspects.refuse(suspect(position), true);
             assert_eq!(suspects.judge(true), Judgement::LookFurther);
         }
         std::thread::sleep(Duration::from_millis(5));
         suspects.blame_place();
         suspects.rewind();
         // Not again so soon.
-        suspects.refuse(suspect(1), Before::Once);
+        suspects.refuse(suspect(1), true);
         assert_eq!(suspects.judge(true), Judgement::PlaceAtFault);
         assert_eq!(suspects.taken().len(), 1);
         assert!(!suspects.is_outage());

@@ -3,8 +3,9 @@
 
 use super::{
     BatchOptions,
+    fill::Fill,
     guard::call,
-    judgement::{Before, Judgement},
+    judgement::Judgement,
     patience::{Patience, Tried},
     reading::{Reading, Standing},
     selection::Selection,
@@ -14,7 +15,7 @@ use super::{
 use crate::{
     event::DeadLetter,
     journal::JournalError,
-    sink::{Delivered, Rejection, RejectionKind, Sink, SinkError, SinkEvent},
+    sink::{Delivered, Filling, Rejection, RejectionKind, Sink, SinkError, SinkEvent},
 };
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use std::{
@@ -27,7 +28,7 @@ use tracing::{debug, info, warn};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Jitter included.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How many characters of what a receiver said are kept.
 const MOST_ANSWER: usize = 1000;
 /// How long to wait when the journal cannot be read or written.
@@ -39,6 +40,7 @@ pub(super) struct Task {
     pub(super) only: Selection,
     pub(super) reading: Arc<Reading>,
     pub(super) batch: BatchOptions,
+    pub(super) filling: Option<Filling>,
     pub(super) patience: Patience,
     pub(super) progress: Arc<Progress>,
 }
@@ -52,6 +54,8 @@ struct Attempts {
     at_once: usize,
     /// Events up to this position that were passed over are counted.
     counted: u64,
+    /// What cannot be sent is a dead letter up to this position, also where the cursor waits for a judgement before it.
+    unsendable: u64,
     /// It was said that nobody is there who takes events.
     is_absence_said: bool,
 }
@@ -75,18 +79,21 @@ impl Task {
         }
     }
 
-    /// Returns where the sink stands. The journal is asked once: its file may be behind what is known here.
+    /// Returns where the sink stands, and tells it where its events come from. The journal is asked once: its file may be
+    /// behind what is known here.
     pub(super) async fn standing(&self) -> Result<Standing, JournalError> {
         match self.progress.standing() {
             Some(known) => Ok(known),
-            None => Ok(self.progress.learn(self.reading.standing().await?)),
+            None => {
+                let (standing, journal) = self.reading.standing().await?;
+                if let Some(journal) = journal {
+                    let tell = || self.sink.comes_from(&journal.to_string());
+                    // If it panics, it is not told.
+                    catch_unwind(AssertUnwindSafe(tell)).ok();
+                }
+                Ok(self.progress.learn(standing))
+            }
         }
-    }
-
-    /// Decides where a new sink begins, and waits until that is written down.
-    pub(super) async fn decide_begin(&self) -> Result<(), JournalError> {
-        self.standing().await?;
-        self.reading.flush().await
     }
 
     async fn deliver_all(&self) -> Result<(), JournalError> {
@@ -105,6 +112,7 @@ impl Task {
             tried: Tried::default(),
             at_once: usize::MAX,
             counted: position,
+            unsendable: position,
             is_absence_said: false,
         };
         let mut ahead = None;
@@ -115,7 +123,10 @@ impl Task {
                 None if attempts.suspects.is_outage() && attempts.suspects.is_empty() => {
                     self.insist(|| self.reading.read(position, 1)).await?
                 }
-                None => self.next(position).await?,
+                None => match self.filling.filter(|_| attempts.suspects.is_empty()) {
+                    Some(filling) => self.fill(position, filling).await?,
+                    None => self.next(position).await?,
+                },
             };
             if let Some(first) = batch.first().filter(|_| is_looked_for) {
                 is_looked_for = false;
@@ -140,7 +151,7 @@ impl Task {
             attempts.counted = attempts.counted.max(last);
             self.progress.passed_over.fetch_add(passed_over, Relaxed);
             // If there is more, read the next batch while this one is delivered.
-            let is_full = before >= self.batch.size;
+            let is_full = self.filling.is_none() && before >= self.batch.size;
             let (handed_over, next) =
                 tokio::join!(self.hand_over(&selected, &mut attempts), async {
                     match is_full {
@@ -188,6 +199,19 @@ impl Task {
         self.insist(read).await
     }
 
+    /// Reads the next batch for a sink that wants large ones.
+    async fn fill(&self, position: u64, filling: Filling) -> Result<Vec<SinkEvent>, JournalError> {
+        let wanted = self.progress.wanted();
+        let mut fill = Fill::new(&self.reading, filling, self.batch.most_waiting, wanted);
+        loop {
+            match fill.go_on(position).await {
+                // Says that the journal does not answer, and waits until it does.
+                Err(_) => drop(self.insist(|| self.reading.read(position, 1)).await?),
+                batch => return batch,
+            }
+        }
+    }
+
     /// Judges refused events behind which there is nothing up to `position`. Returns where to go on.
     async fn judge_the_last(
         &self,
@@ -222,10 +246,6 @@ impl Task {
         mut events: &[SinkEvent],
         attempts: &mut Attempts,
     ) -> Result<HandedOver, JournalError> {
-        let mut before = match self.reading.has_taken() {
-            true => Before::Once,
-            false => Before::Nothing,
-        };
         while !events.is_empty() {
             if attempts.suspects.judge(true) == Judgement::PlaceAtFault {
                 self.blame_place(attempts).await?;
@@ -244,7 +264,7 @@ impl Task {
                         taken: delivered.taken.min(batch.len()),
                         ..delivered
                     };
-                    events = self.answered(events, delivered, &mut before, attempts, began)?;
+                    events = self.answered(events, delivered, attempts, began)?;
                     continue;
                 }
                 Ok(_) => SinkError::new("it took nothing, and said nothing"),
@@ -383,7 +403,6 @@ impl Task {
         &self,
         events: &'a [SinkEvent],
         delivered: Delivered,
-        before: &mut Before,
         attempts: &mut Attempts,
         began: Instant,
     ) -> Result<&'a [SinkEvent], JournalError> {
@@ -396,20 +415,22 @@ impl Task {
         let mut at_fault = Vec::new();
         let mut taken: Option<u64> = None;
         let mut accepted = 0;
+        let mut has_taken = self.reading.has_taken();
         for (index, event) in answered.iter().enumerate() {
             let Some(rejection) = rejected.next_if(|rejection| rejection.index == index) else {
                 at_fault.append(&mut suspects.taken());
-                *before = Before::SameBatch;
+                has_taken = true;
                 accepted += 1;
                 taken.get_or_insert(event.position);
                 continue;
             };
             let is_refused = rejection.kind == RejectionKind::Refused;
-            let suspect = self.suspect(event, rejection);
-            match is_refused {
-                true => suspects.refuse(suspect, *before),
-                false if suspects.is_empty() => at_fault.push(suspect),
-                false => suspects.keep(suspect),
+            if is_refused {
+                suspects.refuse(self.suspect(event, rejection), has_taken);
+            } else if event.position > attempts.unsendable {
+                // Needs no judgement, and may be one of very many: it does not wait for those before it.
+                attempts.unsendable = event.position;
+                at_fault.push(self.suspect(event, rejection));
             }
         }
         if let Some(position) = taken {
@@ -477,28 +498,36 @@ impl Task {
         Ok(())
     }
 
-    /// Asks the journal until it answers or is closed.
     async fn insist<T, F: Future<Output = Result<T, JournalError>>>(
         &self,
         ask: impl Fn() -> F,
     ) -> Result<T, JournalError> {
-        let mut has_failed = false;
-        loop {
-            match ask().await {
-                Err(error) if !matches!(error, JournalError::Closed | JournalError::Stopped(_)) => {
-                    has_failed = true;
-                    let reason = format!("the journal does not answer: {error}");
-                    if self.progress.failed(reason.clone()) {
-                        warn!(sink = self.name, "nothing is delivered now: {reason}");
-                    }
-                    tokio::time::sleep(JOURNAL_PAUSE).await;
+        insist(&self.name, &self.progress, ask).await
+    }
+}
+
+/// Asks the journal until it answers or is closed.
+pub(super) async fn insist<T, F: Future<Output = Result<T, JournalError>>>(
+    sink: &str,
+    progress: &Progress,
+    ask: impl Fn() -> F,
+) -> Result<T, JournalError> {
+    let mut has_failed = false;
+    loop {
+        match ask().await {
+            Err(error) if !matches!(error, JournalError::Closed | JournalError::Stopped(_)) => {
+                has_failed = true;
+                let reason = format!("the journal does not answer: {error}");
+                if progress.failed(reason.clone()) {
+                    warn!(sink, "nothing is delivered now: {reason}");
                 }
-                answer => {
-                    if has_failed {
-                        self.progress.recovered();
-                    }
-                    return answer;
+                tokio::time::sleep(JOURNAL_PAUSE).await;
+            }
+            answer => {
+                if has_failed {
+                    progress.recovered();
                 }
+                return answer;
             }
         }
     }
@@ -510,7 +539,7 @@ fn takes(sink: &dyn Sink, event: &SinkEvent) -> bool {
     catch_unwind(AssertUnwindSafe(|| sink.takes(event))).unwrap_or(true)
 }
 
-fn pauses() -> ExponentialBackoff {
+pub(super) fn pauses() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(FIRST_PAUSE)
         .with_max_delay(LONGEST_PAUSE)

@@ -107,10 +107,12 @@ impl Event {
                 allowed: "the id that publishing gives",
             })?
             .to_string();
-        let subject = metadata
-            .workflow_id
-            .clone()
-            .or_else(|| metadata.activity_id.clone());
+        // Not an empty one, which an application may set: the specification forbids it.
+        let subject = [&metadata.workflow_id, &metadata.activity_id]
+            .into_iter()
+            .flatten()
+            .find(|id| !id.is_empty())
+            .cloned();
         Ok(CloudEvent {
             specversion: "1.0".to_owned(),
             id,

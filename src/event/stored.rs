@@ -95,9 +95,14 @@ impl StoredEvent {
         Event::from_json(&self.json)
     }
 
-    /// Returns the key by which sinks keep events in order: the workflow id, or else the activity id, or else `None`.
+    /// Returns the key by which sinks keep events in order: the workflow id, or else the activity id, or else `None`. An
+    /// empty id counts as none: it is no CloudEvents `subject`.
     pub fn key(&self) -> Option<&str> {
-        self.workflow_id.as_deref().or(self.activity_id.as_deref())
+        [&self.workflow_id, &self.activity_id]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .find(|id| !id.is_empty())
     }
 }
 

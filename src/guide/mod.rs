@@ -1,7 +1,8 @@
 //! The guide: the pages of the repository's directory `docs/`.
 //!
-//! If you are new, start with the [front page](crate), which shows how to register the plugin and how to publish
-//! events. Then read what is [guaranteed](guarantees), and how to [configure](configuration) the store.
+//! If you are new, begin with [getting started](getting_started), from `cargo new` to a timeline in a browser. Then read
+//! what is [guaranteed](guarantees), how to [configure](configuration) the store, and how to [operate](operating) it.
+//! [Recipes](recipes) are small things that people want.
 
 #[doc = include_str!("links.md")]
 #[doc = include_str!("../../docs/configuration.md")]
@@ -18,6 +19,10 @@ pub mod events {}
 #[doc = include_str!("links.md")]
 #[doc = include_str!("../../docs/guarantees.md")]
 pub mod guarantees {}
+
+#[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/handlers.md")]
+pub mod handlers {}
 
 #[doc = include_str!("links.md")]
 #[doc = include_str!("../../docs/program.md")]
@@ -48,3 +53,31 @@ pub mod benchmarks {}
 #[doc = include_str!("links.md")]
 #[doc = include_str!("../../docs/journal.md")]
 pub mod journal {}
+
+#[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/getting-started.md")]
+pub mod getting_started {}
+
+#[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/from-python.md")]
+pub mod from_python {}
+
+#[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/recipes.md")]
+pub mod recipes {}
+
+#[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/operating.md")]
+pub mod operating {}
+
+#[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/wire-format.md")]
+pub mod wire_format {}
+
+#[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/security.md")]
+pub mod security {}
+
+#[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/comparison.md")]
+pub mod comparison {}

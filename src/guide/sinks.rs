@@ -21,6 +21,10 @@ pub mod kafka {}
 pub mod nats {}
 
 #[doc = include_str!("links.md")]
+#[doc = include_str!("../../docs/sinks/objects.md")]
+pub mod objects {}
+
+#[doc = include_str!("links.md")]
 #[doc = include_str!("../../docs/sinks/postgres.md")]
 pub mod postgres {}
 

@@ -319,6 +319,9 @@ impl FileStore {
         if let Ok(bytes) = log.live_bytes() {
             counters.bytes.store(bytes, Relaxed);
         }
+        if let Ok(oldest) = log.oldest_held() {
+            counters.hold_since(oldest);
+        }
         if let Err(trouble) = result {
             self.break_off(trouble, counters);
         }
@@ -440,6 +443,16 @@ impl Store for FileStore {
         }
     }
 
+    fn id(&self) -> Result<Option<Uuid>, JournalError> {
+        match self.readable()? {
+            Readable::File(log) => {
+                let id = log.store_id().map_err(read_error)?;
+                Ok((!id.is_nil()).then_some(id))
+            }
+            Readable::Memory(_) => Ok(None),
+        }
+    }
+
     fn held(&self) -> Result<Vec<Held>, JournalError> {
         match self.readable()? {
             Readable::File(log) => log.held().map_err(read_error),
@@ -466,6 +479,20 @@ impl Store for FileStore {
         match self.readable()? {
             Readable::File(log) => log.position_before(time).map_err(read_error),
             Readable::Memory(memory) => memory.position_before(time),
+        }
+    }
+
+    fn keep_for(&mut self, cursor: String) {
+        match &mut self.state {
+            FileState::Open(log) | FileState::Broken { log: Some(log), .. } => {
+                log.keep_for(&cursor);
+            }
+            FileState::Damaged { memory, .. } => memory.keep_for(cursor.clone()),
+            FileState::Broken { .. } | FileState::Closed => {}
+        }
+        // For a connection that is opened anew.
+        if !self.options.sinks.contains(&cursor) {
+            self.options.sinks.push(cursor);
         }
     }
 

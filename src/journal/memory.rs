@@ -13,6 +13,7 @@ use std::{
     sync::atomic::Ordering::Relaxed,
     time::{Instant, SystemTime},
 };
+use uuid::Uuid;
 
 /// A store that lives as long as its process.
 #[derive(Debug)]
@@ -236,6 +237,10 @@ impl Store for MemoryLog {
         Ok(())
     }
 
+    fn id(&self) -> Result<Option<Uuid>, JournalError> {
+        Ok(None)
+    }
+
     fn held(&self) -> Result<Vec<Held>, JournalError> {
         let held = self.held.iter().map(|(key, evidence, events)| Held {
             key: key.clone(),
@@ -271,6 +276,13 @@ impl Store for MemoryLog {
             .rev()
             .skip_while(|(stored_at, _)| *stored_at >= time);
         Ok(before.next().map_or(0, |(_, event)| event.position))
+    }
+
+    fn keep_for(&mut self, cursor: String) {
+        // Memory that is the store itself, and so has none, keeps what is delivered.
+        if !self.sinks.is_empty() && !self.sinks.contains(&cursor) {
+            self.sinks.push(cursor);
+        }
     }
 
     fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError> {

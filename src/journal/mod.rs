@@ -70,6 +70,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 /// A read of events ends with the event that exceeds this many bytes.
 const MAX_READ_BYTES: usize = 8 * 1024 * 1024;
@@ -80,6 +81,8 @@ pub(crate) trait Store {
     /// Fails if what it was given is gone with this process, or was not stored. A store in memory does not
     /// fail: nothing in it was ever meant to survive.
     fn durable(&self) -> Result<(), JournalError>;
+    /// Returns the id of what is stored, which stays the same over restarts; none if it ends with the process.
+    fn id(&self) -> Result<Option<Uuid>, JournalError>;
     /// Returns everything that is held.
     fn held(&self) -> Result<Vec<Held>, JournalError>;
     /// Returns those of `ids` that no stored event has, in the same order.
@@ -88,6 +91,8 @@ pub(crate) trait Store {
     fn find(&self, ids: &[EventId]) -> Result<Vec<String>, JournalError>;
     /// Returns the position of the last event that was stored before `time`, or of the newest one; 0 if there is none.
     fn position_before(&self, time: Option<SystemTime>) -> Result<u64, JournalError>;
+    /// From now on, keeps events that the reader with this cursor has not, if it keeps any for readers.
+    fn keep_for(&mut self, cursor: String);
     /// Returns the position of the cursor `name`, if it was ever moved.
     fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError>;
     /// Returns dead letters of one sink, or of all, in the order of their positions: at most `limit`, and

@@ -1,9 +1,13 @@
 //! The journal's numbers. Counters only grow; gauges show the present.
 
 use super::{JournalError, record::Applied, removed::RemovedUntil};
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
+use chrono::{DateTime, Utc};
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use tokio::sync::watch;
@@ -19,6 +23,7 @@ pub(crate) struct JournalStatus {
     pub(crate) refused: u64,
     pub(crate) lost: u64,
     pub(crate) held: u64,
+    pub(crate) oldest_held: Option<Duration>,
     pub(crate) transactions: u64,
     pub(crate) queued: u64,
     pub(crate) depth: u64,
@@ -43,6 +48,8 @@ pub(super) struct Counters {
     pub(super) held: AtomicU64,
     pub(super) depth: AtomicU64,
     pub(super) bytes: AtomicU64,
+    // When the oldest of what is held happened, in microseconds; 0 if nothing is held.
+    oldest_held: AtomicI64,
     removed_user_until: AtomicI64,
     removed_lifecycle_until: AtomicI64,
     // The position of the newest event in the store; delivery waits for it to grow.
@@ -99,6 +106,25 @@ impl Counters {
             *known = newest.max(*known);
             is_news
         });
+    }
+
+    /// Notes when the oldest of what is held happened.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn hold_since(&self, oldest: Option<DateTime<Utc>>) {
+        let micros = oldest.map(|at| at.timestamp_micros().max(1));
+        self.oldest_held.store(micros.unwrap_or_default(), Relaxed);
+    }
+
+    fn oldest_held(&self) -> Option<Duration> {
+        let micros = self.oldest_held.load(Relaxed);
+        let at = DateTime::from_timestamp_micros(micros).filter(|_| micros != 0)?;
+        // A clock that was set back makes it no younger than now.
+        Some(
+            Utc::now()
+                .signed_duration_since(at)
+                .to_std()
+                .unwrap_or_default(),
+        )
     }
 
     pub(super) fn newest(&self) -> watch::Receiver<u64> {
@@ -194,6 +220,7 @@ impl Counters {
             refused: self.refused.load(Relaxed),
             lost: self.lost.load(Relaxed),
             held: self.held.load(Relaxed),
+            oldest_held: self.oldest_held(),
             transactions: self.transactions.load(Relaxed),
             queued: self.queued.load(Relaxed) as u64,
             depth: self.depth.load(Relaxed),

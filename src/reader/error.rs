@@ -24,6 +24,11 @@ pub enum ReadError {
     #[cfg(feature = "sqlite")]
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// A store in memory, or one that is not configured, has no file.
+    #[error(
+        "this store has no file to read; allowed: a `sqlite:` store, or one with a journal's file"
+    )]
+    NoFile,
     /// A query was given something that does not fit.
     #[error("{what} was given {value:?}; it takes {allowed}")]
     InvalidQuery {

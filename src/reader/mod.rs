@@ -112,6 +112,15 @@ impl EventReader {
         })
     }
 
+    /// Opens a store's file.
+    #[cfg(feature = "sqlite")]
+    pub(crate) async fn open_file(path: &std::path::Path) -> Result<Self, ReadError> {
+        Ok(Self {
+            source: Source::Sqlite(sqlite::File::at(path.to_owned()).await?),
+            shown: format!("sqlite:{}", path.display()).into(),
+        })
+    }
+
     /// Returns the URL without user name, password and parameters.
     pub fn url(&self) -> &str {
         &self.shown

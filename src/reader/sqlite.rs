@@ -49,7 +49,10 @@ impl File {
             let reason = "`sqlite:` takes the path of a file, and no parameters";
             return Err(ReadError::invalid_url(url, reason));
         }
-        let path = PathBuf::from(path);
+        Self::at(PathBuf::from(path)).await
+    }
+
+    pub(super) async fn at(path: PathBuf) -> Result<Self, ReadError> {
         let opened = path.clone();
         let connection = blocking(move || Ok(open_to_read(&opened)?)).await?;
         Ok(Self {

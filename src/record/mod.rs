@@ -20,7 +20,7 @@ pub(crate) use trim::Trimmed;
 
 use crate::{
     context::{ActivityFrame, Context},
-    event::{Event, EventId, LifecycleEvent, StoredEvent},
+    event::{Event, EventId, LifecycleEvent, StoredEvent, WorkflowState},
 };
 use budget::Reserved;
 use identity::{attempt_event_id, run_event_id};
@@ -134,6 +134,11 @@ impl Draft {
     /// Returns which lifecycle event it is, if it has the name of one.
     pub(crate) fn lifecycle_event(&self) -> Option<LifecycleEvent> {
         LifecycleEvent::from_name(&self.event.event_name)
+    }
+
+    /// Returns the state of the run that it says.
+    pub(crate) fn workflow_state(&self) -> &WorkflowState {
+        &self.event.metadata.workflow_state
     }
 
     /// Returns when it happened, if that is known already.

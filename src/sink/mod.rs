@@ -9,12 +9,15 @@ mod causes;
 mod dapr;
 mod delivered;
 mod error;
+mod filling;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "kafka")]
 mod kafka;
 #[cfg(feature = "nats")]
 mod nats;
+#[cfg(feature = "object-store")]
+mod objects;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 mod redacted;
@@ -30,6 +33,7 @@ mod segment;
         feature = "http",
         feature = "kafka",
         feature = "nats",
+        feature = "object-store",
         feature = "postgres",
         feature = "redis",
         feature = "segment"
@@ -45,6 +49,7 @@ mod stdout;
 
 pub use delivered::{Delivered, Rejection, RejectionKind};
 pub use error::{SinkError, SinkUrlError};
+pub use filling::Filling;
 pub(crate) use redacted::redacted;
 pub use scheme::open;
 #[cfg(feature = "sink")]
@@ -69,6 +74,13 @@ pub trait Sink: Send + Sync + fmt::Debug + 'static {
     /// A short name for logs and statistics, such as `nats` and the subject; without secrets.
     fn name(&self) -> &str;
 
+    /// Tells the sink the id of the journal that its events come from, before the first of them. The id stays the same
+    /// over restarts: with an event's position, which grows from event to event, a receiver's copy of it says how far this
+    /// journal was delivered. Not called where nothing of the journal outlives the process. By default it is ignored.
+    fn comes_from(&self, journal: &str) {
+        let _ = journal;
+    }
+
     /// Delivers a batch, which is never empty, in order.
     ///
     /// # Errors
@@ -87,6 +99,12 @@ pub trait Sink: Send + Sync + fmt::Debug + 'static {
         let _ = event;
         true
     }
+
+    /// How its batches are filled. By default they are as small and as prompt as the store's options say
+    /// ([`batch_size`](crate::EventStoreOptions::batch_size), [`linger`](crate::EventStoreOptions::linger)).
+    fn filling(&self) -> Option<Filling> {
+        None
+    }
 }
 
 /// A sink that its owner keeps a handle of.
@@ -94,6 +112,10 @@ pub trait Sink: Send + Sync + fmt::Debug + 'static {
 impl<S: Sink + ?Sized> Sink for Arc<S> {
     fn name(&self) -> &str {
         (**self).name()
+    }
+
+    fn comes_from(&self, journal: &str) {
+        (**self).comes_from(journal);
     }
 
     async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
@@ -106,5 +128,9 @@ impl<S: Sink + ?Sized> Sink for Arc<S> {
 
     fn takes(&self, event: &SinkEvent) -> bool {
         (**self).takes(event)
+    }
+
+    fn filling(&self) -> Option<Filling> {
+        (**self).filling()
     }
 }

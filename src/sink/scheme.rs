@@ -106,6 +106,10 @@ const SCHEMES: &[Scheme] = &[
     scheme!("postgresql", "postgres", Open::Plain(super::postgres::open)),
     scheme!("redis", "redis", Open::Plain(super::redis::open)),
     scheme!("rediss", "redis", Open::Plain(super::redis::open)),
+    scheme!("s3", "object-store", Open::Plain(super::objects::open)),
+    scheme!("gs", "object-store", Open::Plain(super::objects::open)),
+    scheme!("az", "object-store", Open::Plain(super::objects::open)),
+    scheme!("file", "object-store", Open::Plain(super::objects::open)),
     Scheme::of("stdout", None, Some(Open::Plain(super::stdout::open))).alone(),
 ];
 

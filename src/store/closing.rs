@@ -9,8 +9,9 @@ use std::{
 use tracing::{info, warn};
 
 impl EventStore {
-    /// Waits until every event that was published before this call is in the store, where [`read`](Self::read) and
-    /// other programs see it, and until every sink has it. To wait only until an event is durable, await its
+    /// Waits until every event that was published before this call is in the store, where [`read_after`](Self::read_after) and
+    /// other programs see it, and until every sink has it
+    /// and every handler is done with it. To wait only until an event is durable, await its
     /// [`Receipt`](super::Receipt). Cancel safe.
     ///
     /// # Errors
@@ -26,7 +27,7 @@ impl EventStore {
         }
     }
 
-    /// Flushes the store, then stops the delivery to sinks and closes the journal. Events that are published
+    /// Flushes the store, then stops handlers and the delivery to sinks, and closes the journal. Events that are published
     /// afterwards are refused and counted. Call it after the workers have stopped.
     ///
     /// The flush and the closing of the journal may take up to `timeout` each. Further calls, during the first one or
@@ -71,7 +72,7 @@ impl EventStore {
         } else {
             info!(written = stats.written, "the event store closed");
         }
-        if behind > 0 && self.shared.open.as_ref().is_some_and(|it| it.is_lasting) {
+        if behind > 0 && self.shared.open.as_ref().is_some_and(|it| it.is_lasting()) {
             warn!(
                 behind,
                 "sinks lack events; these are in the journal and go on when the store is opened again"
@@ -90,10 +91,7 @@ impl Open {
         let began = Instant::now();
         self.within(timeout, self.journal.flush()).await?;
         let left = timeout.saturating_sub(began.elapsed());
-        if tokio::time::timeout(left, self.reached_by_sinks())
-            .await
-            .is_ok()
-        {
+        if tokio::time::timeout(left, self.reached()).await.is_ok() {
             return Ok(());
         }
         let behind = self
@@ -112,6 +110,8 @@ impl Open {
         let flushed = self.flush(timeout).await;
         if let Some(delivery) = &self.delivery {
             delivery.stop();
+            // A function that blocks its thread cannot be ended.
+            tokio::time::timeout(timeout, delivery.ended()).await.ok();
         }
         let behind = self.behind();
         let closed = self.within(timeout, self.journal.close()).await;
@@ -138,7 +138,7 @@ impl Open {
         let behind = self.behind();
         // The tasks end here.
         drop(self.delivery.take());
-        if behind > 0 && !self.is_lasting {
+        if behind > 0 && !self.is_lasting() {
             warn!(
                 behind,
                 "the last handle of an event store was dropped without shutdown; sinks lack \

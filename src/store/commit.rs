@@ -25,6 +25,12 @@ impl EventStore {
         self.shared.lifecycle
     }
 
+    /// Counts a pass of a reconciler, which failed if there is nothing to say of it.
+    #[cfg(feature = "temporal")]
+    pub(crate) fn count_pass(&self, found: Option<super::FoundByPass>) {
+        self.shared.counters.count_pass(found);
+    }
+
     /// Returns how many events may wait for the journal.
     pub(crate) fn queue_size(&self) -> usize {
         self.shared.queue_size

@@ -1,6 +1,6 @@
 //! The errors of a store, one type per operation.
 
-use crate::{event::EventError, journal::JournalError, sink::SinkUrlError};
+use crate::{delivery::HandleError, event::EventError, journal::JournalError, sink::SinkUrlError};
 use std::path::PathBuf;
 
 /// The error when a store cannot be opened.
@@ -50,6 +50,9 @@ pub enum BuildError {
         /// The name of both sinks.
         name: String,
     },
+    /// A handler is not allowed.
+    #[error(transparent)]
+    Handler(#[from] HandleError),
     /// The options name a SQLite file, but this build does not include SQLite.
     #[error("{} needs the cargo feature `sqlite` of temporal-eventstore, which is off", path.display())]
     SqliteDisabled {

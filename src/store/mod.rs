@@ -5,6 +5,7 @@ mod claims;
 mod closing;
 mod commit;
 mod error;
+mod handling;
 mod open;
 mod options;
 mod outlet;
@@ -22,9 +23,13 @@ pub use options::{
 };
 pub(crate) use outlet::{Outlet, Place};
 pub use publish::{Published, Receipt};
+#[cfg(feature = "temporal")]
+pub(crate) use stats::FoundByPass;
 pub use stats::{FailingSink, Health, SinkStats, Stats};
 #[cfg(feature = "cli")]
 pub(crate) use url::split as split_urls;
+#[cfg(feature = "cli")]
+pub(crate) use url::{file_of, sinks_of};
 
 use crate::{
     context::Context,

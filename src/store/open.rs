@@ -6,10 +6,13 @@ use super::{
     DEFAULT_QUEUE_SIZE, Durability, EventStoreOptions, FailingSink, Health, Stats, url,
 };
 use crate::{
-    delivery::{BatchOptions, Delivery, SinkStats, Subscription, cursor_name},
+    delivery::{BatchOptions, Delivery, HandleError, SinkStats, Subscription, cursor_name},
     journal::{Journal, JournalError, JournalOptions, Retention, Synchronous, Target},
 };
-use std::time::{Duration, SystemTime};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 use tracing::info;
 
 /// The default retention of a journal that only feeds sinks. For this long the reconciler and a replay find in it
@@ -19,11 +22,11 @@ const DELIVERED_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 const DELIVERING_MAX_BYTES: u64 = 1 << 30;
 
 pub(super) struct Open {
-    // First, so that its tasks end before the journal closes.
+    // First, so that its tasks end before the journal closes. None once it is abandoned.
     pub(super) delivery: Option<Delivery>,
     pub(super) journal: Journal,
-    // Whether the journal is a file. Otherwise only what the sinks have is durable.
-    pub(super) is_lasting: bool,
+    // The journal's file. Without one, only what the sinks have is durable.
+    pub(super) file: Option<PathBuf>,
     retention: Option<Duration>,
 }
 
@@ -32,10 +35,15 @@ impl Open {
     pub(super) async fn from_options(
         options: &EventStoreOptions,
     ) -> Result<Option<Self>, BuildError> {
+        let handlers = options.handlers.clone();
         let Some((options, subscriptions)) = journal_and_sinks(options)? else {
             return Ok(None);
         };
-        let is_lasting = options.target != Target::Memory;
+        let file = match &options.target {
+            Target::Memory => None,
+            #[cfg(feature = "sqlite")]
+            Target::Sqlite(path) => Some(path.clone()),
+        };
         let retention = match options.retention {
             Retention::Keep => None,
             Retention::For(age) => Some(age),
@@ -43,26 +51,42 @@ impl Open {
         let batch = BatchOptions {
             size: options.batch_size,
             linger: options.linger,
+            most_waiting: match file.is_some() {
+                true => {
+                    let bytes = options.max_bytes.unwrap_or(u64::MAX) / 4;
+                    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+                    (usize::MAX, bytes.max(1))
+                }
+                false => {
+                    let events = options.batch_size.min(options.queue_size / 2);
+                    (events.max(1), usize::MAX)
+                }
+            },
         };
         let journal = tokio::task::spawn_blocking(move || Journal::open(options))
             .await
             .map_err(|error| JournalError::Stopped(error.to_string()))??;
-        let delivery = match subscriptions.is_empty() {
-            true => None,
-            false => Some(Delivery::start(subscriptions, &journal, batch).await),
-        };
-        if delivery.is_some() && !is_lasting {
+        let delivery = Delivery::start(subscriptions, &journal, batch).await;
+        for handler in handlers {
+            delivery.add(handler, &journal).await?;
+        }
+        if delivery.has_sinks() && file.is_none() {
             info!(
                 "no journal file is set (EVENTSTORE_JOURNAL): events are in memory until the sinks \
                  have them, and what they do not have is lost with the process"
             );
         }
         Ok(Some(Self {
-            delivery,
+            delivery: Some(delivery),
             journal,
-            is_lasting,
+            file,
             retention,
         }))
+    }
+
+    /// Whether the journal is a file.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.file.is_some()
     }
 
     /// Whether an event of that time is older than events are kept.
@@ -73,11 +97,20 @@ impl Open {
 
     /// Whether the journal is in memory, so that an event is durable only once the sinks have it.
     pub(super) fn is_durable_with_sinks(&self) -> bool {
-        !self.is_lasting && self.delivery.is_some()
+        !self.is_lasting() && self.delivery.as_ref().is_some_and(Delivery::has_sinks)
     }
 
-    /// Waits until every sink has everything that the journal has now.
+    /// Waits until every sink has everything that the journal has now. Nobody who publishes waits for handlers.
     pub(super) async fn reached_by_sinks(&self) {
+        if let Some(delivery) = &self.delivery {
+            delivery
+                .reached_by_sinks(self.journal.status().newest)
+                .await;
+        }
+    }
+
+    /// Waits until every sink and every handler has everything that the journal has now.
+    pub(super) async fn reached(&self) {
         if let Some(delivery) = &self.delivery {
             delivery.reached(self.journal.status().newest).await;
         }
@@ -113,6 +146,7 @@ impl Open {
         stats.refused = status.refused;
         stats.lost = status.lost;
         stats.held = status.held;
+        stats.oldest_held = status.oldest_held;
         stats.transactions = status.transactions;
         stats.queued = status.queued;
         stats.journal_events = status.depth;
@@ -163,7 +197,27 @@ fn journal_and_sinks(
         #[cfg(not(feature = "sqlite"))]
         url::Log::Sqlite { path, .. } => return Err(BuildError::SqliteDisabled { path }),
     };
-    let sinks = places.subscriptions.iter();
+    for (index, handler) in options.handlers.iter().enumerate() {
+        handler.check()?;
+        let name = handler.name();
+        let mut before = options.handlers.iter().take(index);
+        let is_taken = before.any(|other| other.name() == name)
+            || places.subscriptions.iter().any(|sink| sink.name == name);
+        if is_taken {
+            return Err(BuildError::Handler(HandleError::NameTaken {
+                name: name.to_owned(),
+            }));
+        }
+    }
+    let mut sinks: Vec<String> = places
+        .subscriptions
+        .iter()
+        .map(|subscription| cursor_name(&subscription.name))
+        .collect();
+    // From the start, so that nothing is removed before they are added. Memory that is the store keeps what is handled.
+    if target != Target::Memory || !sinks.is_empty() {
+        sinks.extend(options.handlers.iter().map(|it| cursor_name(it.name())));
+    }
     let journal_options = JournalOptions {
         target,
         queue_size: options.queue_size.unwrap_or(DEFAULT_QUEUE_SIZE),
@@ -182,9 +236,7 @@ fn journal_and_sinks(
             None if is_store => Retention::Keep,
             None => Retention::For(DELIVERED_RETENTION),
         },
-        sinks: sinks
-            .map(|subscription| cursor_name(&subscription.name))
-            .collect(),
+        sinks,
         // A filter is the application's code, and must not run on the thread of a worker.
         appends_inline: options.filter.is_none()
             && options.append.unwrap_or_default() == Append::Inline,

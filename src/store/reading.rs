@@ -1,6 +1,8 @@
-//! What applications and operators ask a store: its events, its dead letters, its numbers, its sinks.
+//! What applications and operators ask a store: its events, its dead letters, its numbers, its sinks and handlers.
 
 use super::{EventStore, Health, Stats, stats::get};
+#[cfg(feature = "sqlite")]
+use crate::reader::{EventQuery, EventReader, ReadError};
 use crate::{
     delivery::{ControlError, Delivery, RedeliverError, SinkCheck},
     event::{DeadLetter, StoredEvent},
@@ -10,7 +12,8 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 impl EventStore {
     /// Returns the stored events after `position` (0 for the beginning), in the order in which they were stored. One
-    /// call returns at most `limit` events and about 8 MiB. To continue, pass the position of the last event.
+    /// call returns at most `limit` events and about 8 MiB. To continue, pass the position of the last event. Works with each
+    /// kind of store, also in memory; [`read`](Self::read) takes a query.
     ///
     /// Waits first until the store has every event that was published before this call. While another program has the
     /// file locked, it waits until the lock is released. Cancel safe.
@@ -21,7 +24,7 @@ impl EventStore {
     /// # let events = EventStore::builder().store("memory:").build().await?;
     /// let mut position = 0;
     /// loop {
-    ///     let stored = events.read(position, 100).await?;
+    ///     let stored = events.read_after(position, 100).await?;
     ///     let Some(last) = stored.last() else { break };
     ///     position = last.position;
     ///     for event in &stored {
@@ -34,7 +37,7 @@ impl EventStore {
     ///
     /// # Errors
     /// [`JournalError`] if the store cannot be read.
-    pub async fn read(
+    pub async fn read_after(
         &self,
         position: u64,
         limit: usize,
@@ -50,11 +53,60 @@ impl EventStore {
         }
     }
 
+    /// Returns the stored events that a query selects, as [`EventReader::read`] does.
+    ///
+    /// Waits first until the store has every event that was published before this call. Cancel safe. If you read often, or
+    /// want a live stream, keep a [`reader`](Self::reader).
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main] async fn main() -> anyhow::Result<()> {
+    /// use temporal_eventstore::{EventQuery, EventStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let url = format!("sqlite:{}", directory.path().join("events.db").display());
+    /// # let events = EventStore::builder().store(url).build().await?;
+    /// let query = EventQuery::new().workflow_id("order-1").only("workflow_*")?;
+    /// for event in events.read(&query).await? {
+    ///     println!("{} {}", event.created_at, event.event_name);
+    /// }
+    /// # events.shutdown(std::time::Duration::from_secs(5)).await?;
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "sqlite"))] fn main() {}
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`reader`](Self::reader).
+    #[cfg(feature = "sqlite")]
+    pub async fn read(&self, query: &EventQuery) -> Result<Vec<StoredEvent>, ReadError> {
+        self.reader().await?.read(query).await
+    }
+
+    /// Returns a reader of the file of this store, or of the journal that feeds its sinks: for queries, and for a live stream
+    /// from a position ([`EventReader::follow`]). It goes on after a [`shutdown`](Self::shutdown).
+    ///
+    /// Waits first until the file has every event that was published before this call. Cancel safe.
+    ///
+    /// # Errors
+    /// [`ReadError::NoFile`] if the store is in memory, or if none is configured; [`ReadError::Journal`] if the file cannot be
+    /// read, or has not what was published.
+    #[cfg(feature = "sqlite")]
+    pub async fn reader(&self) -> Result<EventReader, ReadError> {
+        let open = self.shared.open.as_ref();
+        let Some((open, path)) = open.and_then(|open| Some((open, open.file.as_deref()?))) else {
+            return Err(ReadError::NoFile);
+        };
+        // A closed store has been flushed.
+        if !self.shared.shut_down.load(Ordering::Acquire) {
+            open.journal.flush().await?;
+        }
+        EventReader::open_file(path).await
+    }
+
     /// Returns the events after `position` (0 for the beginning) that sinks rejected, with the reasons, in the order
     /// of their positions. Returns at most `limit` dead letters, and beyond that only those that share the last
     /// position.
     ///
-    /// Like [`read`](Self::read), waits first until the store has every event that was published before this call.
+    /// Like [`read_after`](Self::read_after), waits first until the store has every event that was published before this call.
     /// Cancel safe.
     ///
     /// # Errors
@@ -223,6 +275,11 @@ impl EventStore {
             skipped: get(&counters.skipped),
             staged: get(&counters.staged),
             discarded: get(&counters.discarded),
+            reconciler_passes: get(&counters.passes),
+            reconciler_failures: get(&counters.failed_passes),
+            reconciler_looked_at: get(&counters.looked_at),
+            reconciler_added: get(&counters.added),
+            reconciler_unreported_ends: get(&counters.unreported_ends),
             commits: get(&counters.commits),
             commit_wait: Duration::from_micros(get(&counters.commit_wait_micros)),
             commit_timeouts: get(&counters.commit_timeouts),

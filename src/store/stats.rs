@@ -42,6 +42,20 @@ pub struct Stats {
     pub held: u64,
     /// Holds that were discarded because the server did not accept the task.
     pub discarded: u64,
+    /// How long the oldest hold has been in the store now, by the clock of this machine; none if nothing is held.
+    /// Measured once a second. A journal in memory does not measure it.
+    pub oldest_held: Option<Duration>,
+    /// Passes of reconcilers over closed runs, with and without success.
+    pub reconciler_passes: u64,
+    /// Those that failed, and that are tried again.
+    pub reconciler_failures: u64,
+    /// Closed runs and standalone activities that reconcilers looked at.
+    pub reconciler_looked_at: u64,
+    /// Events that reconcilers added.
+    pub reconciler_added: u64,
+    /// Of the events that reconcilers added, the ends of workflows that were neither terminated nor timed out. A worker
+    /// sent such an end to the server, so that its event should have been in the store already.
+    pub reconciler_unreported_ends: u64,
     /// Commits that a workflow task or an activity result waited for.
     pub commits: u64,
     /// The total time that workflow tasks and activity results waited for commits.
@@ -116,9 +130,38 @@ pub(super) struct Counters {
     pub(super) skipped: AtomicU64,
     pub(super) staged: AtomicU64,
     pub(super) discarded: AtomicU64,
+    pub(super) passes: AtomicU64,
+    pub(super) failed_passes: AtomicU64,
+    pub(super) looked_at: AtomicU64,
+    pub(super) added: AtomicU64,
+    pub(super) unreported_ends: AtomicU64,
     pub(super) commits: AtomicU64,
     pub(super) commit_wait_micros: AtomicU64,
     pub(super) commit_timeouts: AtomicU64,
+}
+
+/// What a pass of a reconciler came to.
+#[cfg(feature = "temporal")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FoundByPass {
+    pub(crate) looked_at: u64,
+    pub(crate) added: u64,
+    pub(crate) unreported_ends: u64,
+}
+
+#[cfg(feature = "temporal")]
+impl Counters {
+    /// Counts a pass, which failed if there is nothing to say of it.
+    pub(super) fn count_pass(&self, found: Option<FoundByPass>) {
+        add(&self.passes, 1);
+        let Some(found) = found else {
+            add(&self.failed_passes, 1);
+            return;
+        };
+        add(&self.looked_at, found.looked_at);
+        add(&self.added, found.added);
+        add(&self.unreported_ends, found.unreported_ends);
+    }
 }
 
 pub(super) fn add(counter: &AtomicU64, amount: u64) {

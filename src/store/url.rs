@@ -2,6 +2,8 @@
 //! all others to the sinks.
 
 use super::BuildError;
+#[cfg(feature = "cli")]
+use super::EventStoreOptions;
 use crate::{
     delivery::{Subscription, SubscriptionError},
     sink::{self, redacted},
@@ -195,6 +197,25 @@ fn log_of(url: &str) -> Result<Option<Log>, BuildError> {
         scheme if sink::knows(scheme) => Ok(None),
         _ => Err(invalid(url, "the scheme is not known")),
     }
+}
+
+/// Returns the journal's file that options name, if they name one.
+#[cfg(feature = "cli")]
+pub(crate) fn file_of(options: &EventStoreOptions) -> Result<Option<PathBuf>, BuildError> {
+    let places = places(&options.stores, options.journal.as_deref(), Vec::new())?;
+    Ok(places.and_then(|places| match places.log {
+        Log::Sqlite { path, .. } => Some(path),
+        Log::Memory => None,
+    }))
+}
+
+/// Returns the sinks that options name.
+#[cfg(feature = "cli")]
+pub(crate) fn sinks_of(options: &EventStoreOptions) -> Result<Vec<Subscription>, BuildError> {
+    let places = places(&options.stores, options.journal.as_deref(), Vec::new())?;
+    Ok(places
+        .map(|places| places.subscriptions)
+        .unwrap_or_default())
 }
 
 /// Returns the subscription that the URL of a sink names.

@@ -16,7 +16,7 @@ type Value<T> = fn(&T) -> u64;
 type Of<T> = (&'static str, &'static str, Value<T>);
 
 /// Names have no dots, which Prometheus does not take, and no `_total`, which the exporter adds where it is wanted.
-const COUNTERS: [Of<Stats>; 14] = [
+const COUNTERS: [Of<Stats>; 19] = [
     (
         "eventstore_events_accepted",
         "Events queued for the journal",
@@ -73,6 +73,31 @@ const COUNTERS: [Of<Stats>; 14] = [
         |it| it.discarded,
     ),
     (
+        "eventstore_reconciler_passes",
+        "Passes of the reconciler",
+        |it| it.reconciler_passes,
+    ),
+    (
+        "eventstore_reconciler_failures",
+        "Passes of the reconciler that failed",
+        |it| it.reconciler_failures,
+    ),
+    (
+        "eventstore_reconciler_looked_at",
+        "Closed runs and standalone activities that the reconciler looked at",
+        |it| it.reconciler_looked_at,
+    ),
+    (
+        "eventstore_reconciler_added",
+        "Events that the reconciler added",
+        |it| it.reconciler_added,
+    ),
+    (
+        "eventstore_reconciler_unreported_ends",
+        "Ends of workflows, neither terminated nor timed out, that the reconciler added",
+        |it| it.reconciler_unreported_ends,
+    ),
+    (
         "eventstore_commits",
         "Commits that a workflow task or an activity result waited for",
         |it| it.commits,
@@ -96,11 +121,16 @@ const COMMIT_WAIT: Of<Stats> = (
     |it| micros(it.commit_wait),
 );
 
-const GAUGES: [Of<Stats>; 6] = [
+const GAUGES: [Of<Stats>; 7] = [
     (
         "eventstore_held",
         "Holds that wait for the server's word",
         |it| it.held,
+    ),
+    (
+        "eventstore_held_seconds",
+        "How long the oldest hold has been waiting",
+        |it| it.oldest_held.unwrap_or_default().as_secs(),
     ),
     (
         "eventstore_queued",

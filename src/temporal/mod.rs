@@ -12,6 +12,8 @@
 mod activity;
 mod attempt;
 mod client;
+#[cfg(feature = "cli")]
+mod connect;
 mod failure;
 mod held;
 mod history;
@@ -49,6 +51,8 @@ mod workflow;
 #[cfg(feature = "plugin")]
 mod commit;
 
+#[cfg(feature = "cli")]
+pub(crate) use connect::{ConnectError, Connected, connect};
 pub use interceptors::{ActivityEvents, EventInterceptors};
 #[cfg(feature = "plugin")]
 pub use plugin::EventStorePlugin;
@@ -56,6 +60,8 @@ pub use reconcile::{
     ReconcileError, Reconciled, Reconciler, ReconcilerOptions, ReconcilerOptionsBuilder,
     reconciler_options_builder,
 };
+#[cfg(feature = "cli")]
+pub(crate) use temporalio_client::Client;
 
 /// The SDK as events name it.
 pub(crate) const SDK_VERSION: &str = "temporalio-sdk 1.1";

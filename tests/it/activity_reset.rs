@@ -213,7 +213,7 @@ async fn the_attempts_of_a_reset_activity_are_told_apart() {
         .into_iter()
         .map(|row| row.event_id)
         .collect();
-    for event in lost.read(0, 100).await.unwrap() {
+    for event in lost.read_after(0, 100).await.unwrap() {
         assert!(known.contains(&event.event_id.to_string()), "{event:?}");
     }
 }

@@ -15,10 +15,12 @@ const ALLOWED: [(&str, &[&str]); 10] = [
     ("journal", &["context", "crash_point", "event", "record"]),
     ("delivery", &["event", "journal", "sink"]),
     ("reader", &["event", "journal", "sink"]),
-    // A sample store is written as the interceptors would.
+    // A sample store is written as the interceptors would, and some commands do a part of a worker's work.
     (
         "cli",
-        &["context", "event", "reader", "record", "sink", "store"],
+        &[
+            "context", "delivery", "event", "reader", "record", "sink", "store", "temporal",
+        ],
     ),
     (
         "store",
@@ -28,6 +30,7 @@ const ALLOWED: [(&str, &[&str]); 10] = [
             "delivery",
             "event",
             "journal",
+            "reader",
             "record",
             "said",
             "sink",

@@ -1,11 +1,15 @@
 //! Every sink against its real server: the same promises for all of them.
 
 use crate::support::conformance::Target as _;
-use crate::support::{conformance, servers, target_nats, target_postgres, target_redis};
+use crate::support::{
+    conformance, servers, target_nats, target_objects, target_postgres, target_redis,
+};
 use std::time::Duration;
 use temporal_eventstore::sink::Delivered;
 
 conformance::conformance!(nats, target_nats::NatsTarget);
+// Its server ends each connection after one request.
+conformance::conformance!(objects, target_objects::ObjectsTarget, without_network);
 conformance::conformance!(postgres, target_postgres::PostgresTarget);
 conformance::conformance!(redis, target_redis::RedisTarget);
 

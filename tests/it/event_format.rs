@@ -1,5 +1,7 @@
 //! The native JSON against what the reference really sends, and the round trips of both encodings.
 
+mod schema;
+
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use temporal_eventstore::{

@@ -3,6 +3,7 @@
 use crate::support::{
     conformance::batch,
     kafka_broker::free_port,
+    log::Log,
     servers::{PASSWORD, PASSWORD_IN_URL, Server, USER},
 };
 use async_nats::jetstream;
@@ -66,6 +67,33 @@ async fn what_the_server_forbids_is_said_and_not_waited_for() {
     forbidden(&*new(), "$JS.API.STREAM.NAMES").await;
     let error = new().check().await.unwrap_err();
     assert!(error.reason().contains("Permissions Violation"), "{error}");
+}
+
+/// As it was with the rights that were enough before the sink read the stream.
+#[tokio::test]
+async fn a_stream_that_may_not_be_read_is_published_to() {
+    let (log, _guard) = Log::capture();
+    let api = ["NAMES", "CREATE.orders"].map(|call| format!("\"$JS.API.STREAM.{call}\""));
+    let rights = |more: &str| {
+        format!(
+            "publish: [\"orders\", {}{more}], subscribe: [\"_INBOX.>\"]",
+            api.join(", ")
+        )
+    };
+    let info = ", \"$JS.API.STREAM.INFO.orders\"";
+    let server = Server::nats_of(&user_with(&rights(info)));
+    let sink = open(&login(), &at(&server), "");
+    let events = batch(1, 30);
+    for events in events.chunks(10) {
+        takes(&*sink, events).await;
+    }
+    // The stream was empty when it was looked at: there was nothing to read.
+    assert!(!log.says("may not be read"), "{log}");
+    let sink = open(&login(), &at(&server), "");
+    takes(&*sink, &events).await;
+    takes(&*sink, &batch(31, 10)).await;
+    assert!(log.says("may not be read"), "{log}");
+    assert!(log.says("STREAM.MSG.GET"), "{log}");
 }
 
 async fn takes_in_the_end(sink: &dyn Sink, batch: &[SinkEvent]) {

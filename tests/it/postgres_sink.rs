@@ -268,3 +268,51 @@ async fn a_socket_is_a_host() {
     takes(&*open(&host, "sslmode=require"), &events).await;
     assert_eq!(rows(&client(&server).await).await, 2);
 }
+
+/// What a trigger says may quote the event: it is in the dead letter alone.
+#[tokio::test]
+async fn what_a_trigger_says_is_not_in_an_error() {
+    let server = Server::postgres();
+    let sink = open(&at(&server), "");
+    takes(&*sink, &batch(1, 1)).await;
+    let client = client(&server).await;
+    let raise = async |code: &str| {
+        let trigger = format!(
+            "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             RAISE EXCEPTION 'hunter2 of %', NEW.event_id USING ERRCODE = '{code}'; END $$; \
+             CREATE OR REPLACE TRIGGER refuse BEFORE INSERT ON events \
+             FOR EACH ROW EXECUTE FUNCTION refuse()"
+        );
+        client.batch_execute(&trigger).await.unwrap();
+    };
+    let events = batch(2, 1);
+    // Not the event's fault, as far as one can know.
+    for code in ["P0001", "42501", "XX000", "ZZ123"] {
+        raise(code).await;
+        let error = sink.deliver(&events).await.unwrap_err();
+        let shown = format!("{error} {error:?} {:?}", std::error::Error::source(&error));
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert!(
+            shown.contains(code) && shown.contains("refuse()"),
+            "{shown}"
+        );
+    }
+    for code in ["22023", "23514", "54000"] {
+        raise(code).await;
+        let delivered = sink.deliver(&events).await;
+        let Ok(Delivered { rejected, .. }) = &delivered else {
+            // A broken check without a name is the table's.
+            assert_eq!(code, "23514");
+            let shown = format!("{delivered:?}");
+            assert!(!shown.contains("hunter2"), "{shown}");
+            continue;
+        };
+        let [rejection] = rejected.as_slice() else {
+            panic!("{code}: {delivered:?}");
+        };
+        assert!(!rejection.reason.contains("hunter2"), "{rejection:?}");
+        assert!(rejection.reason.contains(code), "{rejection:?}");
+        let answer = rejection.answer.as_deref().unwrap_or_default();
+        assert!(answer.contains("hunter2"), "{rejection:?}");
+    }
+}

@@ -154,6 +154,8 @@ async fn a_backfill_finds_what_ran_without_the_plugin() {
     let later = SystemTime::now() + Duration::from_secs(1);
     let found = reconciler.backfill(began..later).await.unwrap();
     assert_eq!((found.workflow_starts, found.workflow_ends), (27, 27));
+    // Workers ended all of them.
+    assert_eq!(found.unreported_ends, 27);
     // Noop 1, Order 4 of 3 activities, Local 1, the child of Parent 1; thrice. A start is known of the
     // last attempts alone, and of no local activity.
     assert_eq!((found.activity_starts, found.activity_ends), (15, 21));
@@ -166,6 +168,9 @@ async fn a_backfill_finds_what_ran_without_the_plugin() {
         reconciler.backfill(later..began).await,
         Err(ReconcileError::EmptyRange)
     ));
+    let stats = events.stats();
+    assert_eq!((stats.reconciler_passes, stats.reconciler_failures), (3, 1));
+    assert_eq!(stats.reconciler_unreported_ends, 27);
     events.shutdown(TIMEOUT).await.unwrap();
     let rows = whole(&ground, &client).await;
     assert!(rows.iter().all(found_by_reconciler));
@@ -219,7 +224,13 @@ async fn ends_that_no_worker_sees_are_found() {
         (found.runs, found.workflow_starts, found.workflow_ends),
         (3, 1, 3)
     );
+    // The server closed all of them.
+    assert_eq!(found.unreported_ends, 0);
     assert_eq!(reconciler.run_once().await.unwrap(), Reconciled::default());
+    let stats = events.stats();
+    assert_eq!((stats.reconciler_passes, stats.reconciler_failures), (2, 0));
+    assert_eq!((stats.reconciler_looked_at, stats.reconciler_added), (3, 4));
+    assert_eq!(stats.reconciler_unreported_ends, 0);
     events.shutdown(TIMEOUT).await.unwrap();
     let rows = whole(&ground, &client).await;
     assert_eq!(

@@ -9,6 +9,7 @@ use crate::{
         removed::seconds,
     },
 };
+use chrono::{DateTime, Utc};
 use rusqlite::{OptionalExtension as _, params, types::Type};
 use std::time::SystemTime;
 use uuid::Uuid;
@@ -90,6 +91,16 @@ impl SqliteLog {
         )?)
     }
 
+    /// Returns when the oldest of what is held happened.
+    pub(in crate::journal) fn oldest_held(&self) -> Result<Option<DateTime<Utc>>, Trouble> {
+        let oldest: Option<String> = self
+            .connection
+            .prepare_cached("SELECT MIN(created_at) FROM held")?
+            .query_row([], |row| row.get(0))?;
+        let oldest = oldest.and_then(|at| DateTime::parse_from_rfc3339(&at).ok());
+        Ok(oldest.map(|at| at.with_timezone(&Utc)))
+    }
+
     pub(in crate::journal) fn held(&self) -> Result<Vec<Held>, Trouble> {
         let mut statement = self.connection.prepare(
             "SELECT namespace, held_workflow, held_run, hold_id, evidence, event FROM held \
@@ -162,15 +173,17 @@ impl SqliteLog {
         let Some(time) = time.map(seconds) else {
             return Ok(self.newest());
         };
-        // From the newest one backwards: no index by time is worth its writes.
-        let position = self
-            .connection
-            .prepare_cached(
-                "SELECT seq FROM events WHERE stored_at < ?1 ORDER BY seq DESC LIMIT 1",
-            )?
-            .query_row([time], |row| row.get(0))
-            .optional()?;
-        Ok(position.unwrap_or_default())
+        let mut statement = self.connection.prepare_cached(
+            "SELECT seq, stored_at FROM events WHERE seq <= ?1 ORDER BY seq DESC LIMIT 1",
+        )?;
+        last_before(
+            time,
+            i64::try_from(self.newest()).unwrap_or(i64::MAX),
+            |seq| {
+                let found = statement.query_row([seq], |row| Ok((row.get(0)?, row.get(1)?)));
+                Ok(found.optional()?)
+            },
+        )
     }
 
     pub(in crate::journal) fn cursor(&self, name: &str) -> Result<Option<u64>, Trouble> {
@@ -207,6 +220,31 @@ impl SqliteLog {
     }
 }
 
+/// Returns the last position up to `newest` whose event was stored before `time`; 0 if there is none. `at_most` returns the
+/// last event up to a position, with its time; it is asked about 64 times at most.
+///
+/// Times grow with positions while one process has the file open, and an index by them is not worth its writes. Where the
+/// clock was set back between two processes, there are several such places, and one of them is returned: the event behind
+/// it, if there is one, was stored at `time` or later.
+fn last_before<E>(
+    time: i64,
+    newest: i64,
+    mut at_most: impl FnMut(i64) -> Result<Option<(i64, i64)>, E>,
+) -> Result<u64, E> {
+    // The last event up to `low` was stored before, if there is one; the first event behind `high` was not.
+    let (mut low, mut high) = (0, newest);
+    while low < high {
+        let middle = high - (high - low) / 2;
+        match at_most(middle)? {
+            Some((seq, stored_at)) if stored_at >= time => high = seq - 1,
+            _ => low = middle,
+        }
+    }
+    // Positions may be missing.
+    let found = at_most(low)?.map_or(0, |(seq, _)| seq);
+    Ok(u64::try_from(found).unwrap_or_default())
+}
+
 /// Returns the event of a row that has `seq` and [`COLUMNS`], in this order.
 pub(crate) fn stored_event(row: &rusqlite::Row<'_>) -> rusqlite::Result<StoredEvent> {
     let event_id: String = row.get(1)?;
@@ -234,4 +272,52 @@ fn uuid_at(row: &rusqlite::Row<'_>, index: usize) -> Result<EventId, Trouble> {
     let text: String = row.get(index)?;
     text.parse()
         .map_err(|error: EventError| Trouble::Damaged(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What stands before a time, by looking at each event.
+    fn by_looking(time: i64, events: &[(i64, i64)]) -> u64 {
+        let before = events.iter().rev().find(|(_, stored_at)| *stored_at < time);
+        before.map_or(0, |(seq, _)| *seq as u64)
+    }
+
+    #[test]
+    fn where_a_time_begins_is_found_in_a_few_steps() {
+        // With gaps, and many events of one second.
+        let events: Vec<(i64, i64)> = (1..2000_i64)
+            .filter(|seq| seq % 7 != 3 && !(600..900).contains(seq))
+            .map(|seq| (seq * 1_000_003, 100 + seq / 40))
+            .collect();
+        let newest = events[events.len() - 1].0;
+        for time in 90..170 {
+            let mut asked = 0;
+            let found = last_before(time, newest, |seq| {
+                asked += 1;
+                let end = events.partition_point(|(other, _)| *other <= seq);
+                Ok::<_, ()>(end.checked_sub(1).map(|last| events[last]))
+            });
+            assert_eq!(found, Ok(by_looking(time, &events)), "{time}");
+            assert!(asked <= 64, "{asked} questions");
+        }
+        let empty = last_before(100, 0, |_| Ok::<_, ()>(None));
+        assert_eq!(empty, Ok(0));
+    }
+
+    #[test]
+    fn where_a_clock_was_set_back_one_of_the_places_is_found() {
+        let events: Vec<(i64, i64)> = (1..=300)
+            .map(|seq| (seq, if seq <= 150 { 1000 + seq } else { 900 + seq }))
+            .collect();
+        for time in [1000, 1100, 1160, 1180, 1201] {
+            let found = last_before(time, 300, |seq| {
+                Ok::<_, ()>(usize::try_from(seq - 1).ok().map(|index| events[index]))
+            });
+            let found = found.unwrap() as usize;
+            assert!(found == 0 || events[found - 1].1 < time, "{time}: {found}");
+            assert!(found == 300 || events[found].1 >= time, "{time}: {found}");
+        }
+    }
 }

@@ -256,6 +256,13 @@ impl SqliteLog {
         Ok(())
     }
 
+    /// From now on, keeps events that the sink with this cursor has not.
+    pub(in crate::journal) fn keep_for(&mut self, cursor: &str) {
+        if !self.sinks.iter().any(|sink| sink == cursor) {
+            self.sinks.push(cursor.to_owned());
+        }
+    }
+
     /// Returns the position up to which every sink has all events; the highest possible one without sinks.
     fn delivered(&self) -> Result<i64, Trouble> {
         let mut delivered = i64::MAX;

@@ -17,6 +17,26 @@ fn scratch() -> (tempfile::TempDir, PathBuf) {
 }
 
 #[tokio::test]
+async fn how_long_the_oldest_is_held_is_measured() {
+    let (_directory, path) = scratch();
+    let journal = open(&path);
+    assert_eq!(journal.status().oldest_held, None);
+    let happened = |number, seconds| {
+        let mut event = event(number, false);
+        event.metadata.created_at = Some(chrono::Utc::now() - chrono::TimeDelta::seconds(seconds));
+        of(&rules(None), event)
+    };
+    let held = hold(key("r", 1), vec![happened(1, 5), happened(2, 30)]);
+    journal.commit(vec![], held).unwrap().await.unwrap();
+    let oldest = |journal: &Journal| journal.status().oldest_held;
+    until("it is measured", || oldest(&journal).is_some()).await;
+    let age = oldest(&journal).unwrap();
+    assert!((30..40).contains(&age.as_secs()), "{age:?}");
+    journal.release(key("r", 1)).unwrap().await.unwrap();
+    until("nothing is held", || oldest(&journal).is_none()).await;
+}
+
+#[tokio::test]
 async fn ends_are_held_and_released() {
     let (_directory, path) = scratch();
     holds_and_releases(open(&path)).await;

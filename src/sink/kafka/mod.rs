@@ -2,6 +2,7 @@
 //! Documented in `docs/sinks/kafka.md`.
 
 mod address;
+mod doubt;
 mod producer;
 mod properties;
 mod token;
@@ -10,6 +11,7 @@ use super::{
     Delivered, Rejection, Sink, SinkError, SinkEvent, SinkUrlError,
     shared::{
         attempt::{outcome, within},
+        doubt::{Origin, Reach},
         encoding::Encoding,
         recent::Recent,
     },
@@ -17,7 +19,8 @@ use super::{
 use crate::event::EventError;
 use address::TopicAddress;
 use async_trait::async_trait;
-use producer::{Failure, Message, Producer, RefusedTopics};
+use doubt::Doubt;
+use producer::{Failure, Message, Producer, RefusedTopics, blocking};
 use std::{
     borrow::Cow,
     collections::HashSet,
@@ -25,7 +28,10 @@ use std::{
     sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::{sync::Mutex, task::spawn_blocking};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    task::spawn_blocking,
+};
 
 /// How long one delivery may take with everything around it, such as looking for the topic.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(18);
@@ -38,6 +44,9 @@ struct KafkaSink {
     producer: Mutex<Option<Arc<Producer>>>,
     /// What the broker confirmed.
     arrived: std::sync::Mutex<Recent>,
+    origin: Origin,
+    /// One delivery at a time.
+    doubt: Arc<Mutex<Doubt>>,
 }
 
 impl fmt::Debug for KafkaSink {
@@ -56,6 +65,8 @@ pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
         address: Arc::new(address),
         producer: Mutex::new(None),
         arrived: std::sync::Mutex::default(),
+        origin: Origin::default(),
+        doubt: Arc::default(),
     }))
 }
 
@@ -99,9 +110,7 @@ impl KafkaSink {
 
     /// Sends messages, and remembers those that arrived.
     async fn send(&self, messages: &[&Message<'_>]) -> Result<Vec<Result<(), Failure>>, SinkError> {
-        let mut topics: Vec<&str> = messages.iter().map(|message| &*message.topic).collect();
-        topics.sort_unstable();
-        topics.dedup();
+        let topics = topics_of(messages.iter().copied());
         let (producer, refused) = self.producer(&topics).await?;
         let reason = |message: &Message<'_>| refused.get(&*message.topic).cloned();
         let sent: Vec<&Message<'_>> = messages
@@ -109,7 +118,10 @@ impl KafkaSink {
             .copied()
             .filter(|message| reason(message).is_none())
             .collect();
-        let mut results = producer.send(&sent).await.into_iter();
+        let mut results = producer
+            .send(&sent, self.origin.journal())
+            .await
+            .into_iter();
         let results: Vec<_> = messages
             .iter()
             .map(|message| match reason(message) {
@@ -123,7 +135,7 @@ impl KafkaSink {
                 arrived.insert(message.event.event_id);
             }
         }
-        arrived.forget_oldest(0);
+        arrived.forget_oldest();
         Ok(results)
     }
 
@@ -146,9 +158,32 @@ impl KafkaSink {
         batch.iter().map(message).collect()
     }
 
+    /// Reads what topics have of events in doubt, as many of them as there is time for.
+    async fn look(
+        &self,
+        mut doubt: OwnedMutexGuard<Doubt>,
+        topics: &[&str],
+        batch: &[SinkEvent],
+    ) -> Result<(OwnedMutexGuard<Doubt>, RefusedTopics), SinkError> {
+        // Makes a topic, too, where there is none.
+        let (producer, refused) = self.producer(topics).await?;
+        producer.settle().await?;
+        let (address, reach) = (self.address.clone(), Reach::of(batch, &self.origin));
+        let topics = topics
+            .iter()
+            .filter(|topic| doubt.asks_for_a_look_at(topic) && !refused.contains_key(**topic));
+        let topics: Vec<String> = topics.map(|topic| (*topic).to_owned()).collect();
+        // The client's calls wait where they are called.
+        let doubt = blocking(move || {
+            doubt.look(&address, &topics, &reach)?;
+            Ok(doubt)
+        });
+        Ok((doubt.await?, refused))
+    }
+
     /// Which messages are still to be sent. What arrived behind one that did not, in another
     /// partition, is not sent again; but behind one of the same key it is, for the sake of the order.
-    fn is_missing(&self, messages: &[Result<Message<'_>, EventError>]) -> Vec<bool> {
+    fn is_missing(&self, messages: &[Result<Message<'_>, EventError>], doubt: &Doubt) -> Vec<bool> {
         let arrived = self.arrived();
         let mut keys = HashSet::new();
         let is_missing = messages.iter().map(|message| {
@@ -157,7 +192,9 @@ impl KafkaSink {
             };
             let place = key.as_deref().map(|key| (&**topic, key));
             let is_behind = place.is_some_and(|place| keys.contains(&place));
-            let is_missing = is_behind || !arrived.contains(event.event_id);
+            let id = event.event_id;
+            let is_there = arrived.contains(id) || doubt.found(topic, id);
+            let is_missing = is_behind || !is_there;
             if let Some(place) = place.filter(|_| is_missing) {
                 keys.insert(place);
             }
@@ -172,15 +209,44 @@ impl KafkaSink {
         batch: &[SinkEvent],
         done: &mut Delivered,
     ) -> Result<(), SinkError> {
-        let messages = self.messages(batch);
-        let is_missing = self.is_missing(&messages);
+        let mut messages = self.messages(batch);
+        let mut topics = topics_of(messages.iter().flatten());
+        let mut doubt = self.doubt.clone().lock_owned().await;
+        if topics.iter().any(|topic| doubt.asks_for_a_look_at(topic)) {
+            let refused;
+            (doubt, refused) = self.look(doubt, &topics, batch).await?;
+            // What is for topics that there was no time for waits, with what is behind it.
+            let is_open = |message: &Result<Message<'_>, _>| match message {
+                Ok(Message { topic, .. }) => {
+                    doubt.asks_for_a_look_at(topic) && !refused.contains_key(&**topic)
+                }
+                Err(_) => false,
+            };
+            if let Some(first) = messages.iter().position(is_open) {
+                messages.truncate(first);
+            }
+            topics = topics_of(messages.iter().flatten());
+        }
+        doubt.begin(&topics, batch);
+        self.deliver_missing(&messages, &doubt, done).await?;
+        doubt.end(&topics);
+        Ok(())
+    }
+
+    async fn deliver_missing(
+        &self,
+        messages: &[Result<Message<'_>, EventError>],
+        doubt: &Doubt,
+        done: &mut Delivered,
+    ) -> Result<(), SinkError> {
+        let is_missing = self.is_missing(messages, doubt);
         let missing: Vec<&Message<'_>> = messages
             .iter()
             .zip(&is_missing)
             .filter_map(|(message, is_missing)| message.as_ref().ok().filter(|_| *is_missing))
             .collect();
         let mut sent = self.send(&missing).await?.into_iter();
-        let mut results = Vec::with_capacity(batch.len());
+        let mut results = Vec::with_capacity(messages.len());
         for (message, is_missing) in messages.iter().zip(&is_missing) {
             results.push(match (message, is_missing) {
                 (Err(error), _) => Err(Failure::Unsendable(error.to_string())),
@@ -198,7 +264,7 @@ impl KafkaSink {
                 Err(Failure::Unsendable(reason)) => {
                     done.rejected.push(Rejection::new(done.taken, reason));
                 }
-                Err(_) if is_set_refused => return self.deliver_each(batch, done).await,
+                Err(_) if is_set_refused => return self.deliver_each(messages, doubt, done).await,
                 Err(Failure::TopicRefused(reason)) => {
                     done.rejected.push(Rejection::refused(done.taken, reason));
                 }
@@ -213,11 +279,11 @@ impl KafkaSink {
     /// Delivers what is left one by one, so that only what the broker refuses by itself is rejected.
     async fn deliver_each(
         &self,
-        batch: &[SinkEvent],
+        messages: &[Result<Message<'_>, EventError>],
+        doubt: &Doubt,
         done: &mut Delivered,
     ) -> Result<(), SinkError> {
-        let messages = self.messages(batch);
-        let is_missing = self.is_missing(&messages);
+        let is_missing = self.is_missing(messages, doubt);
         while let Some(message) = messages.get(done.taken) {
             let is_missing = is_missing.get(done.taken) == Some(&true);
             let result = match message {
@@ -244,6 +310,13 @@ impl KafkaSink {
     }
 }
 
+/// The topics of messages, each once, in the order in which they come.
+fn topics_of<'m>(messages: impl IntoIterator<Item = &'m Message<'m>>) -> Vec<&'m str> {
+    let mut seen = HashSet::new();
+    let topics = messages.into_iter().map(|message| &*message.topic);
+    topics.filter(|topic| seen.insert(*topic)).collect()
+}
+
 /// Ends a producer. It joins its threads, which no thread of the runtime should wait for.
 fn end(producer: Option<Arc<Producer>>) {
     if let Some(producer) = producer {
@@ -267,6 +340,10 @@ impl Drop for KafkaSink {
 impl Sink for KafkaSink {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn comes_from(&self, journal: &str) {
+        self.origin.set(journal);
     }
 
     async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {

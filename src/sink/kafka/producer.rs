@@ -1,6 +1,6 @@
 //! The producer: how it is made, what it sends, and what its reports mean.
 
-use super::{address::TopicAddress, token};
+use super::{address::TopicAddress, doubt, token};
 use crate::{
     event::EventError,
     sink::{
@@ -16,6 +16,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::{Client, OAuthToken},
     config::RDKafkaLogLevel,
+    consumer::ConsumerContext,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
     producer::{
@@ -37,6 +38,8 @@ use tokio::{runtime::Handle, task::spawn_blocking};
 
 /// How long a broker may take to say what it knows of the topic.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait for messages of a call that was given up.
+const SETTLING_TIMEOUT: Duration = Duration::from_secs(8);
 
 const NAMES: HeaderNames = [
     "content-type",
@@ -96,11 +99,23 @@ pub(super) struct Producer {
 /// that the password is wrong.
 type LastError = Arc<Mutex<Option<String>>>;
 
+/// What a client tells, and asks for.
 #[derive(Clone)]
-struct Context {
+pub(super) struct Context {
     said: LastError,
     address: Arc<TopicAddress>,
 }
+
+impl Context {
+    pub(super) fn of(address: &Arc<TopicAddress>) -> Self {
+        Self {
+            said: LastError::default(),
+            address: address.clone(),
+        }
+    }
+}
+
+impl ConsumerContext for Context {}
 
 impl ClientContext for Context {
     // Of use for OAUTHBEARER alone.
@@ -130,19 +145,15 @@ impl Producer {
     pub(super) async fn new(address: Arc<TopicAddress>) -> Result<Arc<Self>, SinkError> {
         // The client's calls wait where they are called; making and ending it, too.
         blocking(move || {
-            let said = LastError::default();
-            let context = Context {
-                said: said.clone(),
-                address: address.clone(),
-            };
+            let context = Context::of(&address);
             let producer: FutureProducer<Context> = address
                 .config()?
-                .create_with_context(context)
+                .create_with_context(context.clone())
                 .map_err(|error| SinkError::caused_by("no Kafka client", error))?;
             Ok(Arc::new(Self {
                 producer,
                 address,
-                said,
+                said: context.said.clone(),
                 topics: Mutex::default(),
                 is_doubtful: AtomicBool::new(false),
             }))
@@ -252,8 +263,24 @@ impl Producer {
         self.client().fatal_error().is_none()
     }
 
+    /// Waits until it is known what became of each message of earlier calls.
+    pub(super) async fn settle(self: &Arc<Self>) -> Result<(), SinkError> {
+        let this = self.clone();
+        blocking(move || {
+            let flushed = this
+                .producer
+                .flush(SETTLING_TIMEOUT.min(this.address.timeout));
+            flushed.map_err(|error| this.error("an earlier batch is under way: ", &error))
+        })
+        .await
+    }
+
     /// Sends events in order, and gives what became of each, in the same order.
-    pub(super) async fn send(&self, messages: &[&Message<'_>]) -> Vec<Result<(), Failure>> {
+    pub(super) async fn send(
+        &self,
+        messages: &[&Message<'_>],
+        journal: Option<&str>,
+    ) -> Vec<Result<(), Failure>> {
         self.forget();
         let mut waiting = Vec::with_capacity(messages.len());
         // What follows a message that was not even queued is not queued either: it would overtake.
@@ -262,7 +289,7 @@ impl Producer {
             let queued = if stopped {
                 Err(Failure::unsent())
             } else {
-                self.queue(message)
+                self.queue(message, journal)
             };
             stopped |= matches!(queued, Err(Failure::Now(_)));
             waiting.push(queued);
@@ -291,9 +318,14 @@ impl Producer {
         results
     }
 
-    fn queue(&self, message: &Message<'_>) -> Result<DeliveryFuture, Failure> {
+    fn queue(
+        &self,
+        message: &Message<'_>,
+        journal: Option<&str>,
+    ) -> Result<DeliveryFuture, Failure> {
         let Message { event, topic, key } = message;
-        let headers = headers(event).map_err(|error| Failure::Unsendable(error.to_string()))?;
+        let headers =
+            headers(event, journal).map_err(|error| Failure::Unsendable(error.to_string()))?;
         let mut record = FutureRecord::to(topic)
             .payload(&event.json)
             .headers(headers);
@@ -455,21 +487,33 @@ fn is_refusal(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// The CloudEvents attributes as the Kafka binding has them: `ce_` and the name, in UTF-8.
-fn headers(event: &SinkEvent) -> Result<OwnedHeaders, EventError> {
+/// The CloudEvents attributes as the Kafka binding has them: `ce_` and the name, in UTF-8. Behind them, where the event
+/// comes from.
+fn headers(event: &SinkEvent, journal: Option<&str>) -> Result<OwnedHeaders, EventError> {
     let attributes = Attributes::of(event)?;
-    let headers = OwnedHeaders::new_with_capacity(NAMES.len());
-    Ok(attributes
+    let headers = OwnedHeaders::new_with_capacity(NAMES.len() + 2);
+    let headers = attributes
         .headers(&NAMES)
         .fold(headers, |headers, (key, value)| {
             headers.insert(Header {
                 key,
                 value: Some(value),
             })
-        }))
+        });
+    let Some(journal) = journal else {
+        return Ok(headers);
+    };
+    let position = event.position.to_string();
+    let origin = [(doubt::JOURNAL, journal), (doubt::POSITION, &position)];
+    Ok(origin.into_iter().fold(headers, |headers, (key, value)| {
+        headers.insert(Header {
+            key,
+            value: Some(value),
+        })
+    }))
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, SinkError> + Send + 'static,
 ) -> Result<T, SinkError> {
     spawn_blocking(call)

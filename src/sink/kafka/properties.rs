@@ -95,4 +95,21 @@ mod tests {
         assert_eq!(split("kafka://h/t?property.a=1").0, "kafka://h/t");
         assert_eq!(split("kafka://h/t").0, "kafka://h/t");
     }
+
+    #[test]
+    fn what_the_promises_rest_on_is_refused_by_its_name() {
+        let wrong = |reason| SinkUrlError {
+            url: String::new(),
+            reason,
+            allowed: String::new(),
+        };
+        for (name, _) in OWN {
+            let property = (name.to_owned(), "true".to_owned());
+            let error = check(&[property], wrong).unwrap_err();
+            assert!(
+                error.reason.contains(&format!("`property.{name}`")),
+                "{error}"
+            );
+        }
+    }
 }

@@ -5,8 +5,10 @@ use crate::sink::{SinkError, shared::hosts::LastThatWorked};
 use async_nats::{
     AuthError, ConnectOptions, Event, ServerError,
     connection::State,
-    jetstream::{self, context::GetStreamByNameErrorKind, stream},
+    jetstream::{self, context::GetStreamByNameErrorKind, response::Response, stream},
 };
+use serde::Deserialize;
+use serde_json::json;
 use std::{
     future::Future,
     sync::{
@@ -28,6 +30,13 @@ pub(super) struct Connection {
     /// The stream that is to acknowledge; none where each subject may have its own.
     pub(super) stream: Option<String>,
     objections: Objections,
+}
+
+/// A page of names of streams.
+#[derive(Deserialize)]
+struct Names {
+    total: usize,
+    streams: Option<Vec<String>>,
 }
 
 /// What the server objects to. It says so beside the answers, which then never come.
@@ -73,6 +82,31 @@ impl Connection {
         work: impl Future<Output = Result<T, SinkError>>,
     ) -> Result<T, SinkError> {
         self.objections.or(work).await
+    }
+
+    /// The streams that take what is published: the one that acknowledges, or all that take a subject of the pattern.
+    pub(super) async fn streams(&self, pattern: &str) -> Result<Vec<String>, SinkError> {
+        if let Some(stream) = &self.stream {
+            return Ok(vec![stream.clone()]);
+        }
+        let failed = |error| SinkError::caused_by("NATS JetStream", error);
+        let mut names = Vec::new();
+        loop {
+            let wanted = json!({ "offset": names.len(), "subject": pattern });
+            let answer = self.context.request("STREAM.NAMES", &wanted).await;
+            let page: Names = match answer.map_err(failed)? {
+                Response::Ok(page) => page,
+                Response::Err { error } => {
+                    return Err(SinkError::caused_by("NATS JetStream", error));
+                }
+            };
+            let more = page.streams.unwrap_or_default();
+            let is_last = more.is_empty() || names.len() + more.len() >= page.total;
+            names.extend(more);
+            if is_last {
+                return Ok(names);
+            }
+        }
     }
 
     async fn to(address: &SubjectAddress, index: usize) -> Result<Self, SinkError> {

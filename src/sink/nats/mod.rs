@@ -1,15 +1,17 @@
 //! Events as messages of a JetStream stream. The event id is the message id: within the stream's
-//! duplicate window, an event that comes again is acknowledged and not stored again. Documented in
-//! `docs/sinks/nats.md`.
+//! duplicate window, an event that comes again is acknowledged and not stored again. Beyond it, the sink
+//! looks at the stream before it sends again what nobody confirmed. Documented in `docs/sinks/nats.md`.
 
 mod address;
 mod connection;
 mod credentials;
+mod doubt;
 
 use super::{
     Delivered, Rejection, Sink, SinkError, SinkEvent, SinkUrlError,
     shared::{
         attempt::{outcome, within},
+        doubt::Origin,
         headers::cloud_event_headers,
         hosts::LastThatWorked,
     },
@@ -26,7 +28,13 @@ use async_nats::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use connection::{Connection, is_unbound};
-use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
+use doubt::Doubt;
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::Mutex;
 
 /// How long connecting, and how long one answer may take.
@@ -43,7 +51,15 @@ struct Nats {
     name: String,
     address: SubjectAddress,
     last_that_worked: LastThatWorked,
-    connection: Mutex<Option<Connection>>,
+    origin: Origin,
+    state: Mutex<State>,
+}
+
+/// What is kept from call to call.
+#[derive(Default)]
+struct State {
+    connection: Option<Connection>,
+    doubt: Doubt,
 }
 
 impl fmt::Debug for Nats {
@@ -62,7 +78,8 @@ pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
         name: format!("nats {}", address.subject.shown()),
         address,
         last_that_worked: LastThatWorked::default(),
-        connection: Mutex::new(None),
+        origin: Origin::default(),
+        state: Mutex::default(),
     }))
 }
 
@@ -74,28 +91,54 @@ impl Nats {
         batch: &[SinkEvent],
         done: &mut Delivered,
     ) -> Result<(), SinkError> {
-        let mut kept = self.connection.lock().await;
-        let connection = self.connection(&mut kept).await?;
-        let publishing = async {
-            for part in batch.chunks(UNACKNOWLEDGED) {
-                self.publish_part(&connection, part, done).await?;
+        let mut state = self.state.lock().await;
+        let State {
+            connection: kept,
+            doubt,
+        } = &mut *state;
+        let mut connection = self.connection(kept).await?;
+        while doubt.asks_for_a_look() {
+            let look = doubt.look(&connection, &self.address, batch, &self.origin);
+            match connection.unless_it_objects(look).await {
+                Ok(()) => break,
+                Err(error) if doubt.gives_up(&error) => {
+                    // What the server objected to stays with the connection.
+                    connection = self.connection(kept).await?;
+                }
+                Err(error) => return Err(error),
             }
-            Ok(())
+        }
+        doubt.begin(batch);
+        let publishing = async {
+            let mut last = HashMap::new();
+            for part in batch.chunks(UNACKNOWLEDGED) {
+                self.publish_part(&connection, part, doubt, &mut last, done)
+                    .await?;
+            }
+            Ok(last)
         };
-        connection.unless_it_objects(publishing).await?;
+        let last = connection.unless_it_objects(publishing).await?;
+        doubt.end(last);
         *kept = Some(connection);
         Ok(())
     }
 
+    /// Notes for each stream the `last` message that holds an event of the part.
     async fn publish_part(
         &self,
         connection: &Connection,
         part: &[SinkEvent],
+        doubt: &Doubt,
+        last: &mut HashMap<String, u64>,
         done: &mut Delivered,
     ) -> Result<(), SinkError> {
         let mut published = Vec::with_capacity(part.len());
         let mut failure = None;
         for event in part {
+            if doubt.found().contains(event.event_id) {
+                published.push(Publication::Found);
+                continue;
+            }
             match self.publish(connection, event).await {
                 Ok(publication) => published.push(publication),
                 Err(error) => {
@@ -107,9 +150,15 @@ impl Nats {
         let mut unbound = HashSet::new();
         for publication in published {
             let rejection = match publication {
+                Publication::Found => {
+                    done.taken += 1;
+                    continue;
+                }
                 Publication::Rejected(reason) => Rejection::new(done.taken, reason),
                 Publication::Sent { answer, subject } => match (*answer).await {
-                    Ok(_) => {
+                    Ok(stored) => {
+                        let last = last.entry(stored.stream).or_default();
+                        *last = stored.sequence.max(*last);
                         done.taken += 1;
                         continue;
                     }
@@ -179,6 +228,10 @@ impl Nats {
             }
             Err(error) => return Ok(Publication::Rejected(error.to_string())),
         }
+        if let Some(journal) = self.origin.journal() {
+            headers.insert(doubt::JOURNAL, journal);
+            headers.insert(doubt::POSITION, event.position.to_string());
+        }
         let subject = match self.address.subject.target(event) {
             Ok(subject) => subject.into_owned(),
             Err(error) => return Ok(Publication::Rejected(error.to_string())),
@@ -210,6 +263,8 @@ impl Nats {
 
 /// What became of an event when it was published.
 enum Publication {
+    /// It was there already.
+    Found,
     Sent {
         answer: Box<PublishAckFuture>,
         subject: String,
@@ -252,6 +307,10 @@ impl Sink for Nats {
         &self.name
     }
 
+    fn comes_from(&self, journal: &str) {
+        self.origin.set(journal);
+    }
+
     async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
         let mut done = Delivered::default();
         let end = within(CALL_LIMIT, NO_ANSWER, self.publish_all(batch, &mut done)).await;
@@ -260,14 +319,14 @@ impl Sink for Nats {
 
     async fn check(&self) -> Result<(), SinkError> {
         let ask = async {
-            let mut kept = self.connection.lock().await;
-            let connection = self.connection(&mut kept).await?;
+            let mut state = self.state.lock().await;
+            let connection = self.connection(&mut state.connection).await?;
             let asking = async {
                 let account = connection.context.query_account().await;
                 account.map_err(|error| SinkError::caused_by("NATS JetStream", error))
             };
             connection.unless_it_objects(asking).await?;
-            *kept = Some(connection);
+            state.connection = Some(connection);
             Ok(())
         };
         within(CALL_LIMIT, NO_ANSWER, ask).await

@@ -47,6 +47,7 @@ pub(super) fn refusal(error: &tokio_postgres::Error) -> Refusal {
     let detail = answer.detail().unwrap_or_default();
     let shown = match code.get(..2) {
         Some("22") => "a value that it does not take",
+        _ if is_said_by_code(answer) => raised_in(answer),
         _ => message,
     };
     let said: String = format!("{message} {detail}")
@@ -65,6 +66,24 @@ pub(super) fn failed(what: &str, error: tokio_postgres::Error) -> SinkError {
     let Some(answer) = error.as_db_error() else {
         return SinkError::caused_by(what, error);
     };
-    let (message, code) = (answer.message(), answer.code().code());
-    SinkError::new(format!("{what}: {message} ({code})"))
+    let shown = match is_said_by_code(answer) {
+        true => raised_in(answer),
+        false => answer.message(),
+    };
+    SinkError::new(format!("{what}: {shown} ({})", answer.code().code()))
+}
+
+/// Whether the message comes from code that somebody put there, such as a trigger: it may say what it likes, with any
+/// code, and quote the row. The server says then where it was.
+fn is_said_by_code(answer: &DbError) -> bool {
+    answer.where_().is_some() || answer.code().code().starts_with("P0")
+}
+
+/// Where that was: the first line, which for PL/pgSQL names the function and its line. Other lines and languages may quote
+/// what was run.
+fn raised_in(answer: &DbError) -> &str {
+    let place = answer.where_().and_then(|places| places.lines().next());
+    place
+        .filter(|place| place.starts_with("PL/pgSQL function "))
+        .unwrap_or("an error that a function or trigger raised")
 }

@@ -12,6 +12,7 @@ use super::{
     Delivered, Sink, SinkError, SinkEvent, SinkUrlError,
     shared::{
         attempt::within,
+        doubt::Origin,
         hosts::LastThatWorked,
         parts::{self, Part, Receiver, Refusal},
     },
@@ -42,6 +43,7 @@ struct Redis {
     name: String,
     address: StreamAddress,
     last_that_worked: LastThatWorked,
+    origin: Origin,
     state: Mutex<State>,
 }
 
@@ -61,6 +63,7 @@ pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
         name: format!("redis {}", address.stream.shown()),
         address,
         last_that_worked: LastThatWorked::default(),
+        origin: Origin::default(),
         state: Mutex::default(),
     }))
 }
@@ -100,7 +103,9 @@ impl Redis {
             state.connection = Some(connection);
             return Ok(Part::Unsendable(reason));
         }
-        let begun = state.begin(&streams, &mut connection, batch.len()).await;
+        let begun = state
+            .begin(&streams, &mut connection, batch, &self.origin)
+            .await;
         let attempt = match begun {
             Ok(attempt) => attempt,
             Err(error) => return self.refused(error),
@@ -109,9 +114,9 @@ impl Redis {
         transaction.atomic();
         let mut added = Vec::with_capacity(batch.len());
         for (event, stream) in batch.iter().zip(&targets) {
-            if !state.knows(event.event_id) && !attempt.found(stream, event.event_id) {
+            if !state.knows(stream, event.event_id) && !attempt.found(stream, event.event_id) {
                 transaction.add_command(self.add(event, stream));
-                added.push((event.event_id, &**stream));
+                added.push(&**stream);
             }
         }
         let mut last_entries = HashMap::with_capacity(streams.len());
@@ -124,8 +129,7 @@ impl Redis {
                 Ok(entries) => entries,
                 Err(error) => return self.refused(failed(REDIS, error)),
             };
-            let streams = added.iter().map(|(_, stream)| *stream);
-            last_entries.extend(streams.zip(entries));
+            last_entries.extend(added.iter().copied().zip(entries));
         }
         if let Some(wait) = self.address.wait {
             if !added.is_empty() {
@@ -134,8 +138,7 @@ impl Redis {
                 replicas::wait_for_what_was_there(&mut connection, wait).await?;
             }
         }
-        let ids = added.into_iter().map(|(id, _)| id);
-        state.end(attempt, ids, &last_entries);
+        state.end(attempt, batch, &last_entries);
         state.connection = Some(connection);
         Ok(Part::Taken)
     }
@@ -177,6 +180,10 @@ impl Redis {
         if let Some(key) = event.key() {
             command.arg("key").arg(key);
         }
+        if let Some(journal) = self.origin.journal() {
+            command.arg(doubt::JOURNAL).arg(journal);
+            command.arg(doubt::POSITION).arg(event.position);
+        }
         command.arg("event").arg(&event.json);
         command
     }
@@ -208,6 +215,10 @@ impl Receiver for Redis {
 impl Sink for Redis {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn comes_from(&self, journal: &str) {
+        self.origin.set(journal);
     }
 
     async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {

@@ -16,18 +16,33 @@ pub(in crate::sink) struct Address {
 impl Address {
     /// Reads `url`; `allowed` goes into every error.
     pub(in crate::sink) fn parse(url: &str, allowed: &'static str) -> Result<Self, SinkUrlError> {
+        let address = Self::parse_any(url, allowed)?;
+        match address.authority() {
+            "" => Err(address.wrong("it names no host")),
+            hosts if hosts.contains(',') => Err(address.wrong("it names more than one host")),
+            _ => Ok(address),
+        }
+    }
+
+    /// The same for a URL without a host: `scheme:///path`.
+    pub(in crate::sink) fn parse_without_host(
+        url: &str,
+        allowed: &'static str,
+    ) -> Result<Self, SinkUrlError> {
+        let address = Self::parse_any(url, allowed)?;
+        match address.authority() {
+            "" => Ok(address),
+            _ => Err(address.wrong("it names a host; its path begins after three slashes")),
+        }
+    }
+
+    fn parse_any(url: &str, allowed: &'static str) -> Result<Self, SinkUrlError> {
         let wrong = |reason: String| SinkUrlError::new(url, reason, allowed);
         let parsed = url::Url::parse(url).map_err(|error| {
             wrong(format!(
                 "{error} (a user name or password with one of `/?#@:%` in it is percent-encoded)"
             ))
         })?;
-        if parsed.host_str().unwrap_or_default().is_empty() {
-            return Err(wrong("it names no host".to_owned()));
-        }
-        if parsed.host_str().unwrap_or_default().contains(',') {
-            return Err(wrong("it names more than one host".to_owned()));
-        }
         if parsed.fragment().is_some() {
             return Err(wrong(
                 "it has a part after `#`, which means nothing here".to_owned(),

@@ -4,6 +4,7 @@ pub(super) mod address;
 pub(super) mod attempt;
 pub(super) mod attributes;
 pub(super) mod auth;
+pub(super) mod doubt;
 pub(super) mod encoding;
 pub(super) mod headers;
 pub(super) mod hosts;

@@ -26,9 +26,9 @@ impl Recent {
         }
     }
 
-    /// Forgets the oldest, down to the capacity, or to `least` if that is more.
-    pub(in crate::sink) fn forget_oldest(&mut self, least: usize) {
-        while self.order.len() > CAPACITY.max(least) {
+    /// Forgets the oldest, down to the capacity.
+    pub(in crate::sink) fn forget_oldest(&mut self) {
+        while self.order.len() > CAPACITY {
             if let Some(id) = self.order.pop_front() {
                 self.ids.remove(&id);
             }
@@ -48,9 +48,7 @@ mod tests {
             recent.insert(*id);
         }
         assert!(recent.contains(ids[0]));
-        recent.forget_oldest(CAPACITY + 1);
-        assert!(recent.contains(ids[1]) && !recent.contains(ids[0]));
-        recent.forget_oldest(0);
+        recent.forget_oldest();
         assert!(!recent.contains(ids[0]) && !recent.contains(ids[1]));
         assert!(ids[2..].iter().all(|id| recent.contains(*id)));
         assert_eq!(recent.ids.len(), CAPACITY);

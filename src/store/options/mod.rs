@@ -9,7 +9,7 @@ mod tests;
 pub use choices::{Append, Durability, LifecycleSelection};
 
 use super::{BuildError, url};
-use crate::{record::Filter, sink::Sink};
+use crate::{delivery::Handler, record::Filter, sink::Sink};
 use bounds::{
     BATCH_SIZE, COMMIT_TIMEOUT, LINGER, MAX_EVENT_BYTES, MAX_JOURNAL_BYTES, MAX_QUEUED_BYTES,
     QUEUE_SIZE, RETENTION, duration,
@@ -73,6 +73,10 @@ pub struct EventStoreOptions {
     #[builder(field)]
     #[serde(skip)]
     pub sinks: Vec<Arc<dyn Sink>>,
+    /// Functions of yours that are called with events; see [`Handler`]. Without a store there are no events.
+    #[builder(field)]
+    #[serde(skip)]
+    pub handlers: Vec<Handler>,
     /// The path (not a URL) of the durable journal's file, from which events are delivered to sinks. A `sqlite:` store
     /// is its own journal: leave this option out then, or give the same path. Without any store or sink, this file is
     /// the store.
@@ -149,6 +153,7 @@ impl fmt::Debug for EventStoreOptions {
         let Self {
             stores,
             sinks,
+            handlers,
             journal,
             application_name,
             queue_size,
@@ -172,6 +177,7 @@ impl fmt::Debug for EventStoreOptions {
                 &stores.iter().map(|it| url::shown(it)).collect::<Vec<_>>(),
             )
             .field("sinks", sinks)
+            .field("handlers", handlers)
             .field("journal", journal)
             .field("application_name", application_name)
             .field("queue_size", queue_size)
@@ -203,6 +209,12 @@ impl<S: event_store_options_builder::State> EventStoreOptionsBuilder<S> {
     /// Adds a sink of your own. Call it once for each sink.
     pub fn sink(mut self, sink: impl Sink) -> Self {
         self.sinks.push(Arc::new(sink));
+        self
+    }
+
+    /// Adds a handler. Call it once for each. [`EventStore::handle`](crate::EventStore::handle) adds one to an open store.
+    pub fn handler(mut self, handler: Handler) -> Self {
+        self.handlers.push(handler);
         self
     }
 }
@@ -262,6 +274,7 @@ impl EventStoreOptions {
             },
             stores: either(self.stores, other.stores),
             sinks: either(self.sinks, other.sinks),
+            handlers: either(self.handlers, other.handlers),
             application_name: self.application_name.or(other.application_name),
             queue_size: self.queue_size.or(other.queue_size),
             max_queued_bytes: self.max_queued_bytes.or(other.max_queued_bytes),

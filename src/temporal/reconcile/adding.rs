@@ -48,7 +48,7 @@ impl Reconciler {
             let part = std::mem::replace(&mut missing, rest);
             let mut receipts = Vec::with_capacity(part.len());
             for draft in part {
-                found.count(draft.lifecycle_event());
+                found.count(&draft);
                 receipts.push(store.append(draft));
             }
             self.all_stored(receipts).await?;

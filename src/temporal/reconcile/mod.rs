@@ -27,7 +27,7 @@ use super::{
 use crate::{
     event::{EventId, EventKey, Execution, LifecycleEvent},
     journal::Held,
-    store::EventStore,
+    store::{EventStore, FoundByPass},
 };
 use adding::APPENDED_AT_ONCE;
 use asking::server_error;
@@ -150,6 +150,10 @@ impl Reconciler {
     /// server refuses a request or still fails after a few retries, or if the journal fails. Events that were found
     /// until then are in the store.
     pub async fn run_once(&self) -> Result<Reconciled, ReconcileError> {
+        self.counted(self.pass()).await
+    }
+
+    async fn pass(&self) -> Result<Reconciled, ReconcileError> {
         self.shared.options.check()?;
         let mut found = self.catch_up(Kind::Runs).await?;
         if self.looks_at_standalone() {
@@ -158,6 +162,21 @@ impl Reconciler {
         }
         found += self.look_at_open_runs().await?;
         Ok(found)
+    }
+
+    /// Adds what a pass came to to the numbers of the store.
+    async fn counted(
+        &self,
+        pass: impl Future<Output = Result<Reconciled, ReconcileError>>,
+    ) -> Result<Reconciled, ReconcileError> {
+        let result = pass.await;
+        let found = result.as_ref().ok();
+        self.shared.store.count_pass(found.map(|found| FoundByPass {
+            looked_at: found.runs + found.standalone_activities,
+            added: found.added(),
+            unreported_ends: found.unreported_ends,
+        }));
+        result
     }
 
     /// Looks at the runs that closed within the time range `closed`, and does not move the checkpoint. Use it for the
@@ -170,6 +189,10 @@ impl Reconciler {
     /// The same as for [`run_once`](Self::run_once), and [`ReconcileError::EmptyRange`] if the range does not end
     /// after it begins.
     pub async fn backfill(&self, closed: Range<SystemTime>) -> Result<Reconciled, ReconcileError> {
+        self.counted(self.fill(closed)).await
+    }
+
+    async fn fill(&self, closed: Range<SystemTime>) -> Result<Reconciled, ReconcileError> {
         self.shared.options.check()?;
         if closed.is_empty() {
             return Err(ReconcileError::EmptyRange);

@@ -1,6 +1,11 @@
 //! The options, the report and the errors of a reconciler. Plain data.
 
-use crate::{event::LifecycleEvent, journal::JournalError, store::PublishError};
+use crate::{
+    event::{LifecycleEvent, WorkflowState},
+    journal::JournalError,
+    record::Draft,
+    store::PublishError,
+};
 use bon::Builder;
 use std::{ops::AddAssign, time::Duration};
 
@@ -139,6 +144,9 @@ pub struct Reconciled {
     pub activity_ends: u64,
     /// `activity_async_end` events that were missing and were added.
     pub activity_async_ends: u64,
+    /// Those of `workflow_ends` that are neither terminations nor timeouts: a worker sent such an end to the server, so that
+    /// its event should have been in the store.
+    pub unreported_ends: u64,
     /// Holds in the journal that were settled: stored, replaced by the server's outcome, or discarded.
     pub settled: u64,
 }
@@ -151,6 +159,7 @@ impl Reconciled {
             runs: _,
             standalone_activities: _,
             settled: _,
+            unreported_ends: _,
             workflow_starts,
             workflow_ends,
             activity_starts,
@@ -160,13 +169,20 @@ impl Reconciled {
         workflow_starts + workflow_ends + activity_starts + activity_ends + activity_async_ends
     }
 
-    pub(super) fn count(&mut self, event: Option<LifecycleEvent>) {
-        let Some(event) = event else {
+    pub(super) fn count(&mut self, draft: &Draft) {
+        let Some(event) = draft.lifecycle_event() else {
             return;
         };
         match event {
             LifecycleEvent::WorkflowStart => self.workflow_starts += 1,
-            LifecycleEvent::WorkflowEnd => self.workflow_ends += 1,
+            LifecycleEvent::WorkflowEnd => {
+                self.workflow_ends += 1;
+                let is_of_server = matches!(
+                    draft.workflow_state(),
+                    WorkflowState::Terminated | WorkflowState::TimedOut
+                );
+                self.unreported_ends += u64::from(!is_of_server);
+            }
             LifecycleEvent::ActivityStart => self.activity_starts += 1,
             LifecycleEvent::ActivityEnd => self.activity_ends += 1,
             LifecycleEvent::ActivityAsyncEnd => self.activity_async_ends += 1,
@@ -190,6 +206,7 @@ impl AddAssign for Reconciled {
             activity_starts,
             activity_ends,
             activity_async_ends,
+            unreported_ends,
             settled,
         } = other;
         self.runs += runs;
@@ -199,6 +216,7 @@ impl AddAssign for Reconciled {
         self.activity_starts += activity_starts;
         self.activity_ends += activity_ends;
         self.activity_async_ends += activity_async_ends;
+        self.unreported_ends += unreported_ends;
         self.settled += settled;
     }
 }

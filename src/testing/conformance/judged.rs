@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// How many events the receiver refuses alike.
 const REFUSED: u64 = 15;
 /// How long the delivery may need to judge a single event.
-const JUDGEMENT_BOUND: Duration = Duration::from_secs(10);
+pub(super) const JUDGEMENT_BOUND: Duration = Duration::from_secs(10);
 
 /// An event that is refused, alone in its batch and with nothing behind it, becomes a dead letter and holds up nothing.
 /// Where nothing is refused, there is nothing to show.
@@ -94,7 +94,7 @@ async fn store<S: SinkUnderTest>(subject: &S) -> Result<EventStore, BrokenPromis
 }
 
 /// Publishes an event, which is delivered soon.
-async fn deliver(store: &EventStore, event: &SinkEvent) -> Outcome {
+pub(super) async fn deliver(store: &EventStore, event: &SinkEvent) -> Outcome {
     let event: Event = event.event()?;
     let bound = Duration::from_secs(1);
     match tokio::time::timeout(bound, store.publish(event)).await {
@@ -106,19 +106,19 @@ async fn deliver(store: &EventStore, event: &SinkEvent) -> Outcome {
     }
 }
 
-async fn flush(store: &EventStore, bound: Duration) -> Outcome {
+pub(super) async fn flush(store: &EventStore, bound: Duration) -> Outcome {
     let flushed = store.flush(bound).await;
     flushed.map_err(|error| BrokenPromise::new(format!("{error}; {:?}", store.health())))
 }
 
-async fn dead_letters(store: &EventStore) -> Result<usize, BrokenPromise> {
+pub(super) async fn dead_letters(store: &EventStore) -> Result<usize, BrokenPromise> {
     match store.dead_letters(0, usize::MAX).await {
         Ok(letters) => Ok(letters.len()),
         Err(error) => Err(BrokenPromise::new(format!("no dead letters: {error}"))),
     }
 }
 
-async fn end(store: EventStore) -> Outcome {
+pub(super) async fn end(store: EventStore) -> Outcome {
     let ended = store.shutdown(JUDGEMENT_BOUND).await;
     ended.map_err(|error| BrokenPromise::new(error.to_string()))
 }

@@ -28,6 +28,8 @@ macro_rules! sink_conformance {
             poison_is_rejected_alone
             refused_alone
             refused_alike
+            begins_now
+            gives_up
             oversize
             a_server_that_does_not_answer
             cancellation_in_flight

@@ -14,6 +14,7 @@
 //! The suite knows no sink, and no kind of server.
 
 mod broken_promise;
+mod declared;
 mod events;
 mod judged;
 mod macros;
@@ -22,6 +23,7 @@ mod promises;
 mod subject;
 
 pub use broken_promise::BrokenPromise;
+pub use declared::{begins_now, gives_up};
 pub use events::{batch, event};
 pub use judged::{refused_alike, refused_alone};
 pub use operated::{OperatedSink, credential_rotates, failover, permission_lost_and_given_back};

@@ -19,6 +19,12 @@ pub trait SinkUnderTest: Sized {
     /// Returns a new sink, as after a restart of the program.
     fn open(&self) -> Arc<dyn Sink>;
 
+    /// Returns a URL that names the sink, if [`sink::open`](crate::sink::open) knows it. What the delivery reads out of a
+    /// URL is shown with it.
+    fn url(&self) -> Option<String> {
+        None
+    }
+
     /// Returns a new sink that does not prove who it is, as with a wrong password. None if there is no such thing.
     fn open_with_wrong_secret(&self) -> Option<Arc<dyn Sink>> {
         None

@@ -8,8 +8,13 @@ use super::{
 };
 use futures::FutureExt as _;
 use serde_json::json;
-use std::{path::Path, time::Duration};
-use temporal_eventstore::{ControlError, Event, EventStore, testing::TestSink};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+use temporal_eventstore::{
+    ControlError, Event, EventReader, EventStore, SinkPosition, testing::TestSink,
+};
 
 /// A store in a file that also delivers to an endpoint, with these parameters in its URL.
 async fn open(file: &Path, endpoint: &Endpoint, parameters: &str) -> EventStore {
@@ -273,7 +278,7 @@ async fn a_sink_goes_on_where_it_was_while_the_file_cannot_be_written() {
     sink.fail("it is away");
     publish(&events, 1..4).await;
     until("it fails", || events.stats().sinks[0].failing.is_some()).await;
-    assert_eq!(events.read(0, 10).await.unwrap().len(), 4);
+    assert_eq!(events.read_after(0, 10).await.unwrap().len(), 4);
     let lock = rusqlite::Connection::open(scratch.file()).unwrap();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
     // In effect at once, although it is not durable yet.
@@ -304,7 +309,7 @@ async fn an_operator_leaves_events_out() {
     sink.fail("it is away");
     publish(&events, 1..5).await;
     until("it fails", || events.stats().sinks[0].failing.is_some()).await;
-    let stored = events.read(0, 10).await.unwrap();
+    let stored = events.read_after(0, 10).await.unwrap();
     let third = stored[3].position;
     assert_eq!(events.skip_sink("sink", third).await.unwrap(), 3);
     for position in [third - 1, third + 100] {
@@ -320,7 +325,7 @@ async fn an_operator_leaves_events_out() {
     // While it is paused, too, and it stays so.
     events.pause_sink("sink").await.unwrap();
     publish(&events, 5..7).await;
-    let next = events.read(0, 10).await.unwrap()[5].position;
+    let next = events.read_after(0, 10).await.unwrap()[5].position;
     assert_eq!(events.skip_sink("sink", next).await.unwrap(), 1);
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(events.stats().sinks[0].is_paused);
@@ -372,4 +377,34 @@ async fn dead_letters_are_looked_after_one_by_one() {
     assert_eq!(dead(&events).await, [0, 3]);
     assert_eq!(numbers(&sink), [2]);
     events.shutdown(TIMEOUT).await.unwrap();
+}
+
+/// Otherwise nobody who looks from outside learns of a URL that never worked.
+#[tokio::test]
+async fn a_sink_that_never_took_anything_is_known_to_readers() {
+    let scratch = Scratch::new();
+    let sink = TestSink::new("wrong");
+    sink.fail("there is no such host");
+    let events = EventStore::builder()
+        .store(format!("sqlite:{}", scratch.file().display()))
+        .sink(sink)
+        .build()
+        .await
+        .unwrap();
+    publish(&events, 0..3).await;
+    let url = format!("sqlite:{}", scratch.file().display());
+    let reader = EventReader::open(&url).await.unwrap();
+    let mut known = Vec::new();
+    let deadline = Instant::now() + TIMEOUT;
+    let is_there = |known: &[SinkPosition]| known.iter().any(|sink| sink.behind == 3);
+    while !is_there(&known) && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        known = reader.sinks().await.unwrap();
+    }
+    let known: Vec<_> = known
+        .iter()
+        .map(|sink| (&*sink.name, sink.position, sink.behind))
+        .collect();
+    assert_eq!(known, [("wrong", 0, 3)]);
+    events.shutdown(TIMEOUT / 10).await.unwrap_err();
 }

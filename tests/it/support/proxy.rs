@@ -13,6 +13,9 @@ use tokio::{
     sync::watch,
 };
 
+/// The speed at which nothing comes back.
+const LOSES: u64 = u64::MAX;
+
 /// Forwards connections to a port of this machine.
 pub struct Proxy {
     port: u16,
@@ -61,8 +64,21 @@ impl Proxy {
         self.speed.store(bytes, Ordering::Relaxed);
     }
 
+    /// Lets nothing come back, as if it were lost on the way, or everything again. A connection that lost something is of
+    /// no use any more.
+    pub fn lose_answers(&self, loses: bool) {
+        let speed = if loses { LOSES } else { 0 };
+        self.speed.store(speed, Ordering::Relaxed);
+    }
+
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Holds back what the clients of later connections send, until [`hold_back`](Self::hold_back) is called: what that
+    /// returns lets it go.
+    pub fn hold_back_later(&self) {
+        self.hold.lock().unwrap().send_replace(true);
     }
 
     /// Holds back what the clients of today's connections send. Those of later ones go through.
@@ -84,6 +100,9 @@ async fn forward(
     tokio::spawn(async move {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(length @ 1..) = from_server.read(&mut buffer).await {
+            if speed.load(Ordering::Relaxed) == LOSES {
+                continue;
+            }
             if to_client.write_all(&buffer[..length]).await.is_err() {
                 break;
             }

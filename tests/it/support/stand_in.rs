@@ -1,5 +1,6 @@
 //! A stand-in for a server that speaks HTTP, which answers as the documented API does. It can be
 //! stopped and started again on its port, and paused: it then takes requests and answers too late.
+#![allow(dead_code, reason = "each program uses its part")]
 
 use std::{
     net::{TcpListener, TcpStream},

@@ -166,6 +166,11 @@ impl<K: Kind> Target for DaprTarget<K> {
         sink::open_with_auth(url, Arc::new(StaticBearer::new(TOKEN))).unwrap()
     }
 
+    fn whole_url(&self) -> Option<String> {
+        // Who the binding is shown as is said in code.
+        (K::SCHEME == PubSub::SCHEME).then(|| self.url())
+    }
+
     fn url_with_wrong_secret(&self) -> Option<String> {
         None
     }

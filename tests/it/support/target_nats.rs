@@ -5,6 +5,7 @@ use crate::support::{
     servers::{NATS_MAX_PAYLOAD, PASSWORD, PASSWORD_IN_URL, Server, USER},
 };
 use async_nats::{ConnectOptions, jetstream};
+use std::time::Duration;
 use temporal_eventstore::Event;
 
 const SUBJECT: &str = "orders.events";
@@ -15,14 +16,27 @@ pub struct NatsTarget {
 
 impl NatsTarget {
     pub async fn stream(&self) -> jetstream::stream::Stream {
+        let context = self.context().await;
+        context.get_stream("orders_events").await.unwrap()
+    }
+
+    /// Makes the stream, which then forgets message ids after `window`.
+    pub async fn make_stream(&self, window: Duration) {
+        let config = jetstream::stream::Config {
+            name: "orders_events".to_owned(),
+            subjects: vec![SUBJECT.to_owned()],
+            duplicate_window: window,
+            ..Default::default()
+        };
+        self.context().await.create_stream(config).await.unwrap();
+    }
+
+    pub async fn context(&self) -> jetstream::Context {
         let client = ConnectOptions::with_user_and_password(USER.into(), PASSWORD.into())
             .connect(format!("nats://127.0.0.1:{}", self.server.port()))
             .await
             .unwrap();
         jetstream::new(client)
-            .get_stream("orders_events")
-            .await
-            .unwrap()
     }
 
     fn url_with(&self, password: &str) -> String {

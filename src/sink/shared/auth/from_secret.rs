@@ -43,8 +43,4 @@ impl AuthProvider for FromFile {
             ))),
         }
     }
-
-    async fn renew(&self, _refused: &[AuthHeader]) {
-        self.file.forget();
-    }
 }

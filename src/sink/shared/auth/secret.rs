@@ -1,12 +1,11 @@
-//! A secret that is given, or that stands in a file and is read again when the file changes. Knows nothing of headers.
+//! A secret that is given, or that stands in a file, which may change. Knows nothing of headers.
 
 use crate::sink::SinkError;
 use secrecy::SecretString;
 use std::{
-    fmt, fs, io,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    fmt, fs,
+    io::{self, Read as _},
+    path::PathBuf,
 };
 
 /// The most that a file with a secret may hold.
@@ -46,19 +45,11 @@ impl Secret {
     }
 }
 
-/// A file that holds a secret and nothing else, but for white space around it.
+/// A file that holds a secret and nothing else, but for white space around it. Read each time: nothing beside what it
+/// holds says reliably whether it changed.
 #[derive(Clone)]
 pub(in crate::sink) struct SecretFile {
     path: PathBuf,
-    last: Arc<Mutex<Option<Version>>>,
-}
-
-/// What a file held, and what told that from what it held before.
-#[derive(Clone)]
-struct Version {
-    modified: Option<SystemTime>,
-    bytes: u64,
-    secret: SecretString,
 }
 
 impl fmt::Debug for SecretFile {
@@ -71,13 +62,10 @@ impl fmt::Debug for SecretFile {
 
 impl SecretFile {
     pub(in crate::sink) fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            last: Arc::default(),
-        }
+        Self { path: path.into() }
     }
 
-    /// Returns what the file holds. Reads it only if it has changed.
+    /// Returns what the file holds now.
     pub(in crate::sink) async fn read(&self) -> Result<SecretString, SinkError> {
         let file = self.clone();
         match tokio::task::spawn_blocking(move || file.read_blocking()).await {
@@ -88,12 +76,19 @@ impl SecretFile {
     }
 
     fn read_blocking(&self) -> io::Result<SecretString> {
-        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = last().clone();
-        let version = read(&self.path, known)?;
-        let secret = version.secret.clone();
-        *last() = Some(version);
-        Ok(secret)
+        let mut text = String::new();
+        // One byte more than may be there: what a file says of its size is not asked.
+        let mut file = fs::File::open(&self.path)?.take(MOST_BYTES + 1);
+        file.read_to_string(&mut text)?;
+        if text.len() as u64 > MOST_BYTES {
+            return Err(io::Error::other(format!(
+                "it is larger than {MOST_BYTES} bytes"
+            )));
+        }
+        match text.trim() {
+            "" => Err(io::Error::other("it is empty")),
+            secret => Ok(SecretString::from(secret.to_owned())),
+        }
     }
 
     fn failed(&self, error: io::Error) -> SinkError {
@@ -102,43 +97,13 @@ impl SecretFile {
             error,
         )
     }
-
-    /// Forgets what it held: it is read again, also if it seems to be the same.
-    pub(in crate::sink) fn forget(&self) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-}
-
-fn read(path: &Path, known: Option<Version>) -> io::Result<Version> {
-    let metadata = fs::metadata(path)?;
-    let (modified, bytes) = (metadata.modified().ok(), metadata.len());
-    if bytes > MOST_BYTES {
-        return Err(io::Error::other(format!(
-            "it is larger than {MOST_BYTES} bytes"
-        )));
-    }
-    if let Some(known) = known
-        && known.modified.is_some()
-        && (known.modified, known.bytes) == (modified, bytes)
-    {
-        return Ok(known);
-    }
-    let text = fs::read_to_string(path)?;
-    let secret = text.trim();
-    if secret.is_empty() {
-        return Err(io::Error::other("it is empty"));
-    }
-    Ok(Version {
-        modified,
-        bytes,
-        secret: SecretString::from(secret.to_owned()),
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use secrecy::ExposeSecret as _;
+    use std::time::SystemTime;
 
     #[tokio::test]
     async fn a_file_is_read_again_when_it_changes() {
@@ -156,6 +121,20 @@ mod tests {
         fs::write(&path, "x".repeat(70_000)).unwrap();
         assert!(file.read().await.unwrap_err().reason().contains("larger"));
         assert!(!format!("{file:?}").contains("hunter"));
+    }
+
+    /// As after a restore, or where the clock of the file system is coarse.
+    #[tokio::test]
+    async fn a_change_that_leaves_size_and_time_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        let file = SecretFile::new(&path);
+        for text in ["hunter2", "hunter3"] {
+            fs::write(&path, text).unwrap();
+            let written = fs::File::options().write(true).open(&path).unwrap();
+            written.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+            assert_eq!(file.read().await.unwrap().expose_secret(), text);
+        }
     }
 
     #[cfg(unix)]
