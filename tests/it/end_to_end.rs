@@ -92,7 +92,7 @@ impl<T: EndToEnd> AnyTarget for T {
     }
 
     fn url(&self) -> String {
-        self.whole_url()
+        EndToEnd::whole_url(self)
     }
 
     fn dedupes(&self) -> bool {

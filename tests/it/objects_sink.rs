@@ -77,7 +77,7 @@ async fn an_analyst_finds_each_event_once_however_batches_were_cut() {
         1..=50 | 70 => format!("2026-01-30T23:59:{:02}Z", position % 60),
         _ => format!("2026-01-31T00:00:{:02}Z", position % 60),
     };
-    let kind = |position: u64| ["Order", "Refund"][usize::from(position % 3 == 0)];
+    let kind = |position: u64| ["Order", "Refund"][usize::from(position.is_multiple_of(3))];
     let events: Vec<SinkEvent> = (1..=100)
         .map(|position| at(position, kind(position), &time(position)))
         .collect();
@@ -285,7 +285,7 @@ async fn after_kills_the_folder_has_what_the_journal_has_each_event_once() {
     let mut wanted: Vec<SinkEvent> = Vec::new();
     loop {
         let after = wanted.last().map_or(0, |last| last.position);
-        let more = events.read(after, 10_000).await.unwrap();
+        let more = events.read_after(after, 10_000).await.unwrap();
         if more.is_empty() {
             break;
         }

@@ -150,7 +150,7 @@ impl Reconciler {
     /// server refuses a request or still fails after a few retries, or if the journal fails. Events that were found
     /// until then are in the store.
     pub async fn run_once(&self) -> Result<Reconciled, ReconcileError> {
-        self.counted(self.pass()).await
+        self.counted(Box::pin(self.pass())).await
     }
 
     async fn pass(&self) -> Result<Reconciled, ReconcileError> {
@@ -164,7 +164,8 @@ impl Reconciler {
         Ok(found)
     }
 
-    /// Adds what a pass came to to the numbers of the store.
+    /// Adds what a pass came to to the numbers of the store. A pass is large: boxed, it takes no room on a stack that it is
+    /// moved over.
     async fn counted(
         &self,
         pass: impl Future<Output = Result<Reconciled, ReconcileError>>,
@@ -189,7 +190,7 @@ impl Reconciler {
     /// The same as for [`run_once`](Self::run_once), and [`ReconcileError::EmptyRange`] if the range does not end
     /// after it begins.
     pub async fn backfill(&self, closed: Range<SystemTime>) -> Result<Reconciled, ReconcileError> {
-        self.counted(self.fill(closed)).await
+        self.counted(Box::pin(self.fill(closed))).await
     }
 
     async fn fill(&self, closed: Range<SystemTime>) -> Result<Reconciled, ReconcileError> {
