@@ -62,8 +62,10 @@ ROWS = [
         ("Mean time of a delivery", "µs", 8, [(
             f"sum by (sink) (rate(eventstore_sink_latency_microseconds{OF_SINK}[$__rate_interval])) / "
             f"sum by (sink) (rate(eventstore_sink_batches{OF_SINK}[$__rate_interval]))", "{{sink}}")]),
-        ("Failing for", "s", 12, [(f"max by (sink) (eventstore_sink_failing_seconds{OF_SINK})", "{{sink}}")]),
-        ("Retries per minute", "short", 12, [
+        ("The oldest event waits for", "s", 8, [
+            (f"max by (sink) (eventstore_sink_oldest_seconds{OF_SINK})", "{{sink}}")]),
+        ("Failing for", "s", 8, [(f"max by (sink) (eventstore_sink_failing_seconds{OF_SINK})", "{{sink}}")]),
+        ("Retries per minute", "short", 8, [
             (f"sum by (sink) (rate(eventstore_sink_retries{OF_SINK}[$__rate_interval])) * 60", "{{sink}}")]),
     ]),
 ]

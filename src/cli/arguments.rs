@@ -368,6 +368,9 @@ pub(super) struct Server {
 pub(super) struct Drain {
     #[command(flatten)]
     pub(super) sinks: SinkUrls,
+    /// Deliver everything also to a sink that this journal never delivered to
+    #[arg(long)]
+    pub(super) new: bool,
     /// How long to wait for the sinks
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
     pub(super) timeout: Duration,
@@ -458,6 +461,16 @@ fn state(text: &str) -> Result<super::model::Outcome, String> {
 impl Arguments {
     /// Returns the URL of the store.
     pub(super) fn url(&self) -> Result<String, Failure> {
+        self.first_of(&["sqlite", "postgres", "postgresql"])
+    }
+
+    /// Returns the URL of the journal; of a table that events are delivered to only if no journal is named.
+    pub(super) fn journal_url(&self) -> Result<String, Failure> {
+        self.first_of(&["sqlite"]).or_else(|_| self.url())
+    }
+
+    /// Returns the URL of the store that was named, or of the first in the environment with one of these schemes.
+    fn first_of(&self, schemes: &[&str]) -> Result<String, Failure> {
         if let Some(store) = &self.store {
             return Ok(with_scheme(store));
         }
@@ -469,7 +482,7 @@ impl Arguments {
         let list = variable("EVENTSTORE_URL").unwrap_or_default();
         let can_be_read = |url: &&str| {
             let scheme = url.split_once(':').map(|(scheme, _)| scheme);
-            matches!(scheme, Some("sqlite" | "postgres" | "postgresql"))
+            scheme.is_some_and(|scheme| schemes.contains(&scheme))
         };
         if let Some(url) = crate::store::split_urls(&list)
             .into_iter()

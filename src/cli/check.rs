@@ -51,7 +51,7 @@ pub(super) async fn run(
     check: &Check,
     screen: &mut Screen,
 ) -> Result<(), Failure> {
-    let reader = load::open(arguments).await?;
+    let reader = load::open_journal(arguments).await?;
     let condition = reader.condition(check.thorough).await?;
     let sinks = reader.sinks().await?;
     let mut findings = findings(&condition, &sinks, check, Utc::now());

@@ -15,7 +15,10 @@ use crate::{
     store::EventStore,
 };
 use serde_json::{Value, json};
-use std::io::{IsTerminal as _, Write as _};
+use std::{
+    collections::BTreeSet,
+    io::{IsTerminal as _, Write as _},
+};
 
 /// How many are read at once.
 const PAGE: usize = 1000;
@@ -25,7 +28,7 @@ pub(super) async fn run(
     letters: &DeadLetters,
     screen: &mut Screen,
 ) -> Result<(), Failure> {
-    let reader = load::open(arguments).await?;
+    let reader = load::open_journal(arguments).await?;
     match &letters.command {
         DeadLettersCommand::List { sink, output } => {
             let letters = all(&reader, sink.as_deref(), arguments.redact).await?;
@@ -48,7 +51,7 @@ pub(super) async fn run(
         } => {
             let letters = all(&reader, sink.as_deref(), false).await?;
             let named = chosen(letters, positions, "sent")?;
-            let store = opened::open(opened::options(arguments, sinks)?).await?;
+            let store = opened::open(opened::options(arguments, sinks)?, false).await?;
             let result = send(&store, &named).await;
             opened::close(store).await?;
             result
@@ -201,29 +204,40 @@ fn chosen(
 async fn send(store: &EventStore, named: &[(String, u64)]) -> Result<(), Failure> {
     let bar = Progress::new("sending", named.len() as u64);
     let (mut taken, mut refused) = (0, 0);
+    let mut strangers = BTreeSet::new();
     for (sink, position) in named {
+        if strangers.contains(sink) {
+            continue;
+        }
         match store.redeliver_one(sink, *position).await {
             Ok(Some(true)) => taken += 1,
             Ok(Some(false)) => refused += 1,
             // Somebody else sent or deleted it meanwhile.
             Ok(None) => {}
+            Err(RedeliverError::UnknownSink { name, .. }) => {
+                strangers.insert(name);
+            }
             Err(error) => {
                 bar.end();
                 note(&format!("sent {}", words::count(taken, "dead letter")));
-                let advice = match error {
-                    RedeliverError::UnknownSink { .. } => {
-                        "name the sink with --to URL, or set EVENTSTORE_URL as the worker has it; \
-                         eventstore.name in the URL names it"
-                    }
-                    _ => "what the sink took is no dead letter any more; the others stay",
-                };
-                return Err(Failure::error(error.to_string(), advice));
+                return Err(Failure::error(
+                    error.to_string(),
+                    "what the sink took is no dead letter any more; the others stay",
+                ));
             }
         }
         bar.increase();
     }
     bar.end();
     note(&format!("sent {}", words::count(taken, "dead letter")));
+    if !strangers.is_empty() {
+        let names: Vec<String> = strangers.into_iter().collect();
+        return Err(Failure::error(
+            format!("dead letters of {} were not sent", names.join(", ")),
+            "name the sink with --to URL, or set EVENTSTORE_URL as the worker has it; those of a handler are sent \
+             by its program, with EventStore::redeliver",
+        ));
+    }
     match refused {
         0 => Ok(()),
         _ => Err(Failure::error(

@@ -19,7 +19,7 @@ pub(super) async fn run(
     drain: &Drain,
     screen: &mut Screen,
 ) -> Result<(), Failure> {
-    let store = opened::open(opened::options(arguments, &drain.sinks)?).await?;
+    let store = opened::open(opened::options(arguments, &drain.sinks)?, drain.new).await?;
     let result = deliver(&store, drain, screen).await;
     opened::close(store).await?;
     result

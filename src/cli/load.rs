@@ -30,6 +30,11 @@ pub(super) async fn open(arguments: &Arguments) -> Result<EventReader, Failure> 
     Ok(EventReader::open(&arguments.url()?).await?)
 }
 
+/// Opens what knows of sinks: of several stores the journal, and not a table that it is delivered to.
+pub(super) async fn open_journal(arguments: &Arguments) -> Result<EventReader, Failure> {
+    Ok(EventReader::open(&arguments.journal_url()?).await?)
+}
+
 /// Reads what a query selects.
 pub(super) async fn model(
     reader: &EventReader,

@@ -5,7 +5,11 @@ use super::{
     arguments::{Arguments, SinkUrls, with_scheme},
     failure::Failure,
 };
-use crate::store::{BuildError, EventStore, EventStoreOptions, file_of, split_urls};
+use crate::{
+    event::Event,
+    reader::{EventQuery, EventReader},
+    store::{BuildError, EventStore, EventStoreOptions, file_of, sinks_of, split_urls},
+};
 use std::time::Duration;
 
 /// How long closing a store may take, twice: until it is flushed, and until it is closed. Sinks that do not answer were
@@ -13,7 +17,7 @@ use std::time::Duration;
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// Returns the options that a worker with these variables has. A store that is named counts before that of the variables,
-/// and so do sinks.
+/// and so do sinks. But nothing is removed: that is left to a worker, which has all of the sinks and handlers.
 pub(super) fn options(
     arguments: &Arguments,
     sinks: &SinkUrls,
@@ -31,6 +35,11 @@ pub(super) fn options(
         logs = vec![with_scheme(store)];
         options.journal = None;
     }
+    if let Some(journal) = options.journal.take() {
+        logs = vec![format!("sqlite:{}", journal.display())];
+    }
+    options.retention = None;
+    options.max_journal_bytes = None;
     options.stores = logs;
     match sinks.to.is_empty() {
         true => options.stores.extend(of_sinks),
@@ -39,8 +48,12 @@ pub(super) fn options(
     Ok(options)
 }
 
-/// Opens the store. Its file has to be there: a worker makes it.
-pub(super) async fn open(options: EventStoreOptions) -> Result<EventStore, Failure> {
+/// Opens the store. Its file has to be there: a worker makes it. A sink whose name the journal does not know would get
+/// everything from the beginning, so that somebody has to say so.
+pub(super) async fn open(
+    mut options: EventStoreOptions,
+    is_new_allowed: bool,
+) -> Result<EventStore, Failure> {
     let Some(file) = file_of(&options)? else {
         return Err(Failure::usage(
             "no journal's file is named",
@@ -53,7 +66,47 @@ pub(super) async fn open(options: EventStoreOptions) -> Result<EventStore, Failu
             "check the path in --store, EVENTSTORE_JOURNAL or EVENTSTORE_URL",
         ));
     }
+    let reader = EventReader::open(&format!("sqlite:{}", file.display())).await?;
+    if !is_new_allowed {
+        know_sinks(&reader, &options).await?;
+    }
+    if options.application_name.is_none() {
+        options.application_name = application_name(&reader).await?;
+    }
+    drop(reader);
     Ok(EventStore::from_options(options).await?)
+}
+
+async fn know_sinks(reader: &EventReader, options: &EventStoreOptions) -> Result<(), Failure> {
+    let known = reader.sinks().await?;
+    let is_known = |name: &str| known.iter().any(|sink| sink.name == name);
+    let mut sinks = sinks_of(options)?.into_iter().map(|sink| sink.name);
+    match sinks.find(|name| !is_known(name)) {
+        Some(name) if !known.is_empty() => {
+            let names: Vec<String> = known.into_iter().map(|sink| sink.name).collect();
+            Err(Failure::usage(
+                format!(
+                    "the journal never delivered to {name:?}; it knows {}",
+                    names.join(", ")
+                ),
+                "name the sink as the worker does, with its eventstore.name; `eventstore drain --new` delivers \
+                 everything to a new one",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns the name of the application that stored the newest event, which is that of the worker.
+async fn application_name(reader: &EventReader) -> Result<Option<String>, Failure> {
+    let newest = reader.newest().await?;
+    let query = EventQuery::new().after(newest.saturating_sub(1)).limit(1);
+    let events = reader.read(&query).await?;
+    let Some(newest) = events.last() else {
+        return Ok(None);
+    };
+    let event = Event::from_json(&newest.json)?;
+    Ok(event.metadata.application_name)
 }
 
 /// Closes the store. What sinks do not have waits in the file.

@@ -23,7 +23,7 @@ pub(super) async fn run(
         connect(server.address.as_deref(), server.namespace.as_deref()).await?;
     // With its sinks: they get what is added.
     let options = opened::options(arguments, &SinkUrls::default())?;
-    let store = opened::open(options).await?;
+    let store = opened::open(options, false).await?;
     let found = pass(&store, &client, reconcile).await;
     opened::close(store).await?;
     say(&found?, reconcile, screen)

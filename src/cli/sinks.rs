@@ -17,7 +17,7 @@ pub(super) async fn run(
     sinks: &Sinks,
     screen: &mut Screen,
 ) -> Result<(), Failure> {
-    let reader = load::open(arguments).await?;
+    let reader = load::open_journal(arguments).await?;
     let found = reader.sinks().await?;
     if found.is_empty() {
         return Err(Failure::nothing_found(

@@ -1,6 +1,7 @@
 //! How far a sink has come, and whether it works. Counters only grow.
 
 use super::reading::Standing;
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use std::{
     sync::{
@@ -37,6 +38,9 @@ pub struct SinkStats {
     pub failing: Option<String>,
     /// How long it has been failing; none while it works.
     pub failing_for: Option<Duration>,
+    /// How old the oldest event is that it was given and does not have, by the clock of this machine; none while it has all
+    /// that it was given. A [handler](crate::Handler) does not measure it.
+    pub oldest: Option<Duration>,
     /// Whether it was paused by [`pause_sink`](crate::EventStore::pause_sink).
     pub is_paused: bool,
 }
@@ -55,6 +59,8 @@ pub(super) struct Progress {
     // The furthest position that somebody waits for.
     wanted: watch::Sender<u64>,
     failing: Mutex<Option<(Instant, String)>>,
+    // When the oldest event happened that is not delivered, in the text of events.
+    oldest: Mutex<Option<String>>,
 }
 
 impl Progress {
@@ -118,6 +124,19 @@ impl Progress {
         self.is_paused.borrow().unwrap_or_default()
     }
 
+    /// Notes when the oldest event happened that waits to be delivered; none if none does.
+    pub(super) fn wait_since(&self, oldest: Option<String>) {
+        *self.oldest.lock().unwrap_or_else(PoisonError::into_inner) = oldest;
+    }
+
+    fn oldest(&self) -> Option<Duration> {
+        let oldest = self.oldest.lock().unwrap_or_else(PoisonError::into_inner);
+        let happened = DateTime::parse_from_rfc3339(oldest.as_deref()?).ok()?;
+        let age = Utc::now().signed_duration_since(happened);
+        // A clock that was set back makes it no younger than now.
+        Some(age.to_std().unwrap_or_default())
+    }
+
     /// Notes a failure. Returns whether it is the first of an outage.
     pub(super) fn failed(&self, reason: String) -> bool {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -164,6 +183,7 @@ impl Progress {
             behind: newest.saturating_sub(position),
             failing_for: failing.as_ref().map(|(since, _)| since.elapsed()),
             failing: failing.as_ref().map(|(_, reason)| reason.clone()),
+            oldest: self.oldest(),
             is_paused: self.is_paused(),
         }
     }

@@ -150,6 +150,9 @@ impl Task {
             });
             attempts.counted = attempts.counted.max(last);
             self.progress.passed_over.fetch_add(passed_over, Relaxed);
+            let suspected = attempts.suspects.first().map(|first| &first.created_at);
+            let oldest = suspected.or_else(|| selected.first().map(|event| &event.created_at));
+            self.progress.wait_since(oldest.cloned());
             // If there is more, read the next batch while this one is delivered.
             let is_full = self.filling.is_none() && before >= self.batch.size;
             let (handed_over, next) =
@@ -167,6 +170,7 @@ impl Task {
             }
             position = last;
             if attempts.suspects.is_empty() {
+                self.progress.wait_since(None);
                 self.settle(position, Vec::new())?;
             }
             ahead = Some(next?).filter(|next| next.len() >= self.batch.size);

@@ -15,8 +15,8 @@ use temporalio_common::{
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
-    #[error("what names the Temporal server makes no sense: {0}")]
-    Configuration(#[from] ConfigError),
+    #[error("what names the Temporal server makes no sense: {}", said(.0))]
+    Configuration(ConfigError),
     #[error("no Temporal server answers at {address}: {source}")]
     Server {
         address: String,
@@ -28,6 +28,16 @@ pub(crate) enum ConnectError {
         namespace: String,
         source: Box<tonic::Status>,
     },
+}
+
+/// Says what is wrong with a configuration. What reads the file quotes the line at fault, which may hold a key.
+fn said(error: &ConfigError) -> String {
+    match error {
+        ConfigError::LoadError(source) if !source.is::<std::io::Error>() => {
+            "its configuration file, or one that this names, is not what it should be".to_owned()
+        }
+        error => error.to_string(),
+    }
 }
 
 /// A connected client, and where it is connected to.
@@ -42,7 +52,8 @@ pub(crate) async fn connect(
     address: Option<&str>,
     namespace: Option<&str>,
 ) -> Result<Connected, ConnectError> {
-    let mut profile = load_client_config_profile(LoadClientConfigProfileOptions::default(), None)?;
+    let mut profile = load_client_config_profile(LoadClientConfigProfileOptions::default(), None)
+        .map_err(ConnectError::Configuration)?;
     if let Some(address) = address {
         profile.address = Some(address.to_owned());
     }
@@ -50,7 +61,7 @@ pub(crate) async fn connect(
         .map(str::to_owned)
         .or_else(|| profile.namespace.clone())
         .unwrap_or_else(|| "default".to_owned());
-    let options = ConnectionOptions::try_from(profile)?;
+    let options = ConnectionOptions::try_from(profile).map_err(ConnectError::Configuration)?;
     // Without a user or a password, which an address may have.
     let address = match (options.target.host_str(), options.target.port()) {
         (Some(host), Some(port)) => format!("{host}:{port}"),

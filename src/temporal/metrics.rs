@@ -190,11 +190,16 @@ const SINK_COUNTERS: [Of<SinkStats>; 6] = [
     ),
 ];
 
-const SINK_GAUGES: [Of<SinkStats>; 3] = [
+const SINK_GAUGES: [Of<SinkStats>; 4] = [
     (
         "eventstore_sink_behind",
         "Positions that the sink is behind the newest event",
         |it| it.behind,
+    ),
+    (
+        "eventstore_sink_oldest_seconds",
+        "How old the oldest event is that the sink does not have",
+        |it| it.oldest.unwrap_or_default().as_secs(),
     ),
     (
         "eventstore_sink_failing",

@@ -106,6 +106,12 @@ async fn a_sink_that_is_away_holds_back_no_other_and_misses_nothing() {
         panic!("{sinks:?}");
     };
     assert_eq!((&*failing.name, &*failing.reason), ("down", "it is away"));
+    let oldest = |index: usize| events.stats().sinks[index].oldest;
+    until("it waits", || {
+        oldest(1).is_some_and(|age| age >= Duration::from_millis(200))
+    })
+    .await;
+    assert_eq!(oldest(0), None);
     let error = events.flush(Duration::from_millis(100)).await.unwrap_err();
     assert!(
         matches!(&error, FlushError::SinksBehind { sinks, .. } if sinks == "down (95)"),
@@ -119,6 +125,7 @@ async fn a_sink_that_is_away_holds_back_no_other_and_misses_nothing() {
     assert_eq!((stats[0].delivered, stats[1].delivered), (95, 95));
     assert!(stats[1].retries > 0 && stats[0].retries == 0);
     assert_eq!((stats[0].behind, stats[1].behind), (0, 0));
+    assert_eq!((stats[0].oldest, stats[1].oldest), (None, None));
     events.shutdown(TIMEOUT).await.unwrap();
 }
 

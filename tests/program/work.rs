@@ -31,13 +31,15 @@ struct Endpoint {
     server: StandIn,
     taken: Arc<Mutex<Vec<String>>>,
     refuses: Arc<AtomicBool>,
+    is_slow: Arc<AtomicBool>,
 }
 
 impl Endpoint {
     async fn start() -> Self {
         let taken = Arc::new(Mutex::new(Vec::new()));
         let refuses = Arc::new(AtomicBool::new(true));
-        let (into, refuses_now) = (taken.clone(), refuses.clone());
+        let is_slow = Arc::new(AtomicBool::new(false));
+        let (into, refuses_now, slow_now) = (taken.clone(), refuses.clone(), is_slow.clone());
         let answer = move |request: &Request| {
             let Some(id) = header(request, "ce-id") else {
                 // It is asked whether it is there.
@@ -48,12 +50,16 @@ impl Endpoint {
                 return ResponseTemplate::new(422);
             }
             into.lock().unwrap().push(id.to_owned());
-            ResponseTemplate::new(204)
+            match slow_now.load(Ordering::SeqCst) {
+                true => ResponseTemplate::new(204).set_delay(Duration::from_millis(300)),
+                false => ResponseTemplate::new(204),
+            }
         };
         Self {
             server: StandIn::start(answer).await,
             taken,
             refuses,
+            is_slow,
         }
     }
 
@@ -137,6 +143,53 @@ async fn what_waits_is_delivered_without_a_worker() {
     assert_eq!(reader.unwrap().newest().await.unwrap(), 50);
 }
 
+/// One program at a time delivers to one sink: what the other lacks stays, however old it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_sink_lacks_is_not_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("events.db");
+    let (one, mut other) = (Endpoint::start().await, Endpoint::start().await);
+    let urls = [one.url(), other.url()];
+    other.server.stop().await;
+    let worker = |urls: &[String]| {
+        let mut builder = EventStore::builder().journal(&file);
+        for url in urls {
+            builder = builder.store(url);
+        }
+        builder.build()
+    };
+    let events = worker(&urls).await.unwrap();
+    for _ in 0..10 {
+        events.publish(Event::new("order.paid")).await.unwrap();
+    }
+    events.shutdown(Duration::from_secs(1)).await.unwrap_err();
+    assert_eq!(one.taken().len(), 10);
+    let drain = |url: &str, more: &[&str]| {
+        let mut command = program();
+        command
+            .env("EVENTSTORE_JOURNAL", &file)
+            .env("EVENTSTORE_RETENTION", "1s")
+            .env("EVENTSTORE_BATCH_SIZE", "1")
+            .env("EVENTSTORE_URL", url)
+            .arg("drain")
+            .args(more);
+        output(command)
+    };
+    // A new name begins anew, and is slow enough for the journal to look for what is old.
+    let renamed = format!("{}&eventstore.name=renamed", urls[0]);
+    let unknown = drain(&renamed, &[]).await;
+    assert_eq!(code(&unknown), 2, "{}", stderr(&unknown));
+    assert!(stderr(&unknown).contains("--new"), "{}", stderr(&unknown));
+    one.is_slow.store(true, Ordering::SeqCst);
+    let renamed = drain(&renamed, &["--new"]).await;
+    assert_eq!(code(&renamed), 0, "{}", stderr(&renamed));
+
+    other.server.start_again().await;
+    let late = drain(&urls[1], &[]).await;
+    assert_eq!(code(&late), 0, "{}", stderr(&late));
+    assert_eq!(other.taken().len(), 10);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_sent_again() {
     let directory = tempfile::tempdir().unwrap();
@@ -154,9 +207,9 @@ async fn dead_letters_are_sent_again() {
     let unknown = run(&file, &unknown).await;
     assert_eq!(code(&unknown), 3, "{}", stderr(&unknown));
     let elsewhere = run(&file, &["dead-letters", "send", "--all", "--to", "stdout:"]).await;
-    assert_eq!(code(&elsewhere), 1);
+    assert_eq!(code(&elsewhere), 2);
     assert!(
-        stderr(&elsewhere).contains("--to URL"),
+        stderr(&elsewhere).contains("never delivered"),
         "{}",
         stderr(&elsewhere)
     );
