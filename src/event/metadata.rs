@@ -188,7 +188,8 @@ metadata! {
     application_name: String,
     /// When the event happened, in whole seconds since the Unix epoch.
     created_timestamp: i64,
-    /// The topic, for brokers that have topics. Publishing sets it to the event type if it is not set.
+    /// The topic, for brokers that have topics. Publishing sets it to the event type if it is not set. Sinks whose address
+    /// has `{topic_name}` in it deliver to this topic, such as `dapr://host/pubsub/{topic_name}`.
     topic_name: String,
     /// The Temporal namespace.
     namespace: String,

@@ -73,7 +73,7 @@ impl Table {
         let known = table
             .query(
                 "SELECT to_regclass($1) IS NOT NULL",
-                &[text(table.table.name())],
+                &[text(&table.table.quoted())],
             )
             .await?;
         match known.first().map(|row| row.try_get(0)) {

@@ -6,12 +6,15 @@ use super::{
     shared::{
         attributes::Attributes,
         auth::{self, AuthHeader, AuthProvider, Basic, FromFile, Scheme, Signer},
+        encoding::Encoding,
         headers::cloud_event_headers,
         http_client::{
             Head, HttpClient, REQUEST_TIMEOUT, Request, Verdict, is_header_value, origin,
             request_timeout,
         },
         parts::{self, Part, Receiver},
+        route::Route,
+        template::NONE,
         tls::TlsFiles,
     },
 };
@@ -29,7 +32,8 @@ const ALLOWED: &str = "`https://[USER:PASSWORD@]HOST[:PORT]/PATH` or `http://…
      passed on, except `eventstore.mode` (`batched`, `structured` or `binary`), \
      `eventstore.timeout` (up to `15s`), `eventstore.compress` (`gzip` or `none`), `eventstore.tls_ca` (a file of \
      certificates), `eventstore.tls_cert` with `eventstore.tls_key` (files with a certificate and its key), \
-     `eventstore.password_file`, `eventstore.auth` (the name of credentials, or `none`) and `eventstore.header.NAME` (a header)";
+     `eventstore.password_file`, `eventstore.auth` (the name of credentials, or `none`) and `eventstore.header.NAME` (a header); \
+     its path may have fields of the event in it (`/in/{workflow_type}`)";
 /// The beginning of parameters that are headers.
 const HEADER: &str = "eventstore.header.";
 /// Parameters that are ours; every other one is the receiver's.
@@ -51,7 +55,9 @@ enum Mode {
 /// Delivers to an HTTP endpoint.
 struct HttpSink {
     name: String,
+    /// Without what the path holds of an event.
     url: Url,
+    path: Route,
     mode: Mode,
     is_compressed: bool,
     client: HttpClient,
@@ -154,6 +160,9 @@ pub(super) fn open(
         roots: files.roots.as_deref(),
     };
     let signer = auth::signer(place)?;
+    // The parser of URLs encodes braces, and a brace of the path is written in a template twice.
+    let path = url.path().replace("%7B", "{").replace("%7D", "}");
+    let path = Route::parse(&path, Encoding::SEGMENT).map_err(|error| wrong(error.to_string()))?;
     let auth = match (given, own) {
         (Some(_), Some(_)) => {
             return Err(wrong(
@@ -174,6 +183,7 @@ pub(super) fn open(
         name: origin(&url),
         client: HttpClient::new(&url, timeout, files, auth).map_err(wrong)?,
         url,
+        path,
         mode,
         is_compressed,
         signer,
@@ -232,6 +242,15 @@ fn own_header(parameter: &str, value: &str) -> Result<AuthHeader, String> {
     Ok(AuthHeader::new(name, value))
 }
 
+/// Why an event cannot be put into a request.
+struct Unsendable(String);
+
+impl From<EventError> for Unsendable {
+    fn from(error: EventError) -> Self {
+        Self(error.to_string())
+    }
+}
+
 /// What names a request for whoever tells repetitions: the same events have the same name.
 fn message_id(part: &[SinkEvent]) -> String {
     match part {
@@ -255,8 +274,43 @@ async fn gzip(body: Bytes) -> Result<Bytes, SinkError> {
     }
 }
 
+/// Whether a URL leaves out, or takes for its parent, a segment of a path.
+fn is_dots(segment: &str) -> bool {
+    let decoded = percent_decode_str(segment).decode_utf8_lossy();
+    matches!(&*decoded, "." | "..")
+}
+
 impl HttpSink {
-    fn request(&self, part: &[SinkEvent]) -> Result<Option<Request>, EventError> {
+    /// Where an event goes.
+    fn url(&self, event: &SinkEvent) -> Result<Url, Unsendable> {
+        let mut url = self.url.clone();
+        if !self.path.is_fixed() {
+            let path = self.path.target(event)?;
+            if path.split('/').any(is_dots) {
+                return Err(Unsendable(
+                    "a segment of its URL's path would have dots alone".to_owned(),
+                ));
+            }
+            url.set_path(&path);
+        }
+        Ok(url)
+    }
+
+    fn request(&self, part: &[SinkEvent]) -> Result<Option<Request>, Unsendable> {
+        let Some(first) = part.first() else {
+            return Ok(None);
+        };
+        let url = self.url(first)?;
+        let head = match (self.path.is_fixed(), self.mode) {
+            (false, _) => Head::OfEventAndPath,
+            (true, Mode::Binary) => Head::OfEvent,
+            (true, _) => Head::Fixed,
+        };
+        let request = self.request_to(url, part)?;
+        Ok(request.map(|request| Request { head, ..request }))
+    }
+
+    fn request_to(&self, url: Url, part: &[SinkEvent]) -> Result<Option<Request>, EventError> {
         Ok(match self.mode {
             Mode::Batched => {
                 let size: usize = part.iter().map(|event| event.json.len() + ATTRIBUTES).sum();
@@ -267,7 +321,7 @@ impl HttpSink {
                 }
                 body.push(b']');
                 Some(Request::post(
-                    self.url.clone(),
+                    url,
                     "application/cloudevents-batch+json",
                     body,
                 ))
@@ -276,20 +330,15 @@ impl HttpSink {
                 [event] => {
                     let mut body = Vec::with_capacity(event.json.len() + ATTRIBUTES);
                     Attributes::of(event)?.write_around(event, &mut body)?;
-                    Some(Request::post(
-                        self.url.clone(),
-                        "application/cloudevents+json",
-                        body,
-                    ))
+                    Some(Request::post(url, "application/cloudevents+json", body))
                 }
                 _ => None,
             },
             Mode::Binary => match part {
                 [event] => Some(Request {
                     headers: cloud_event_headers(event)?,
-                    head: Head::OfEvent,
                     body: event.json.clone().into(),
-                    ..Request::bare(Method::POST, self.url.clone())
+                    ..Request::bare(Method::POST, url)
                 }),
                 _ => None,
             },
@@ -305,6 +354,10 @@ impl Receiver for HttpSink {
         }
     }
 
+    fn is_together(&self, one: &SinkEvent, next: &SinkEvent) -> bool {
+        self.path.is_fixed() || self.path.target(one) == self.path.target(next)
+    }
+
     async fn send(&self, part: &[SinkEvent]) -> Result<Part, SinkError> {
         let request = match self.request(part) {
             Ok(Some(request)) if request.header_bytes() > MOST_HEADER_BYTES => {
@@ -316,7 +369,7 @@ impl Receiver for HttpSink {
             }
             Ok(Some(request)) => request,
             Ok(None) => return Ok(Part::Unsendable("one event per request".to_owned())),
-            Err(error) => return Ok(Part::Unsendable(error.to_string())),
+            Err(Unsendable(reason)) => return Ok(Part::Unsendable(reason)),
         };
         let mut request = request;
         request.secret_headers.clone_from(&self.headers);
@@ -350,9 +403,13 @@ impl Sink for HttpSink {
     /// Asks with HEAD, which changes nothing. An endpoint that only knows POST refuses it, and is
     /// there; one that refuses the credentials is of no use.
     async fn check(&self) -> Result<(), SinkError> {
+        let mut url = self.url.clone();
+        if !self.path.is_fixed() {
+            url.set_path(&self.path.with_each(NONE));
+        }
         let request = Request {
             secret_headers: self.headers.clone(),
-            ..Request::bare(Method::HEAD, self.url.clone())
+            ..Request::bare(Method::HEAD, url)
         };
         self.client.reach(&request).await
     }

@@ -119,6 +119,9 @@ fn find(name: &str) -> Option<&'static Scheme> {
 
 /// Opens the sink that `url` names, such as `nats://localhost:4222/events`. Connects to nothing yet.
 ///
+/// The subject, topic, stream, table or path may have fields of the event in it, such as
+/// `nats://localhost:4222/orders.{workflow_type}`: [stores and sinks](crate::guide::sinks) has those that are known.
+///
 /// # Errors
 /// [`SinkUrlError`], saying what is wrong with the URL and what is allowed.
 pub fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
@@ -282,6 +285,7 @@ mod tests {
             "://:hunter2@h/0/x?max_len=10",
             "://one:9092,two:9092/topic?security=plain",
             ":?encoding=cloudevents",
+            "://u@h/a.{workflow_type}?table=e_{event_type}&max_targets=2",
         ]
         .map(|rest| rest.as_bytes().to_vec())
         .to_vec();

@@ -37,6 +37,7 @@ mod redis_sink;
 mod reference_examples;
 mod registration;
 mod removed_events;
+mod routing;
 mod run_fields;
 mod sinks_tls;
 mod stdout_sink;

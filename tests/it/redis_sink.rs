@@ -225,6 +225,14 @@ async fn a_cluster_sends_us_to_the_server_of_the_stream() {
     // Whichever of them is named.
     takes(&*open(&at(&one), ""), &events[..5]).await;
     takes(&*open(&at(&other), ""), &events).await;
+    // Streams by event are in one slot by their tag.
+    for server in [&one, &other] {
+        let hosts = at(server);
+        let url = format!("redis://:{PASSWORD_IN_URL}@{hosts}/{{{{{STREAM}}}}}:{{workflow_id}}");
+        takes(&*sink::open(&url).unwrap(), &events).await;
+        let error = sink::open(&url.replace(&format!("{{{{{STREAM}}}}}"), STREAM));
+        error.unwrap().deliver(&events).await.unwrap_err();
+    }
     let mut found = 0;
     for server in [&one, &other] {
         let entries = redis::cmd("XRANGE")

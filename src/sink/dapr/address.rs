@@ -6,7 +6,9 @@ use crate::sink::{
     shared::{
         address::Address,
         auth::{AUTH, secret::Secret},
+        encoding::Encoding,
         http_client::{REQUEST_TIMEOUT, request_timeout},
+        route::{MAX_TARGETS, Route},
     },
 };
 use std::time::Duration;
@@ -15,16 +17,17 @@ use url::Url;
 /// What is allowed, for error messages.
 const ALLOWED: &str = "`dapr://HOST[:PORT]/PUBSUB/TOPIC` or `dapr+binding://HOST[:PORT]/NAME`, with \
      the parameters `max_bytes` (of an event, from 1000), `timeout` (up to `15s`), `token_file` (with the \
-     sidecar's token) and, of a binding, `eventstore.auth` (the name of credentials, or `none`)";
+     sidecar's token) and, of a binding, `eventstore.auth` (the name of credentials, or `none`); the topic may have \
+     fields of the event in it (`{topic_name}`), with `max_targets`";
 /// What `max_bytes` must leave for an event.
 const LEAST_MAX_BYTES: usize = 1000;
 /// Where a sidecar listens unless told otherwise.
 const DEFAULT_PORT: u16 = 3500;
 
 /// What events are handed to.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum Component {
-    PubSub { name: String, topic: Vec<String> },
+    PubSub { name: String, topic: Route },
     Binding { name: String },
 }
 
@@ -68,7 +71,7 @@ impl ComponentAddress {
         }
         let parameters = address.parameters(match address.scheme() {
             "dapr+binding" => &["max_bytes", "timeout", "token_file", AUTH],
-            _ => &["max_bytes", "timeout", "token_file"],
+            _ => &["max_bytes", "timeout", "token_file", MAX_TARGETS],
         })?;
         let auth = parameters.text(AUTH).map(str::to_owned);
         let max_bytes = match parameters.text("max_bytes").map(str::parse::<usize>) {
@@ -98,7 +101,12 @@ impl ComponentAddress {
             // A topic of some brokers has slashes.
             (_, [name, topic @ ..]) if !topic.is_empty() => Component::PubSub {
                 name: name.clone(),
-                topic: topic.to_vec(),
+                topic: Route::bounded(
+                    &topic.join("/"),
+                    Encoding::TOPIC,
+                    (&address, &parameters),
+                    "topics",
+                )?,
             },
             _ => return Err(address.wrong("it does not name a pub/sub component and a topic")),
         };
@@ -127,7 +135,7 @@ impl ComponentAddress {
     /// The sink's name.
     pub(super) fn sink_name(&self) -> String {
         match &self.component {
-            Component::PubSub { name, topic } => format!("dapr {name} {}", topic.join("/")),
+            Component::PubSub { name, topic } => format!("dapr {name} {}", topic.shown()),
             Component::Binding { name } => format!("dapr binding {name}"),
         }
     }

@@ -142,6 +142,10 @@ impl Sink for DaprSink {
     }
 
     async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
+        let batch = match &self.component {
+            Component::PubSub { topic, .. } => topic.admitted(batch)?,
+            Component::Binding { .. } => batch,
+        };
         parts::deliver(self, batch).await
     }
 

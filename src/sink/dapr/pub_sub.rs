@@ -10,6 +10,7 @@ use crate::sink::{
         attributes::Attributes,
         http_client::{Head, Request, Verdict},
         parts::Part,
+        route::Route,
     },
 };
 
@@ -17,24 +18,25 @@ use crate::sink::{
 pub(super) async fn publish(
     sidecar: &Sidecar,
     name: &str,
-    topic: &[String],
+    topic: &Route,
     max_bytes: Option<usize>,
     event: &SinkEvent,
 ) -> Result<Part, SinkError> {
-    let attributes_and_body = Attributes::of(event).and_then(|attributes| {
+    let made = Attributes::of(event).and_then(|attributes| {
         let mut body = Vec::new();
         attributes.write_around(event, &mut body)?;
-        Ok((attributes, body))
+        Ok((attributes, body, topic.target(event)?))
     });
-    let (attributes, body) = match attributes_and_body {
-        Ok(both) => both,
+    let (attributes, body, target) = match made {
+        Ok(made) => made,
         Err(error) => return Ok(Part::Unsendable(error.to_string())),
     };
     if let Some(unsendable) = too_large(body.len(), max_bytes) {
         return Ok(unsendable);
     }
     let mut path = vec!["v1.0", "publish", name];
-    path.extend(topic.iter().map(String::as_str));
+    // A topic of some brokers has slashes.
+    path.extend(target.split('/'));
     let mut url = sidecar.url(&path);
     if let Some(key) = event.key() {
         // What keeps a workflow's events in order where the broker has partitions.
@@ -56,6 +58,11 @@ pub(super) async fn publish(
             Err(with_code(&answer, SinkError::new(&*refusal.reason)))
         }
         Ok(Verdict::Refused(refusal)) => Ok(Part::Refused(refusal)),
+        // The topic is not among those that the application may publish to.
+        Err(ref error) if !topic.is_fixed() && answer.body.contains("ERR_PUBSUB_FORBIDDEN") => {
+            let error = with_code(&answer, error.clone());
+            Ok(Part::Refused(error.reason().to_owned().into()))
+        }
         Err(ref error) => Err(with_code(&answer, error.clone())),
     }
 }

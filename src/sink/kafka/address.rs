@@ -6,7 +6,10 @@ use crate::sink::{
     shared::{
         address::{Address, Parameters},
         auth::secret::Secret,
+        encoding::Encoding,
         hosts,
+        route::{MAX_TARGETS, Route},
+        template::Template,
     },
 };
 use rdkafka::ClientConfig;
@@ -18,15 +21,18 @@ const ALLOWED: &str = "`kafka://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]/TOP
      with the cargo feature `kafka-tls`; with the parameters `mechanism` (`PLAIN`; with `kafka-tls` \
      also `SCRAM-SHA-256`, `SCRAM-SHA-512`), `password_file`, `token_file` (`OAUTHBEARER`, with `kafka-tls`), \
      `tls_ca` (a file of certificates), `tls_cert` with `tls_key`, `compression` (`none`, `gzip`, `lz4`, `snappy`; \
-     `zstd` with the cargo feature `kafka-zstd`), `partitions`, `replication`, `max_bytes`, `timeout` (`1s` to `15s`) \
-     and `property.NAME`, a property of librdkafka";
+     `zstd` with the cargo feature `kafka-zstd`), `partitions`, `replication`, `max_bytes`, `timeout` (`1s` to `15s`), \
+     `key` and `property.NAME`, a property of librdkafka; the topic and `key` may have fields of the event in them \
+     (`orders.{workflow_type}`), with `max_targets`";
 const DEFAULT_PORT: u16 = 9092;
 /// How long a message is tried, unless the URL says less.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A topic, and how it is reached.
 pub(super) struct TopicAddress {
-    pub(super) topic: String,
+    pub(super) topic: Route,
+    /// What the key is, if it is not the event's own.
+    pub(super) key: Option<Template>,
     /// For a topic that is not there; -1 leaves it to the broker.
     pub(super) partitions: i32,
     pub(super) replication: i32,
@@ -66,15 +72,6 @@ impl TopicAddress {
         let [topic] = path.as_slice() else {
             return Err(address.wrong("it does not name one topic"));
         };
-        let legal =
-            |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
-        if topic.is_empty()
-            || topic.len() > 249
-            || matches!(topic.as_str(), "." | "..")
-            || !topic.chars().all(legal)
-        {
-            return Err(address.wrong("its topic is no name that Kafka takes"));
-        }
         let parameters = address.parameters(&[
             "mechanism",
             "password_file",
@@ -87,7 +84,15 @@ impl TopicAddress {
             "replication",
             "max_bytes",
             "timeout",
+            "key",
+            MAX_TARGETS,
         ])?;
+        let topic = Route::bounded(topic, Encoding::TOPIC, (&address, &parameters), "topics")?;
+        if !is_topic(&topic.with_each("x")) {
+            return Err(address.wrong("its topic is no name that Kafka takes"));
+        }
+        let key = parameters.text("key").map(Template::parse).transpose();
+        let key = key.map_err(|error| address.wrong(format!("`key`: {error}")))?;
         let tls = address.scheme() == "kafka+tls";
         let file = |name: &str| file(&address, &parameters, name, tls);
         let ca = file("tls_ca")?;
@@ -121,7 +126,8 @@ impl TopicAddress {
             return Err(address.wrong("`max_bytes` is not from 1000 to 1000000000"));
         }
         Ok(Self {
-            topic: topic.clone(),
+            topic,
+            key,
             partitions: number("partitions")?.unwrap_or(-1),
             replication: number("replication")?.unwrap_or(-1),
             timeout,
@@ -214,6 +220,12 @@ impl TopicAddress {
         };
         has_file || self.ca.is_some() || self.identity.is_some()
     }
+}
+
+/// Whether Kafka takes a topic of this name.
+fn is_topic(name: &str) -> bool {
+    let legal = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
+    (1..=249).contains(&name.len()) && !matches!(name, "." | "..") && name.chars().all(legal)
 }
 
 /// The path of a file that the client reads. It looks only when it connects, which would be an outage without an end.
@@ -319,7 +331,7 @@ mod tests {
                 .unwrap();
         assert_eq!(address.brokers, "a:9092,[::1]:7,c:9093");
         assert_eq!(
-            (address.topic.as_str(), address.partitions),
+            (address.topic.shown(), address.partitions),
             ("orders.v1", 3)
         );
         let config = address.config().unwrap();

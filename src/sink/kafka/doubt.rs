@@ -1,10 +1,14 @@
-//! What the topic has of events that nobody confirmed, perhaps of an earlier run of the program: its partitions are read
-//! back from their ends. Only committed messages count.
+//! What the topics have of events that nobody confirmed, perhaps of an earlier run of the program: their partitions are read
+//! back from their ends. Only committed messages count. The doubt is about each topic by itself, and stays until the topic has
+//! events again.
 
 use super::{address::TopicAddress, producer::Context};
-use crate::sink::{
-    SinkError, SinkEvent,
-    shared::doubt::{Found, MOST_READ, Reach, Seen},
+use crate::{
+    event::EventId,
+    sink::{
+        SinkError, SinkEvent,
+        shared::doubt::{Found, MOST_READ, Reach, Seen},
+    },
 };
 use rdkafka::{
     Message as _, Offset, TopicPartitionList,
@@ -33,7 +37,7 @@ const LARGEST_PAGE: i64 = 16 * 1024;
 /// How long a partition that seems to have ended is waited for, if its end was further before: behind it, a transaction is
 /// open, whose messages do not count.
 const END_LIMIT: Duration = Duration::from_secs(1);
-/// How long a look may take. The delivery that follows it needs its own time.
+/// How long a look may take, at all topics together; one is looked at in any case. The delivery that follows it needs its own time.
 const LOOK_LIMIT: Duration = Duration::from_secs(8);
 const POLL_LIMIT: Duration = Duration::from_millis(200);
 /// How long one answer may take.
@@ -42,6 +46,15 @@ const STEP_LIMIT: Duration = Duration::from_secs(4);
 /// What is in doubt, and what is known of it.
 #[derive(Debug)]
 pub(super) struct Doubt {
+    /// Whether the user may read at all, as far as is known.
+    may_read: bool,
+    /// Those that the sink had events for.
+    topics: HashMap<String, Topic>,
+}
+
+/// What is known of one topic.
+#[derive(Debug)]
+struct Topic {
     /// Events may be in the topic that nobody has confirmed: of an earlier run of the program, at the start.
     is_in_doubt: bool,
     /// Whether the user may read the topic, as far as is known.
@@ -52,6 +65,15 @@ pub(super) struct Doubt {
 }
 
 impl Default for Doubt {
+    fn default() -> Self {
+        Self {
+            may_read: true,
+            topics: HashMap::new(),
+        }
+    }
+}
+
+impl Default for Topic {
     fn default() -> Self {
         Self {
             is_in_doubt: true,
@@ -77,29 +99,41 @@ struct Part {
 }
 
 impl Doubt {
-    pub(super) fn asks_for_a_look(&self) -> bool {
-        self.is_in_doubt && self.may_read
+    /// Whether the topic has to be looked at before anything is sent to it.
+    pub(super) fn asks_for_a_look_at(&self, topic: &str) -> bool {
+        let topic = self.topics.get(topic);
+        self.may_read && topic.is_none_or(|topic| topic.is_in_doubt && topic.may_read)
     }
 
-    pub(super) fn found(&self) -> &Found {
-        &self.found
+    pub(super) fn found(&self, topic: &str, id: EventId) -> bool {
+        let topic = self.topics.get(topic);
+        topic.is_some_and(|topic| topic.found.contains(id))
     }
 
-    /// From now on, what is sent is in doubt.
-    pub(super) fn begin(&mut self, batch: &[SinkEvent]) {
-        self.found.pass(batch);
-        self.is_in_doubt = true;
+    /// From now on, what is sent to these topics is in doubt.
+    pub(super) fn begin(&mut self, topics: &[&str], batch: &[SinkEvent]) {
+        for name in topics {
+            let topic = self.topics.entry((*name).to_owned()).or_default();
+            topic.found.pass(batch);
+            topic.is_in_doubt = true;
+        }
     }
 
-    /// It is known of each event what became of it.
-    pub(super) fn end(&mut self) {
-        self.is_in_doubt = false;
+    /// It is known of each event for these topics what became of it.
+    pub(super) fn end(&mut self, topics: &[&str]) {
+        for name in topics {
+            if let Some(topic) = self.topics.get_mut(*name) {
+                topic.is_in_doubt = false;
+            }
+        }
     }
 
-    /// Finds out which events in doubt are in the topic. Waits where it is called.
+    /// Finds out which events in doubt are in these topics, in this order, and stops when it took long. Waits where it is
+    /// called. Nothing of an earlier call may be under way.
     pub(super) fn look(
         &mut self,
         address: &Arc<TopicAddress>,
+        topics: &[String],
         reach: &Reach,
     ) -> Result<(), SinkError> {
         // A token is fetched by a client that is asked for messages, and not by one that is asked for what there is.
@@ -107,38 +141,67 @@ impl Doubt {
             self.may_read = false;
             return Ok(());
         }
-        match self.read_back(address, reach) {
-            Ok(()) => Ok(()),
-            Err(Problem::Passing(error)) => Err(error),
-            Err(Problem::Forbidden(error)) => {
-                self.may_read = false;
-                warn!(
-                    topic = address.topic,
-                    %error,
-                    "the topic may not be read: after a crash or an outage, events may come twice"
-                );
-                Ok(())
+        let until = Instant::now() + LOOK_LIMIT;
+        let consumer = match consumer(address) {
+            Ok(consumer) => consumer,
+            Err(Problem::Passing(error)) => return Err(error),
+            Err(Problem::Forbidden(error)) => return self.may_not_read(&error),
+        };
+        for name in topics {
+            let topic = self.topics.entry(name.clone()).or_default();
+            match topic.read_back(name, &consumer, reach, until) {
+                Ok(()) => topic.is_in_doubt = false,
+                Err(Problem::Passing(error)) => return Err(error),
+                Err(Problem::Forbidden(error)) if is_about_the_topic(&error) => {
+                    topic.may_read = false;
+                    warn!(
+                        topic = name,
+                        %error,
+                        "the topic may not be read: after a crash or an outage, events may come twice"
+                    );
+                }
+                Err(Problem::Forbidden(error)) => return self.may_not_read(&error),
+            }
+            if Instant::now() >= until {
+                break;
             }
         }
+        Ok(())
     }
 
-    fn read_back(&mut self, address: &Arc<TopicAddress>, reach: &Reach) -> Result<(), Problem> {
-        let until = Instant::now() + LOOK_LIMIT;
-        let mut config = address.config().map_err(Problem::Passing)?;
-        config
-            // Nothing is committed for a group, but a client that reads has to name one.
-            .set("group.id", env!("CARGO_PKG_NAME"))
-            .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "true")
-            .set("isolation.level", "read_committed")
-            .set("auto.offset.reset", "error")
-            .set("fetch.wait.max.ms", "50")
-            // A page is read, and not all that follows it.
-            .set("queued.min.messages", "1000");
-        let consumer: BaseConsumer<Context> = config
-            .create_with_context(Context::of(address))
-            .map_err(problem)?;
-        let mut parts = self.parts(address, &consumer)?;
+    fn may_not_read(&mut self, error: &KafkaError) -> Result<(), SinkError> {
+        self.may_read = false;
+        warn!(%error, "no topic may be read: after a crash or an outage, events may come twice");
+        Ok(())
+    }
+}
+
+fn consumer(address: &Arc<TopicAddress>) -> Result<BaseConsumer<Context>, Problem> {
+    let mut config = address.config().map_err(Problem::Passing)?;
+    config
+        // Nothing is committed for a group, but a client that reads has to name one.
+        .set("group.id", env!("CARGO_PKG_NAME"))
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("isolation.level", "read_committed")
+        .set("auto.offset.reset", "error")
+        .set("fetch.wait.max.ms", "50")
+        // A page is read, and not all that follows it.
+        .set("queued.min.messages", "1000");
+    config
+        .create_with_context(Context::of(address))
+        .map_err(problem)
+}
+
+impl Topic {
+    fn read_back(
+        &mut self,
+        name: &str,
+        consumer: &BaseConsumer<Context>,
+        reach: &Reach,
+        until: Instant,
+    ) -> Result<(), Problem> {
+        let mut parts = self.parts(name, consumer)?;
         let ends: HashMap<i32, i64> = parts.iter().map(|it| (it.partition, it.end)).collect();
         if parts.iter().any(|it| {
             self.seen
@@ -148,20 +211,20 @@ impl Doubt {
             // Another topic of the same name: what was found is gone.
             self.found.clear();
             self.seen.clear();
-            parts = self.parts(address, &consumer)?;
+            parts = self.parts(name, consumer)?;
         }
         let (mut page, mut read) = (FIRST_PAGE, 0);
         parts.retain(|part| part.floor < part.end);
         while !parts.is_empty() {
             if read >= MOST_READ || Instant::now() >= until {
                 warn!(
-                    topic = address.topic,
+                    topic = name,
                     "others wrote so much to the topic that it was not read to the end of the doubt: events may come twice"
                 );
                 break;
             }
             let mut over = HashSet::new();
-            read_page(address, &consumer, &parts, page, until, |message| {
+            read_page(name, consumer, &parts, page, until, |message| {
                 let seen = Header::of(message);
                 self.found.note(seen.seen(), reach);
                 if reach.ends_at(seen.seen()) {
@@ -183,19 +246,15 @@ impl Doubt {
     }
 
     /// What there is to read: of each partition the part behind what is known.
-    fn parts(
-        &self,
-        address: &TopicAddress,
-        consumer: &BaseConsumer<Context>,
-    ) -> Result<Vec<Part>, Problem> {
+    fn parts(&self, name: &str, consumer: &BaseConsumer<Context>) -> Result<Vec<Part>, Problem> {
         let metadata = consumer
-            .fetch_metadata(Some(&address.topic), STEP_LIMIT)
+            .fetch_metadata(Some(name), STEP_LIMIT)
             .map_err(problem)?;
         let mut parts = Vec::new();
         for topic in metadata.topics() {
             for partition in topic.partitions().iter().map(|partition| partition.id()) {
                 let (low, high) = consumer
-                    .fetch_watermarks(&address.topic, partition, STEP_LIMIT)
+                    .fetch_watermarks(name, partition, STEP_LIMIT)
                     .map_err(problem)?;
                 let seen = self.seen.get(&partition).copied();
                 parts.push(Part {
@@ -217,7 +276,7 @@ impl Part {
 
 /// Reads the last page of each part.
 fn read_page(
-    address: &TopicAddress,
+    topic: &str,
     consumer: &BaseConsumer<Context>,
     parts: &[Part],
     page: i64,
@@ -228,7 +287,7 @@ fn read_page(
     let mut waiting = HashMap::new();
     for part in parts {
         let begin = Offset::Offset(part.begin(page));
-        list.add_partition_offset(&address.topic, part.partition, begin)
+        list.add_partition_offset(topic, part.partition, begin)
             .map_err(problem)?;
         waiting.insert(part.partition, part.end);
     }
@@ -252,7 +311,7 @@ fn read_page(
                     .is_none_or(|at| at.elapsed() < END_LIMIT)
             }),
             Some(Err(KafkaError::PartitionEOF(partition))) => {
-                let read_to = position(consumer, &address.topic, partition);
+                let read_to = position(consumer, topic, partition);
                 match waiting.get(&partition) {
                     Some(end) if read_to.is_some_and(|read_to| read_to < *end) => {
                         ended.entry(partition).or_insert_with(Instant::now);
@@ -282,6 +341,10 @@ fn position(consumer: &BaseConsumer<Context>, topic: &str, partition: i32) -> Op
     let positions = consumer.position().ok()?;
     let position = positions.find_partition(topic, partition)?;
     position.offset().to_raw()
+}
+
+fn is_about_the_topic(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed)
 }
 
 fn problem(error: KafkaError) -> Problem {

@@ -5,7 +5,10 @@ use crate::{
     event::EventError,
     sink::{
         SinkError, SinkEvent,
-        shared::attributes::{Attributes, HeaderNames},
+        shared::{
+            attributes::{Attributes, HeaderNames},
+            template::NONE,
+        },
     },
 };
 use rdkafka::{
@@ -22,9 +25,11 @@ use rdkafka::{
     },
 };
 use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
     error::Error,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -58,6 +63,8 @@ pub(super) enum Failure {
     Unsendable(String),
     /// The broker refused the set of messages that it was in, for its size or for one of them.
     SetRefused(String),
+    /// The broker refuses whatever is for its topic, which was made from the event.
+    TopicRefused(String),
 }
 
 impl Failure {
@@ -67,11 +74,23 @@ impl Failure {
     }
 }
 
-/// A producer for one topic.
+/// What is sent: an event, to a topic, with its key.
+pub(super) struct Message<'a> {
+    pub(super) event: &'a SinkEvent,
+    pub(super) topic: Cow<'a, str>,
+    pub(super) key: Option<Cow<'a, str>>,
+}
+
+/// Topics that the broker refuses for good, each with its reason.
+pub(super) type RefusedTopics = HashMap<String, String>;
+
+/// A producer.
 pub(super) struct Producer {
     producer: FutureProducer<Context>,
     address: Arc<TopicAddress>,
     said: LastError,
+    /// The topics that are there.
+    topics: Mutex<HashSet<String>>,
     /// Something did not arrive: the topic may be gone, with what the client knows of it.
     is_doubtful: AtomicBool,
 }
@@ -122,9 +141,8 @@ impl ClientContext for Context {
 }
 
 impl Producer {
-    /// Makes a producer and looks for the topic, which is made if it is not there and the broker
-    /// lets it.
-    pub(super) async fn connect(address: Arc<TopicAddress>) -> Result<Self, SinkError> {
+    /// Makes a producer. Connects to nothing yet.
+    pub(super) async fn new(address: Arc<TopicAddress>) -> Result<Arc<Self>, SinkError> {
         // The client's calls wait where they are called; making and ending it, too.
         blocking(move || {
             let context = Context::of(&address);
@@ -132,29 +150,107 @@ impl Producer {
                 .config()?
                 .create_with_context(context.clone())
                 .map_err(|error| SinkError::caused_by("no Kafka client", error))?;
-            let made = Self {
+            Ok(Arc::new(Self {
                 producer,
                 address,
                 said: context.said.clone(),
+                topics: Mutex::default(),
                 is_doubtful: AtomicBool::new(false),
-            };
-            if !made.topic_is_there()? {
-                made.make_topic(context)?;
-            }
-            Ok(made)
+            }))
         })
         .await
     }
 
-    /// Whether the broker can be reached and has the topic.
-    pub(super) async fn has_topic(self: &Arc<Self>) -> Result<bool, SinkError> {
+    /// Looks for topics, and makes those that are not there, as far as the broker lets it.
+    ///
+    /// # Errors
+    /// [`SinkError`] if there is no answer, and where every event has the same topic, also if the broker refuses it.
+    pub(super) async fn prepare(
+        self: &Arc<Self>,
+        topics: &[&str],
+    ) -> Result<RefusedTopics, SinkError> {
+        let missing: Vec<String> = {
+            let known = self.topics();
+            let topics = topics.iter().filter(|topic| !known.contains(**topic));
+            topics.map(|topic| (*topic).to_owned()).collect()
+        };
+        if missing.is_empty() {
+            return Ok(RefusedTopics::new());
+        }
         let this = self.clone();
         blocking(move || {
-            let is_there = this.topic_is_there()?;
-            this.is_doubtful.store(!is_there, Ordering::Relaxed);
-            Ok(is_there)
+            let mut refused = RefusedTopics::new();
+            let mut to_make = Vec::new();
+            for topic in missing {
+                match this.is_there(&topic) {
+                    Ok(false) => to_make.push(topic),
+                    found => this.note(&topic, found.map(drop), &mut refused)?,
+                }
+            }
+            for (topic, made) in this.make(&to_make)? {
+                this.note(&topic, made, &mut refused)?;
+            }
+            Ok(refused)
         })
         .await
+    }
+
+    /// Notes that a topic is there, or that the broker refuses it.
+    fn note(
+        &self,
+        topic: &str,
+        found: Result<(), TopicProblem>,
+        refused: &mut RefusedTopics,
+    ) -> Result<(), SinkError> {
+        match found {
+            Ok(()) => {
+                self.topics().insert(topic.to_owned());
+            }
+            Err(TopicProblem::Refused(error)) if !self.address.topic.is_fixed() => {
+                refused.insert(topic.to_owned(), error.reason().to_owned());
+            }
+            Err(problem) => return Err(problem.into_error()),
+        }
+        Ok(())
+    }
+
+    /// Whether the broker can be reached and still has those of the topics that were there.
+    pub(super) async fn has(self: &Arc<Self>, topics: &[&str]) -> Result<bool, SinkError> {
+        let known: Vec<String> = {
+            let known = self.topics();
+            let topics = topics.iter().filter(|topic| known.contains(**topic));
+            topics.map(|topic| (*topic).to_owned()).collect()
+        };
+        let this = self.clone();
+        blocking(move || {
+            let mut are_there = true;
+            for topic in known {
+                are_there &= this.is_there(&topic).map_err(TopicProblem::into_error)?;
+            }
+            this.is_doubtful.store(!are_there, Ordering::Relaxed);
+            Ok(are_there)
+        })
+        .await
+    }
+
+    /// Whether the broker can be reached, and has the topic, if every event has the same.
+    pub(super) async fn check(self: &Arc<Self>) -> Result<bool, SinkError> {
+        let this = self.clone();
+        blocking(move || {
+            let topic = this.address.topic.with_each(NONE);
+            let is_fixed = this.address.topic.is_fixed();
+            match this.is_there(&topic) {
+                Ok(is_there) => Ok(is_there || !is_fixed),
+                // An answer, of a topic that may be none of the events'.
+                Err(TopicProblem::Refused(_)) if !is_fixed => Ok(true),
+                Err(problem) => Err(problem.into_error()),
+            }
+        })
+        .await
+    }
+
+    fn topics(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether something did not arrive, and nobody has asked for the topic since.
@@ -182,32 +278,36 @@ impl Producer {
     /// Sends events in order, and gives what became of each, in the same order.
     pub(super) async fn send(
         &self,
-        events: &[&SinkEvent],
+        messages: &[&Message<'_>],
         journal: Option<&str>,
     ) -> Vec<Result<(), Failure>> {
         self.forget();
-        let mut waiting = Vec::with_capacity(events.len());
+        let mut waiting = Vec::with_capacity(messages.len());
         // What follows a message that was not even queued is not queued either: it would overtake.
         let mut stopped = false;
-        for event in events {
+        for message in messages {
             let queued = if stopped {
                 Err(Failure::unsent())
             } else {
-                self.queue(event, journal)
+                self.queue(message, journal)
             };
             stopped |= matches!(queued, Err(Failure::Now(_)));
             waiting.push(queued);
         }
         let mut results = Vec::with_capacity(waiting.len());
-        for queued in waiting {
-            results.push(match queued {
+        for (queued, message) in waiting.into_iter().zip(messages) {
+            let result = match queued {
                 Ok(report) => match report.await {
                     Ok(Ok(_)) => Ok(()),
                     Ok(Err((error, _))) => Err(self.failure(&error)),
                     Err(_) => Err(Failure::Now(SinkError::new("the Kafka client ended"))),
                 },
                 Err(failure) => Err(failure),
-            });
+            };
+            if matches!(result, Err(Failure::TopicRefused(_))) {
+                self.topics().remove(&*message.topic);
+            }
+            results.push(result);
         }
         if results
             .iter()
@@ -218,13 +318,18 @@ impl Producer {
         results
     }
 
-    fn queue(&self, event: &SinkEvent, journal: Option<&str>) -> Result<DeliveryFuture, Failure> {
+    fn queue(
+        &self,
+        message: &Message<'_>,
+        journal: Option<&str>,
+    ) -> Result<DeliveryFuture, Failure> {
+        let Message { event, topic, key } = message;
         let headers =
             headers(event, journal).map_err(|error| Failure::Unsendable(error.to_string()))?;
-        let mut record = FutureRecord::to(&self.address.topic)
+        let mut record = FutureRecord::to(topic)
             .payload(&event.json)
             .headers(headers);
-        if let Some(key) = event.key() {
+        if let Some(key) = key.as_deref() {
             record = record.key(key);
         }
         self.producer.send_result(record).map_err(|(error, _)| {
@@ -247,6 +352,9 @@ impl Producer {
                 // Another one of its set was.
                 | RDKafkaErrorCode::InvalidDifferentRecord,
             ) => Failure::SetRefused(format!("the broker refuses it: {error}")),
+            Some(code) if is_refusal(code) && !self.address.topic.is_fixed() => {
+                Failure::TopicRefused(format!("the broker refuses its topic: {error}"))
+            }
             _ => Failure::Now(self.error("", error)),
         }
     }
@@ -269,16 +377,15 @@ impl Producer {
     }
 
     /// Asks the broker.
-    fn topic_is_there(&self) -> Result<bool, SinkError> {
+    fn is_there(&self, name: &str) -> Result<bool, TopicProblem> {
         let patience = METADATA_TIMEOUT.min(self.address.timeout);
         let metadata = self
             .client()
-            .fetch_metadata(Some(&self.address.topic), patience)
-            .map_err(|error| self.error("no answer from the broker: ", &error))?;
-        let topic = metadata
-            .topics()
-            .iter()
-            .find(|topic| topic.name() == self.address.topic);
+            .fetch_metadata(Some(name), patience)
+            .map_err(|error| {
+                TopicProblem::Now(self.error("no answer from the broker: ", &error))
+            })?;
+        let topic = metadata.topics().iter().find(|topic| topic.name() == name);
         match topic.map(|topic| topic.error().map(RDKafkaErrorCode::from)) {
             Some(None) => Ok(true),
             // It is being made.
@@ -287,45 +394,97 @@ impl Producer {
                 RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic,
             ))
             | None => Ok(false),
-            Some(Some(code)) => Err(SinkError::new(format!(
-                "the topic {}: {code}",
-                self.address.topic
-            ))),
+            Some(Some(code)) => Err(TopicProblem::of(
+                code,
+                SinkError::new(format!("the topic {name}: {code}")),
+            )),
         }
     }
 
-    fn make_topic(&self, context: Context) -> Result<(), SinkError> {
-        let failed = |error: &dyn std::fmt::Display| {
+    /// Makes topics, and says of each whether it is there now.
+    fn make(&self, names: &[String]) -> Result<Vec<Made>, SinkError> {
+        let failed = |name: &str, error: &dyn std::fmt::Display| {
             SinkError::new(format!(
-                "there is no topic {}, and it cannot be made: {error}",
-                self.address.topic
+                "there is no topic {name}, and it cannot be made: {error}"
             ))
         };
+        let Some(first) = names.first() else {
+            return Ok(Vec::new());
+        };
         if self.address.token().is_some() {
-            return Err(failed(&"with OAUTHBEARER the sink makes none"));
+            let refused = names.iter().map(|name| {
+                let error = failed(name, &"with OAUTHBEARER the sink makes none");
+                (name.clone(), Err(TopicProblem::Refused(error)))
+            });
+            return Ok(refused.collect());
         }
+        let context = Context {
+            said: self.said.clone(),
+            address: self.address.clone(),
+        };
         let admin: AdminClient<Context> = self
             .address
             .config()?
             .create_with_context(context)
-            .map_err(|error| failed(&error))?;
-        let topic = NewTopic::new(
-            &self.address.topic,
-            self.address.partitions,
-            TopicReplication::Fixed(self.address.replication),
-        );
+            .map_err(|error| failed(first, &error))?;
+        let topics = names.iter().map(|name| {
+            NewTopic::new(
+                name,
+                self.address.partitions,
+                TopicReplication::Fixed(self.address.replication),
+            )
+        });
+        let topics: Vec<_> = topics.collect();
         let options = AdminOptions::new()
             .request_timeout(Some(METADATA_TIMEOUT))
             .operation_timeout(Some(METADATA_TIMEOUT));
-        let made = Handle::current().block_on(admin.create_topics([&topic], &options));
-        for result in made.map_err(|error| failed(&error))? {
-            match result {
-                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-                Err((_, code)) => return Err(failed(&code)),
+        let made = Handle::current().block_on(admin.create_topics(&topics, &options));
+        let made = made.map_err(|error| failed(first, &error))?;
+        let results = made.into_iter().map(|result| match result {
+            Ok(name) | Err((name, RDKafkaErrorCode::TopicAlreadyExists)) => (name, Ok(())),
+            Err((name, code)) => {
+                let problem = TopicProblem::of(code, failed(&name, &code));
+                (name, Err(problem))
             }
-        }
-        Ok(())
+        });
+        Ok(results.collect())
     }
+}
+
+/// What became of a topic that was to be made.
+type Made = (String, Result<(), TopicProblem>);
+
+/// Why there is no topic.
+enum TopicProblem {
+    /// The broker will have none of that name from this sink.
+    Refused(SinkError),
+    Now(SinkError),
+}
+
+impl TopicProblem {
+    fn of(code: RDKafkaErrorCode, error: SinkError) -> Self {
+        match is_refusal(code) {
+            true => Self::Refused(error),
+            false => Self::Now(error),
+        }
+    }
+
+    fn into_error(self) -> SinkError {
+        match self {
+            Self::Refused(error) | Self::Now(error) => error,
+        }
+    }
+}
+
+/// Whether a broker means a topic itself: its name, or the user's right to it.
+fn is_refusal(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::InvalidTopic
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::PolicyViolation
+    )
 }
 
 /// The CloudEvents attributes as the Kafka binding has them: `ce_` and the name, in UTF-8. Behind them, where the event

@@ -6,19 +6,24 @@ use crate::sink::{
     shared::{
         address::{Address, Parameters},
         auth::secret::Secret,
+        encoding::Encoding,
         hosts,
+        route::Route,
         tls::{Tls, TlsFiles},
     },
 };
 use async_nats::ServerAddr;
 
-const ALLOWED: &str = "`nats://user:password@host:port[,host:port…]/subject` or `nats://token@host:port/subject`, \
+const ALLOWED: &str = "`nats://user:password@host:port[,host:port…]/subject` or `nats://token@host:port/subject`, where parts of the \
+     subject behind the first may hold fields of the event (`orders.{workflow_type}`), \
      `nats+tls://` for TLS, with the parameters `stream=NAME`, `domain=NAME`, `replicas=1..5`, `creds=FILE`, \
      `nkey_file=FILE`, `token_file=FILE`, `password_file=FILE`, `tls_ca=FILE`, `tls_cert=FILE` with `tls_key=FILE`";
 
 /// A subject, and how it is reached.
 pub(super) struct SubjectAddress {
-    pub(super) subject: String,
+    pub(super) subject: Route,
+    /// What a stream has to take: the subject, with `*` for each part that is made from the event.
+    pub(super) pattern: String,
     /// The stream that the URL names.
     pub(super) stream: Option<String>,
     /// The JetStream domain, such as that of a leaf node.
@@ -49,7 +54,7 @@ impl SubjectAddress {
             "tls_cert",
             "tls_key",
         ])?;
-        let subject = subject(&address)?;
+        let (subject, pattern) = subject(&address)?;
         let name = |parameter: &str| match parameters.text(parameter) {
             Some(name) if !is_name(name) => Err(address.wrong(format!(
                 "`{parameter}` has characters besides letters, digits, `_`, `-`"
@@ -92,11 +97,12 @@ impl SubjectAddress {
             tls: Tls::new(files).map_err(|reason| address.wrong(reason))?,
             tls_required,
             subject,
+            pattern,
         })
     }
 }
 
-fn subject(address: &Address) -> Result<String, SinkUrlError> {
+fn subject(address: &Address) -> Result<(Route, String), SinkUrlError> {
     let subject = match address.path()?.as_slice() {
         [subject] => subject.clone(),
         [] => return Err(address.wrong("it names no subject")),
@@ -106,13 +112,27 @@ fn subject(address: &Address) -> Result<String, SinkUrlError> {
             );
         }
     };
-    if !is_subject(&subject) {
+    let route = Route::parse(&subject, Encoding::TOKEN)
+        .map_err(|error| address.wrong(error.to_string()))?;
+    if !is_subject(&route.with_each("x")) {
         return Err(address.wrong(
             "the subject is none to publish to: parts separated by `.`, none of them empty, \
              without spaces, `*` and `>`",
         ));
     }
-    Ok(subject)
+    // A subject has no control characters.
+    const FIELD: &str = "\0";
+    let named = route.with_each(FIELD);
+    let parts = named.split('.');
+    let parts: Vec<&str> = parts
+        .map(|part| if part.contains(FIELD) { "*" } else { part })
+        .collect();
+    if parts.first() == Some(&"*") {
+        return Err(address.wrong(
+            "the first part of the subject has a field in it: a stream for it would take what is not the sink's",
+        ));
+    }
+    Ok((route, parts.join(".")))
 }
 
 /// One way to say who the sink is, of those that the URL names.
@@ -185,6 +205,28 @@ mod tests {
         }
         for subject in ["", ".", "a.", "a..b", "a.*", "a.>", "a b", "a\n"] {
             assert!(!is_subject(subject), "{subject}");
+        }
+    }
+
+    #[test]
+    fn a_stream_takes_what_fields_stand_for() {
+        for (subject, pattern) in [
+            ("orders", "orders"),
+            ("orders.{workflow_type}.v1-{event_type}", "orders.*.*"),
+            ("%7B%7Bo%7D%7D.x", "{o}.x"),
+        ] {
+            let address = SubjectAddress::parse(&format!("nats://h/{subject}")).unwrap();
+            assert_eq!(address.pattern, pattern);
+        }
+        for (subject, reason) in [
+            ("{workflow_type}.events", "first part"),
+            ("orders.{type}", "`{workflow_type}`"),
+            ("orders..{event_type}", "none of them empty"),
+        ] {
+            let error = SubjectAddress::parse(&format!("nats://h/{subject}"))
+                .err()
+                .unwrap();
+            assert!(error.reason.contains(reason), "{error}");
         }
     }
 

@@ -5,8 +5,10 @@ use crate::sink::{SinkError, shared::hosts::LastThatWorked};
 use async_nats::{
     AuthError, ConnectOptions, Event, ServerError,
     connection::State,
-    jetstream::{self, context::GetStreamByNameErrorKind, stream},
+    jetstream::{self, context::GetStreamByNameErrorKind, response::Response, stream},
 };
+use serde::Deserialize;
+use serde_json::json;
 use std::{
     future::Future,
     sync::{
@@ -25,8 +27,16 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(10 * 60);
 /// A connection, and the stream that takes the subject.
 pub(super) struct Connection {
     pub(super) context: jetstream::Context,
-    pub(super) stream: String,
+    /// The stream that is to acknowledge; none where each subject may have its own.
+    pub(super) stream: Option<String>,
     objections: Objections,
+}
+
+/// A page of names of streams.
+#[derive(Deserialize)]
+struct Names {
+    total: usize,
+    streams: Option<Vec<String>>,
 }
 
 /// What the server objects to. It says so beside the answers, which then never come.
@@ -72,6 +82,31 @@ impl Connection {
         work: impl Future<Output = Result<T, SinkError>>,
     ) -> Result<T, SinkError> {
         self.objections.or(work).await
+    }
+
+    /// The streams that take what is published: the one that acknowledges, or all that take a subject of the pattern.
+    pub(super) async fn streams(&self, pattern: &str) -> Result<Vec<String>, SinkError> {
+        if let Some(stream) = &self.stream {
+            return Ok(vec![stream.clone()]);
+        }
+        let failed = |error| SinkError::caused_by("NATS JetStream", error);
+        let mut names = Vec::new();
+        loop {
+            let wanted = json!({ "offset": names.len(), "subject": pattern });
+            let answer = self.context.request("STREAM.NAMES", &wanted).await;
+            let page: Names = match answer.map_err(failed)? {
+                Response::Ok(page) => page,
+                Response::Err { error } => {
+                    return Err(SinkError::caused_by("NATS JetStream", error));
+                }
+            };
+            let more = page.streams.unwrap_or_default();
+            let is_last = more.is_empty() || names.len() + more.len() >= page.total;
+            names.extend(more);
+            if is_last {
+                return Ok(names);
+            }
+        }
     }
 
     async fn to(address: &SubjectAddress, index: usize) -> Result<Self, SinkError> {
@@ -164,14 +199,18 @@ async fn with_tls(
 async fn find_or_create_stream(
     address: &SubjectAddress,
     context: &jetstream::Context,
-) -> Result<String, SinkError> {
-    let subject = &address.subject;
+) -> Result<Option<String>, SinkError> {
+    let subject = &address.pattern;
+    let is_fixed = address.subject.is_fixed();
     let name = match &address.stream {
         Some(name) => name.clone(),
         None => match context.stream_by_subject(subject.as_str()).await {
-            Ok(name) => return Ok(name),
+            Ok(name) => return Ok(is_fixed.then_some(name)),
             Err(error) => match error.kind() {
-                GetStreamByNameErrorKind::NotFound => subject.replace('.', "_"),
+                GetStreamByNameErrorKind::NotFound => {
+                    let parts = subject.split('.').filter(|part| *part != "*");
+                    parts.collect::<Vec<_>>().join("_")
+                }
                 _ => return Err(SinkError::caused_by("NATS JetStream", error)),
             },
         },
@@ -195,5 +234,12 @@ async fn find_or_create_stream(
         messages = stream.cached_info().state.messages,
         "publishing to the stream"
     );
-    Ok(name)
+    Ok((is_fixed || address.stream.is_some()).then_some(name))
+}
+
+/// Whether the server says that no stream takes a subject, as opposed to not answering now: while a stream has no leader,
+/// nobody answers either.
+pub(super) async fn is_unbound(connection: &Connection, subject: &str) -> bool {
+    let asked = connection.context.stream_by_subject(subject).await;
+    asked.is_err_and(|error| error.kind() == GetStreamByNameErrorKind::NotFound)
 }

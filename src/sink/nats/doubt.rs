@@ -1,17 +1,29 @@
-//! What the stream has of a batch that nobody confirmed, perhaps of an earlier run of the program. The stream forgets
+//! What the streams have of a batch that nobody confirmed, perhaps of an earlier run of the program. A stream forgets
 //! message ids after its duplicate window; what is written on its messages, it keeps.
+//!
+//! Where the subject has fields of the event, every stream that takes one of its subjects is looked at, whichever the batch
+//! names: then no doubt is left about a stream that the batch that comes again has nothing for.
 
-use super::connection::Connection;
-use crate::sink::{
-    SinkError, SinkEvent,
-    shared::doubt::{Found, MOST_CALLS, MOST_READ, Origin, Reach, Seen},
+use super::{address::SubjectAddress, connection::Connection};
+use crate::{
+    event::Event,
+    sink::{
+        SinkError, SinkEvent,
+        shared::{
+            doubt::{Found, MOST_CALLS, MOST_READ, Origin, Reach, Seen},
+            route::Route,
+        },
+    },
 };
-use async_nats::jetstream::{
-    message::StreamMessage,
-    stream::{RawMessageErrorKind, Stream},
+use async_nats::{
+    HeaderMap,
+    jetstream::{
+        message::StreamMessage,
+        stream::{Info, RawMessageErrorKind, State, Stream},
+    },
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use std::time::SystemTime;
+use std::{collections::HashMap, ops::RangeInclusive, time::SystemTime};
 use tracing::warn;
 
 /// The header with the id of the journal that the event comes from.
@@ -28,21 +40,40 @@ const AT_ONCE: usize = 64;
 
 /// What is in doubt, and what is known of it.
 pub(super) struct Doubt {
-    /// A batch may be in the stream that nobody has confirmed: of an earlier run of the program, at the start.
+    /// A batch may be in the streams that nobody has confirmed: of an earlier run of the program, at the start.
     is_in_doubt: bool,
-    /// Whether the user may read the stream, as far as is known.
-    may_read: bool,
     found: Found,
-    /// When the stream was made that was looked at.
-    made_at: Option<SystemTime>,
-    /// The stream's last message of the last batch that was confirmed as a whole.
-    confirmed: u64,
-    /// A look that was not finished.
-    look: Option<Look>,
+    /// The streams that were looked at, or have confirmed something.
+    streams: HashMap<String, Known>,
+    /// The stream that is being looked at.
+    looked_at: Option<String>,
 }
 
-/// A look at the stream from its end, which may take more than one call.
-struct Look {
+/// What is known of one stream.
+#[derive(Default)]
+struct Known {
+    /// Whether the user may not read it.
+    is_unreadable: bool,
+    /// When it was made, if it was looked at.
+    made_at: Option<SystemTime>,
+    /// The last message that it got of the batches that were confirmed as a whole.
+    confirmed: u64,
+    look: Look,
+}
+
+/// What was found out of what is in doubt now.
+#[derive(Default)]
+enum Look {
+    #[default]
+    Waiting,
+    /// It was not finished.
+    Begun(Progress),
+    Done,
+}
+
+/// A look at a stream from its end, which may take more than one call.
+#[derive(Clone, Copy)]
+struct Progress {
     /// Where it goes on, backwards.
     next: u64,
     read: u64,
@@ -56,19 +87,17 @@ impl Default for Doubt {
     fn default() -> Self {
         Self {
             is_in_doubt: true,
-            may_read: true,
             found: Found::default(),
-            made_at: None,
-            confirmed: 0,
-            look: None,
+            streams: HashMap::new(),
+            looked_at: None,
         }
     }
 }
 
 impl Doubt {
-    /// Whether the stream has to be looked at before anything is published.
+    /// Whether the streams have to be looked at before anything is published.
     pub(super) fn asks_for_a_look(&self) -> bool {
-        self.is_in_doubt && self.may_read
+        self.is_in_doubt
     }
 
     pub(super) fn found(&self) -> &Found {
@@ -79,122 +108,206 @@ impl Doubt {
     pub(super) fn begin(&mut self, batch: &[SinkEvent]) {
         self.found.pass(batch);
         self.is_in_doubt = true;
+        for known in self.streams.values_mut() {
+            known.look = Look::Waiting;
+        }
     }
 
-    /// The stream has the whole batch, up to this message, if it got one.
-    pub(super) fn end(&mut self, last: Option<u64>) {
+    /// The streams have the whole batch: those that got some of it, up to these messages.
+    pub(super) fn end(&mut self, last: HashMap<String, u64>) {
         self.is_in_doubt = false;
-        self.confirmed = last.unwrap_or(self.confirmed).max(self.confirmed);
+        for (stream, last) in last {
+            let known = self.streams.entry(stream).or_default();
+            known.confirmed = known.confirmed.max(last);
+        }
     }
 
-    /// Whether a look failed because the user may not read; then there is none from now on.
-    pub(super) fn gives_up(&mut self, error: &SinkError, stream: &str) -> bool {
+    /// Whether a look failed because the user may not read the stream; then there is none at it from now on.
+    pub(super) fn gives_up(&mut self, error: &SinkError) -> bool {
+        let Some(stream) = self.looked_at.take() else {
+            return false;
+        };
         let reason = error.reason();
         let is_refused = reason.to_lowercase().contains("permissions violation")
             && ["STREAM.MSG.GET", "STREAM.INFO"]
                 .iter()
                 .any(|subject| reason.contains(subject));
         if is_refused {
-            self.may_read = false;
-            self.look = None;
             warn!(
                 stream,
                 %error,
                 "the stream may not be read: after an outage beyond its duplicate window, events may come twice"
             );
+            self.streams.entry(stream).or_default().is_unreadable = true;
         }
         is_refused
     }
 
-    /// Finds out which events in doubt are in the stream.
+    /// Finds out which events in doubt are in the streams that take them.
     pub(super) async fn look(
         &mut self,
         connection: &Connection,
-        subject: &str,
+        address: &SubjectAddress,
         batch: &[SinkEvent],
         origin: &Origin,
     ) -> Result<(), SinkError> {
-        let failed = |error: &dyn std::fmt::Display| {
-            SinkError::new(format!("the NATS stream cannot be read: {error}"))
-        };
-        let stream = connection
-            .context
-            .get_stream_no_info(&connection.stream)
-            .await
-            .map_err(|error| failed(&error))?;
-        let info = stream.get_info().await.map_err(|error| failed(&error))?;
-        let last = info.state.last_sequence;
+        let reach = Reach::of(batch, origin);
+        let mut streams = Vec::new();
+        for name in connection.streams(&address.pattern).await? {
+            let known = self.streams.entry(name.clone()).or_default();
+            if known.is_unreadable {
+                continue;
+            }
+            self.looked_at = Some(name.clone());
+            let stream = connection.context.get_stream_no_info(&name).await;
+            let stream = stream.map_err(|error| failed(&error))?;
+            let info = stream.get_info().await.map_err(|error| failed(&error))?;
+            self.looked_at = None;
+            self.has_met(&name, &info);
+            streams.push((name, stream, info.state));
+        }
+        for (name, stream, state) in streams {
+            self.looked_at = Some(name.clone());
+            self.look_at((&name, &stream), &state, &address.subject, batch, &reach)
+                .await?;
+            self.looked_at = None;
+        }
+        Ok(())
+    }
+
+    fn has_met(&mut self, name: &str, info: &Info) {
         let made_at = SystemTime::from(info.created);
-        if self.made_at.is_some_and(|at| at != made_at) {
+        let known = self.streams.entry(name.to_owned()).or_default();
+        let before = known.made_at.replace(made_at);
+        if before.is_some_and(|at| at != made_at) {
             // Another stream of the same name: what was found is gone.
             self.found.clear();
-            self.confirmed = 0;
-            self.look = None;
+            for known in self.streams.values_mut() {
+                known.confirmed = 0;
+                known.look = Look::Waiting;
+            }
         }
-        self.made_at = Some(made_at);
-        let reach = Reach::of(batch, origin);
-        let floor = self
-            .confirmed
-            .max(info.state.first_sequence.saturating_sub(1));
-        let look = match &mut self.look {
-            Some(look) => look,
-            look => look.insert(Look {
-                next: last,
+    }
+
+    async fn look_at(
+        &mut self,
+        (name, stream): (&str, &Stream<()>),
+        state: &State,
+        route: &Route,
+        batch: &[SinkEvent],
+        reach: &Reach,
+    ) -> Result<(), SinkError> {
+        let known = self.streams.entry(name.to_owned()).or_default();
+        let floor = known.confirmed.max(state.first_sequence.saturating_sub(1));
+        let mut progress = match known.look {
+            Look::Done => return Ok(()),
+            Look::Begun(progress) => progress,
+            Look::Waiting => Progress {
+                next: state.last_sequence,
                 read: 0,
                 page: FIRST_PAGE.max(batch.len() as u64),
                 calls: 0,
-            }),
+            },
         };
-        while look.next > floor {
-            if look.read >= MOST_READ || look.calls >= MOST_CALLS {
+        while progress.next > floor {
+            if progress.read >= MOST_READ || progress.calls >= MOST_CALLS {
                 warn!(
-                    stream = connection.stream,
+                    stream = name,
                     "others wrote so much to the stream that it was not read to the end of the doubt: events may come twice"
                 );
                 break;
             }
-            let before = look.next.saturating_sub(look.page).max(floor);
+            let before = progress.next.saturating_sub(progress.page).max(floor);
             // One that does not come in time is smaller the next time, so that large messages are seen, too.
-            let page = look.page;
-            look.page = (page / 4).max(1);
-            look.calls += 1;
-            let messages = read(&stream, before + 1..=look.next).await;
+            let failed = Progress {
+                page: (progress.page / 4).max(1),
+                ..progress
+            };
+            known.look = Look::Begun(Progress {
+                calls: progress.calls + 1,
+                ..failed
+            });
+            let read = read(stream, before + 1..=progress.next, route).await;
             // Not where this call is dropped meanwhile.
-            look.calls -= 1;
-            let messages = messages?;
+            known.look = Look::Begun(failed);
             let mut is_over = false;
-            for message in messages {
+            for message in read? {
                 let header = |name: &str| message.headers.get(name).map(|value| value.as_str());
-                let is_own = message.subject.as_str() == subject;
+                let is_own = message.is_own;
                 let seen = Seen {
                     id: header(async_nats::header::NATS_MESSAGE_ID.as_ref()).filter(|_| is_own),
                     journal: header(JOURNAL),
                     position: header(POSITION).filter(|_| is_own),
-                    at: Some(message.time.into()),
+                    at: Some(message.at),
                 };
-                self.found.note(seen, &reach);
+                self.found.note(seen, reach);
                 is_over |= reach.ends_at(seen);
             }
-            look.read += look.next - before;
-            look.next = before;
-            look.page = (page * 2).min(LARGEST_PAGE);
-            if is_over || self.confirmed == 0 && reach.is_unknown() {
+            progress = Progress {
+                next: before,
+                read: progress.read + (progress.next - before),
+                page: (progress.page * 2).min(LARGEST_PAGE),
+                calls: progress.calls,
+            };
+            known.look = Look::Begun(progress);
+            if is_over || known.confirmed == 0 && reach.is_unknown() {
                 break;
             }
         }
-        self.look = None;
+        known.look = Look::Done;
         Ok(())
     }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> SinkError {
+    SinkError::new(format!("the NATS stream cannot be read: {error}"))
+}
+
+/// Nothing but this is kept of a message.
+struct Read {
+    headers: HeaderMap,
+    at: SystemTime,
+    /// Whether it has the subject that this sink gives its event. Others write to the stream, too, and perhaps the same
+    /// event to another subject.
+    is_own: bool,
+}
+
+impl Read {
+    fn of(message: StreamMessage, route: &Route) -> Self {
+        Self {
+            is_own: is_own(&message, route),
+            at: message.time.into(),
+            headers: message.headers,
+        }
+    }
+}
+
+fn is_own(message: &StreamMessage, route: &Route) -> bool {
+    if route.is_fixed() {
+        return message.subject.as_str() == route.shown();
+    }
+    let event = std::str::from_utf8(&message.payload).ok();
+    let event = event.and_then(|json| Some((json, Event::from_json(json).ok()?)));
+    let Some((json, event)) = event else {
+        return false;
+    };
+    let Some(id) = event.metadata.event_id else {
+        return false;
+    };
+    let event = SinkEvent::encoded(event, id, json.to_owned());
+    let target = route.target(&event);
+    target.is_ok_and(|target| target == message.subject.as_str())
 }
 
 /// The messages of a part of the stream; those that were removed are left out.
 async fn read(
     stream: &Stream<()>,
-    sequences: std::ops::RangeInclusive<u64>,
-) -> Result<Vec<StreamMessage>, SinkError> {
+    sequences: RangeInclusive<u64>,
+    route: &Route,
+) -> Result<Vec<Read>, SinkError> {
     let asked = stream::iter(sequences).map(|sequence| async move {
         match stream.get_raw_message(sequence).await {
-            Ok(message) => Ok(Some(message)),
+            Ok(message) => Ok(Some(Read::of(message, route))),
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(SinkError::caused_by(
                 "the NATS stream cannot be read",
@@ -202,15 +315,9 @@ async fn read(
             )),
         }
     });
-    let read = asked.buffer_unordered(AT_ONCE);
-    // Nothing but the headers is kept of a message.
-    read.map_ok(|message| {
-        message.map(|message| StreamMessage {
-            payload: bytes::Bytes::new(),
-            ..message
-        })
-    })
-    .try_filter_map(|message| std::future::ready(Ok(message)))
-    .try_collect()
-    .await
+    asked
+        .buffer_unordered(AT_ONCE)
+        .try_filter_map(|message| std::future::ready(Ok(message)))
+        .try_collect()
+        .await
 }

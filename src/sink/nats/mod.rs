@@ -27,9 +27,14 @@ use async_nats::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use connection::Connection;
+use connection::{Connection, is_unbound};
 use doubt::Doubt;
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::Mutex;
 
 /// How long connecting, and how long one answer may take.
@@ -60,7 +65,7 @@ struct State {
 impl fmt::Debug for Nats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Nats")
-            .field("subject", &self.address.subject)
+            .field("subject", &self.address.subject.shown())
             .field("stream", &self.address.stream)
             .finish_non_exhaustive()
     }
@@ -70,7 +75,7 @@ impl fmt::Debug for Nats {
 pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
     let address = SubjectAddress::parse(url)?;
     Ok(Arc::new(Nats {
-        name: format!("nats {}", address.subject),
+        name: format!("nats {}", address.subject.shown()),
         address,
         last_that_worked: LastThatWorked::default(),
         origin: Origin::default(),
@@ -92,11 +97,11 @@ impl Nats {
             doubt,
         } = &mut *state;
         let mut connection = self.connection(kept).await?;
-        if doubt.asks_for_a_look() {
-            let look = doubt.look(&connection, &self.address.subject, batch, &self.origin);
+        while doubt.asks_for_a_look() {
+            let look = doubt.look(&connection, &self.address, batch, &self.origin);
             match connection.unless_it_objects(look).await {
-                Ok(()) => {}
-                Err(error) if doubt.gives_up(&error, &connection.stream) => {
+                Ok(()) => break,
+                Err(error) if doubt.gives_up(&error) => {
                     // What the server objected to stays with the connection.
                     connection = self.connection(kept).await?;
                 }
@@ -105,10 +110,10 @@ impl Nats {
         }
         doubt.begin(batch);
         let publishing = async {
-            let mut last = None;
+            let mut last = HashMap::new();
             for part in batch.chunks(UNACKNOWLEDGED) {
-                let stored = self.publish_part(&connection, part, doubt, done).await?;
-                last = last.max(stored);
+                self.publish_part(&connection, part, doubt, &mut last, done)
+                    .await?;
             }
             Ok(last)
         };
@@ -118,14 +123,15 @@ impl Nats {
         Ok(())
     }
 
-    /// Returns the last message of the stream that holds an event of the part.
+    /// Notes for each stream the `last` message that holds an event of the part.
     async fn publish_part(
         &self,
         connection: &Connection,
         part: &[SinkEvent],
         doubt: &Doubt,
+        last: &mut HashMap<String, u64>,
         done: &mut Delivered,
-    ) -> Result<Option<u64>, SinkError> {
+    ) -> Result<(), SinkError> {
         let mut published = Vec::with_capacity(part.len());
         let mut failure = None;
         for event in part {
@@ -141,7 +147,7 @@ impl Nats {
                 }
             }
         }
-        let mut last = None;
+        let mut unbound = HashSet::new();
         for publication in published {
             let rejection = match publication {
                 Publication::Found => {
@@ -149,22 +155,29 @@ impl Nats {
                     continue;
                 }
                 Publication::Rejected(reason) => Rejection::new(done.taken, reason),
-                Publication::Sent(answer) => match (*answer).await {
+                Publication::Sent { answer, subject } => match (*answer).await {
                     Ok(stored) => {
-                        last = last.max(Some(stored.sequence));
+                        let last = last.entry(stored.stream).or_default();
+                        *last = stored.sequence.max(*last);
                         done.taken += 1;
                         continue;
                     }
                     Err(error) => match refusal(&error) {
                         Some(reason) => Rejection::refused(done.taken, reason),
-                        None => return Err(publish_error(error)),
+                        None => match self
+                            .no_stream(connection, &error, subject, &mut unbound)
+                            .await
+                        {
+                            Some(reason) => Rejection::refused(done.taken, reason),
+                            None => return Err(publish_error(error)),
+                        },
                     },
                 },
             };
             done.rejected.push(rejection);
             done.taken += 1;
         }
-        failure.map_or(Ok(last), Err)
+        failure.map_or(Ok(()), Err)
     }
 
     /// The connection that was kept, if it still is one, or a new one.
@@ -173,6 +186,32 @@ impl Nats {
             Some(connection) if connection.is_alive() => Ok(connection),
             _ => Connection::open(&self.address, &self.last_that_worked).await,
         }
+    }
+
+    /// Why no stream of this sink ever takes a subject that was made from an event; none if one may, later. `unbound`
+    /// has those that are known already.
+    async fn no_stream(
+        &self,
+        connection: &Connection,
+        error: &PublishError,
+        subject: String,
+        unbound: &mut HashSet<String>,
+    ) -> Option<String> {
+        if self.address.subject.is_fixed() {
+            return None;
+        }
+        // Of the subject, nothing is shown that the event holds.
+        let reason = match code_of(error) {
+            Some(ErrorCode::STREAM_NOT_MATCH) => "another stream than `stream` takes its subject",
+            _ => "no stream takes its subject",
+        };
+        let is_refused = code_of(error) == Some(ErrorCode::STREAM_NOT_MATCH)
+            || (error.kind() == PublishErrorKind::StreamNotFound
+                && (unbound.contains(&subject) || is_unbound(connection, &subject).await));
+        if is_refused {
+            unbound.insert(subject);
+        }
+        is_refused.then(|| format!("NATS refuses it: {reason}"))
     }
 
     async fn publish(
@@ -193,18 +232,27 @@ impl Nats {
             headers.insert(doubt::JOURNAL, journal);
             headers.insert(doubt::POSITION, event.position.to_string());
         }
-        let message = PublishMessage::build()
+        let subject = match self.address.subject.target(event) {
+            Ok(subject) => subject.into_owned(),
+            Err(error) => return Ok(Publication::Rejected(error.to_string())),
+        };
+        let mut message = PublishMessage::build()
             .headers(headers)
             .message_id(event.event_id.to_string())
-            // An acknowledgement of another stream would be none of this one.
-            .expected_stream(&connection.stream)
             .payload(Bytes::copy_from_slice(event.json.as_bytes()));
+        if let Some(stream) = &connection.stream {
+            // An acknowledgement of another stream would be none of this one.
+            message = message.expected_stream(stream);
+        }
         match connection
             .context
-            .send_publish(self.address.subject.clone(), message)
+            .send_publish(subject.clone(), message)
             .await
         {
-            Ok(answer) => Ok(Publication::Sent(Box::new(answer))),
+            Ok(answer) => Ok(Publication::Sent {
+                answer: Box::new(answer),
+                subject,
+            }),
             Err(error) => match refusal(&error) {
                 Some(reason) => Ok(Publication::Rejected(reason)),
                 None => Err(publish_error(error)),
@@ -217,8 +265,17 @@ impl Nats {
 enum Publication {
     /// It was there already.
     Found,
-    Sent(Box<PublishAckFuture>),
+    Sent {
+        answer: Box<PublishAckFuture>,
+        subject: String,
+    },
     Rejected(String),
+}
+
+/// What the server says is wrong.
+fn code_of(error: &PublishError) -> Option<ErrorCode> {
+    let answer = std::error::Error::source(error)?.downcast_ref::<jetstream::Error>()?;
+    Some(answer.error_code())
 }
 
 /// Why the server will never take the message; none if it may, later.

@@ -3,7 +3,7 @@
 use super::{
     pass_file::PassFile,
     password::Password,
-    schema::is_table_name,
+    schema::{MAX_TABLE_NAME, is_table_name},
     service::{self, Service},
 };
 use crate::sink::{
@@ -11,7 +11,9 @@ use crate::sink::{
     shared::{
         address::{Address, Parameters},
         auth::secret::Secret,
+        encoding::Encoding,
         hosts,
+        route::{MAX_TARGETS, Route},
         tls::{Tls, TlsFiles},
     },
 };
@@ -22,6 +24,7 @@ use tokio_postgres::{Config, config::SslMode};
 
 const ALLOWED: &str = "`postgres://user:password@host:port[,host:port…]/database`, where a host may be the folder of a \
      socket, percent-encoded (`%2Frun%2Fpostgresql`); with the parameters `table=events` or `table=schema.events`, \
+     where fields of the event may stand (`table=events_{workflow_type}`, with `max_targets=N`), \
      `sslmode=disable|prefer|require|verify-full`, `sslrootcert=FILE`, `sslcert=FILE` with `sslkey=FILE`, \
      `password_file=FILE`, `passfile=FILE`, `service=NAME` (a service of libpq, which says what the URL leaves out), \
      `target_session_attrs=read-write|any`, `max_lifetime=10m`, `notify=CHANNEL`";
@@ -35,7 +38,7 @@ const MAX_NAME: usize = 63;
 
 /// A table, and how it is reached.
 pub(super) struct TableAddress {
-    pub(super) table: String,
+    pub(super) table: Route,
     /// The channel that is told of new rows.
     pub(super) notify: Option<String>,
     /// How long a connection is used.
@@ -52,6 +55,15 @@ pub(super) struct TableAddress {
 
 impl TableAddress {
     pub(super) fn parse(url: &str) -> Result<Self, SinkUrlError> {
+        Self::parse_with(url, is_table_name)
+    }
+
+    /// Reads the URL of a reader, who may name a table that was made from an event.
+    pub(super) fn parse_for_reader(url: &str) -> Result<Self, SinkUrlError> {
+        Self::parse_with(url, |table| is_table_name(&table.to_ascii_lowercase()))
+    }
+
+    fn parse_with(url: &str, is_table_name: impl Fn(&str) -> bool) -> Result<Self, SinkUrlError> {
         let variable = |name: &str| std::env::var_os(name);
         let expanded = service::expand(url, variable)
             .map_err(|reason| SinkUrlError::new(url, reason, ALLOWED))?;
@@ -68,9 +80,15 @@ impl TableAddress {
             "target_session_attrs",
             "max_lifetime",
             "notify",
+            MAX_TARGETS,
         ])?;
-        let table = parameters.text("table").unwrap_or("events").to_owned();
-        if !is_table_name(&table) {
+        let table = Route::bounded(
+            parameters.text("table").unwrap_or("events"),
+            Encoding::identifier(MAX_TABLE_NAME),
+            (&address, &parameters),
+            "tables",
+        )?;
+        if !is_table_name(&table.with_each("x")) {
             return Err(address.wrong(
                 "`table` is no plain name: letters, digits and `_`, at most 48, with or without the \
                  schema's name and a `.` in front",

@@ -7,7 +7,10 @@ use super::{
 };
 use crate::sink::{SinkError, shared::hosts::LastThatWorked};
 use secrecy::ExposeSecret as _;
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 use tokio::task::AbortHandle;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, Socket, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -16,8 +19,8 @@ use tracing::debug;
 /// A connection to a server that takes writes. Ends when dropped, in the middle of whatever it does.
 pub(super) struct Connection {
     pub(super) client: Client,
-    /// Of the table on this server, once it was looked for.
-    pub(super) key: Option<Key>,
+    /// Of the tables on this server, once they were looked for.
+    pub(super) keys: HashMap<String, Key>,
     driver: AbortHandle,
     since: Instant,
 }
@@ -60,7 +63,7 @@ impl Connection {
         .map_err(|error| failed("it does not let us in", error))?;
         let connection = Self {
             client,
-            key: None,
+            keys: HashMap::new(),
             driver,
             since: Instant::now(),
         };

@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 
 /// The table of a `postgres:` or `postgresql:` URL.
 pub(crate) struct PostgresTable {
+    table: String,
     address: TableAddress,
     last_that_worked: LastThatWorked,
     kept: Mutex<Option<Connection>>,
@@ -21,10 +22,19 @@ pub(crate) struct Asked<'a> {
 impl PostgresTable {
     /// Reads the URL. Connects to nothing.
     pub(crate) fn open(url: &str) -> Result<Self, SinkUrlError> {
-        let mut address = TableAddress::parse(url)?;
+        let mut address = TableAddress::parse_for_reader(url)?;
         // A standby can be read, too.
         address.has_to_take_writes = false;
+        let table = address.table.shown().to_owned();
+        if !address.table.is_fixed() {
+            return Err(SinkUrlError::new(
+                url,
+                "`table` has a field of the event in it, and so names many tables",
+                "the name of one of them, as it is in the database",
+            ));
+        }
         Ok(Self {
+            table,
             address,
             last_that_worked: LastThatWorked::default(),
             kept: Mutex::default(),
@@ -32,12 +42,12 @@ impl PostgresTable {
     }
 
     pub(crate) fn name(&self) -> &str {
-        &self.address.table
+        &self.table
     }
 
     /// Returns the name as SQL.
     pub(crate) fn quoted(&self) -> String {
-        schema::quoted(&self.address.table)
+        schema::quoted(&self.table)
     }
 
     fn kept(&self) -> MutexGuard<'_, Option<Connection>> {

@@ -17,6 +17,13 @@ pub(super) fn is_refusal(error: &tokio_postgres::Error) -> bool {
     })
 }
 
+/// Whether the server will not take rows for this very table: a right that is missing, a schema that is not there, a table
+/// of another shape (42, syntax error or access rule violation; 3F, invalid schema name).
+pub(super) fn is_about_one_table(error: &tokio_postgres::Error) -> bool {
+    let code = error.as_db_error().map(|answer| answer.code().code());
+    code.is_some_and(|code| matches!(code.get(..2), Some("42" | "3F")))
+}
+
 /// Whether a broken constraint is one that whoever runs the table can mend: of these errors, the server names the
 /// constraint or the column only where a row is at fault.
 fn is_about_the_table(answer: &DbError) -> bool {

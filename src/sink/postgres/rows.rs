@@ -18,7 +18,18 @@ pub(super) const MAY_BE_NULL: [&str; 8] = [
 ];
 
 /// The statement that inserts the rows that are not there yet, and tells the channel of its last parameter of them.
-pub(super) fn insert_statement(table: &str, key: Key, notify: bool) -> String {
+/// `is_one_of_many` if the channel has to be told of which table they are.
+pub(super) fn insert_statement(
+    table: &str,
+    key: Key,
+    notify: bool,
+    is_one_of_many: bool,
+) -> String {
+    // Nothing in a table's name ends a text.
+    let which = match is_one_of_many {
+        true => format!("'{table} ' || "),
+        false => String::new(),
+    };
     let table = quoted(table);
     let key = key.columns();
     let insert = format!(
@@ -37,7 +48,7 @@ pub(super) fn insert_statement(table: &str, key: Key, notify: bool) -> String {
         false => insert,
         true => format!(
             "WITH added AS ({insert} RETURNING seq) \
-             SELECT pg_notify($15, max(seq)::text) FROM added HAVING count(*) > 0"
+             SELECT pg_notify($15, {which}max(seq)::text) FROM added HAVING count(*) > 0"
         ),
     }
 }
@@ -61,9 +72,9 @@ pub(super) struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    pub(super) fn of(batch: &'a [SinkEvent]) -> Self {
-        fn column<'a, T>(batch: &'a [SinkEvent], value: impl Fn(&'a SinkEvent) -> T) -> Vec<T> {
-            batch.iter().map(value).collect()
+    pub(super) fn of(batch: &[&'a SinkEvent]) -> Self {
+        fn column<'a, T>(batch: &[&'a SinkEvent], value: impl Fn(&'a SinkEvent) -> T) -> Vec<T> {
+            batch.iter().copied().map(value).collect()
         }
         Self {
             event_id: column(batch, |event| *event.event_id.as_uuid()),

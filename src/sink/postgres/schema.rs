@@ -1,11 +1,12 @@
 //! The table of events: how it is made, and what of one that is there matters. Knows nothing of what is in an event.
 
 use super::connection::Connection;
+use crate::sink::shared::encoding::MARK_OF_SINK;
 use tokio_postgres::types::Type;
 
 /// The longest name of a table: PostgreSQL cuts names at 63 bytes, and those of the indexes are
 /// longer than the table's.
-const MAX_TABLE_NAME: usize = 48;
+pub(super) const MAX_TABLE_NAME: usize = 48;
 
 /// What makes a row unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +42,8 @@ pub(super) async fn key(
          AND i.indexprs IS NULL";
     let rows = connection
         .client
-        .query_typed(KEYS, &[(&table, Type::TEXT)])
+        // In quotes, or capitals would be none.
+        .query_typed(KEYS, &[(&quoted(table), Type::TEXT)])
         .await?;
     let mut is_there = false;
     let mut keys = Vec::new();
@@ -60,10 +62,11 @@ pub(super) async fn key(
     }))
 }
 
-/// Creates the table and its indexes.
+/// Creates the table and its indexes. Of a table that is made from an event, `is_one_of_many`.
 pub(super) async fn create(
     connection: &mut Connection,
     table: &str,
+    is_one_of_many: bool,
 ) -> Result<(), tokio_postgres::Error> {
     let transaction = connection.client.transaction().await?;
     // `IF NOT EXISTS` alone fails when two create the same table at once.
@@ -73,7 +76,9 @@ pub(super) async fn create(
             &[(&format!("temporal-eventstore {table}"), Type::TEXT)],
         )
         .await?;
-    transaction.batch_execute(&schema(table)).await?;
+    transaction
+        .batch_execute(&schema(table, is_one_of_many))
+        .await?;
     transaction.commit().await
 }
 
@@ -94,14 +99,31 @@ pub(super) fn quoted(table: &str) -> String {
     format!("\"{}\"", table.replace('.', "\".\""))
 }
 
-fn schema(table: &str) -> String {
+fn schema(table: &str, is_one_of_many: bool) -> String {
     let index = table.rsplit('.').next().unwrap_or(table);
+    // Names of indexes and sequences are among those of tables: `e_order_seq` may be the table of a type. What none is
+    // made to tells them apart.
+    let (index, key, sequence) = match is_one_of_many {
+        false => (index.to_owned(), String::new(), String::new()),
+        true => {
+            let mark = format!("{index}_x{}", char::from(MARK_OF_SINK));
+            let sequence = quoted(&format!(
+                "{}{mark}_number",
+                table.strip_suffix(index).unwrap_or_default()
+            ));
+            (
+                mark.clone(),
+                format!(r#"CONSTRAINT "{mark}_key" "#),
+                format!(" (SEQUENCE NAME {sequence})"),
+            )
+        }
+    };
     let table = quoted(table);
     format!(
         r#"
 CREATE TABLE IF NOT EXISTS {table} (
-    event_id uuid PRIMARY KEY,
-    seq bigint GENERATED ALWAYS AS IDENTITY,
+    event_id uuid {key}PRIMARY KEY,
+    seq bigint GENERATED ALWAYS AS IDENTITY{sequence},
     position bigint NOT NULL,
     event_type text NOT NULL,
     event_name text NOT NULL,

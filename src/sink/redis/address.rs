@@ -5,7 +5,9 @@ use crate::sink::{
     shared::{
         address::{Address, Parameters},
         auth::secret::Secret,
+        encoding::Encoding,
         hosts,
+        route::{MAX_TARGETS, Route},
         tls::{Tls, TlsFiles},
     },
 };
@@ -14,11 +16,12 @@ use std::time::Duration;
 const ALLOWED: &str = "`redis://user:password@host:port[,host:port…]/stream` or \
      `redis://host:port/database-number/stream`, `rediss://` for TLS, with the parameters `maxlen=N` or \
      `max_age=7d`, `wait=REPLICAS`, `password_file=FILE`, `sentinel=NAME` (the hosts are Sentinels then) with \
-     `sentinel_password_file=FILE`, `tls_ca=FILE`, `tls_cert=FILE` with `tls_key=FILE`";
+     `sentinel_password_file=FILE`, `tls_ca=FILE`, `tls_cert=FILE` with `tls_key=FILE`; the stream may have fields of the \
+     event in it (`orders:{workflow_type}`), with `max_targets=N`";
 
 /// A stream, and how it is reached.
 pub(super) struct StreamAddress {
-    pub(super) stream: String,
+    pub(super) stream: Route,
     pub(super) database: i64,
     pub(super) trim: Option<Trim>,
     /// How many replicas have to have a batch.
@@ -69,8 +72,11 @@ impl StreamAddress {
             "tls_ca",
             "tls_cert",
             "tls_key",
+            MAX_TARGETS,
         ])?;
         let (database, stream) = place(&address)?;
+        let place = (&address, &parameters);
+        let stream = Route::bounded(&stream, Encoding::TOKEN, place, "streams")?;
         let sentinel = sentinel(&address, &parameters)?;
         let port = if sentinel.is_some() { 26379 } else { 6379 };
         let servers = std::iter::once(&address).chain(&others);
@@ -207,7 +213,7 @@ mod tests {
                 .unwrap();
         assert_eq!(address.names, ["a:26379", "[::1]:7"]);
         assert_eq!(address.servers[1].host, "::1");
-        assert_eq!((address.database, &*address.stream), (3, "orders/1"));
+        assert_eq!((address.database, address.stream.shown()), (3, "orders/1"));
         assert_eq!(address.trim, Some(Trim::Age(Duration::from_secs(3600))));
     }
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::sink::{
     SinkError,
-    shared::{auth::secret::Secret, hosts::LastThatWorked},
+    shared::{auth::secret::Secret, hosts::LastThatWorked, template::NONE},
 };
 use ::redis::{
     AsyncConnectionConfig, RedisConnectionInfo, RedisError, RedisResult, Value,
@@ -83,9 +83,11 @@ impl Connection {
             None => named.clone(),
             Some(sentinel) => primary(address, sentinel, named).await?,
         };
+        // In a cluster all of them are on one server, or a batch is refused.
+        let any_stream = address.stream.with_each(NONE);
         for _ in 0..MOST_REDIRECTIONS {
             let mut connection = Self::to_server(address, &server).await?;
-            match connection.redirection(&address.stream).await? {
+            match connection.redirection(&any_stream).await? {
                 None => {
                     connection.require_primary().await?;
                     connection.ask_limits().await;

@@ -1,9 +1,8 @@
-//! What the sink knows of the stream, and how it finds out what became of a batch whose answer was lost. What it reads
+//! What the sink knows of its streams, and how it finds out what became of a batch whose answer was lost. What it reads
 //! counts only once a write, or the server's role, has shown that it asked the server that takes the writes.
 
 use super::{
     REDIS,
-    address::StreamAddress,
     connection::{Connection, Peer, is_broken},
     failed, text_of,
 };
@@ -18,31 +17,42 @@ use crate::{
     },
 };
 use ::redis::streams::StreamRangeReply;
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    collections::HashMap,
+    time::{Duration, UNIX_EPOCH},
+};
 use tracing::warn;
 
 /// How many entries are read at first, and at most at once.
 const FIRST_PAGE: usize = 16;
 const LARGEST_PAGE: usize = 256;
-/// How many of the last entries are looked at in any case, or twice the batch if that is more. More than somebody sends
-/// again by hand while a batch is in doubt: such an entry has a low position and stands behind higher ones.
+/// How many of the last entries of a stream are looked at in any case, or twice the batch if that is more. More than somebody
+/// sends again by hand while a batch is in doubt: such an entry has a low position and stands behind higher ones.
 const FIRST_LOOK: u64 = 1000;
 /// The fields with the id of the journal that an event comes from, and with its position there.
 pub(super) const JOURNAL: &str = "journal";
 pub(super) const POSITION: &str = "position";
 
-/// What the sink knows of the stream between calls.
+/// What the sink knows between calls.
+#[derive(Default)]
 pub(super) struct State {
     pub(super) connection: Option<Connection>,
+    /// What it knows of each stream that it had events for.
+    streams: HashMap<String, Stream>,
+    /// The connection that the batch in doubt was sent over.
+    doubtful: Option<Peer>,
+    /// Events that are in one of the streams, of late.
+    known: Recent,
+}
+
+/// What the sink knows of one stream.
+struct Stream {
     /// The last entry that this sink has written, or seen.
     last_entry: Option<String>,
     /// A batch may have been written that nobody has acknowledged: by an earlier run of the program,
     /// at the start.
     in_doubt: bool,
-    /// The connection that the batch in doubt was sent over.
-    doubtful: Option<Peer>,
-    /// Events that are in the stream: of late, and those that are not handed over yet.
-    known: Recent,
+    /// Events that are in the stream and not handed over yet.
     found: Found,
     /// What is being found out.
     look: Look,
@@ -77,62 +87,81 @@ impl Default for Look {
     }
 }
 
-impl Default for State {
+impl Default for Stream {
     fn default() -> Self {
         Self {
-            connection: None,
             last_entry: None,
             in_doubt: true,
-            doubtful: None,
-            known: Recent::default(),
             found: Found::default(),
             look: Look::default(),
         }
     }
 }
 
-/// A batch that is about to be written, with what a look has found. If it is dropped, the doubt is back and what was
-/// found is forgotten.
+/// A batch that is about to be written, with what looks at its streams have found. If it is dropped, the doubt is back and
+/// what was found is forgotten.
 pub(super) struct Attempt {
-    look: Look,
+    looks: HashMap<String, Look>,
     has_looked: bool,
 }
 
 impl Attempt {
-    /// Whether the stream was looked at for this attempt.
+    /// Whether a stream was looked at for this attempt.
     pub(super) fn has_looked(&self) -> bool {
         self.has_looked
     }
 
-    pub(super) fn found(&self, id: EventId) -> bool {
-        self.look.found.contains(id)
+    pub(super) fn found(&self, stream: &str, id: EventId) -> bool {
+        let look = self.looks.get(stream);
+        look.is_some_and(|look| look.found.contains(id))
     }
 }
 
 impl State {
-    pub(super) fn knows(&self, id: EventId) -> bool {
-        self.known.contains(id) || self.found.contains(id)
+    /// Whether an event is known to be in its stream.
+    pub(super) fn knows(&self, stream: &str, id: EventId) -> bool {
+        let stream = self.streams.get(stream);
+        self.known.contains(id) || stream.is_some_and(|stream| stream.found.contains(id))
     }
 
-    /// Resolves the doubt, if there is one, and begins an attempt to write.
+    /// Resolves the doubt about each of the streams, if there is one, and begins an attempt to write to them. The doubt about
+    /// others stays until they have events again.
     pub(super) async fn begin(
         &mut self,
-        address: &StreamAddress,
+        streams: &[&str],
         connection: &mut Connection,
         batch: &[SinkEvent],
         origin: &Origin,
     ) -> Result<Attempt, SinkError> {
-        let has_looked = self.in_doubt;
-        if has_looked {
-            let reach = Reach::of(batch, origin);
-            self.resolve(address, connection, batch.len(), &reach)
-                .await?;
+        // Whichever streams it wrote to: this batch may not have events for all of them.
+        if let Some(peer) = self.doubtful.clone() {
+            end_the_old_connection(&peer, connection).await?;
+            self.doubtful = None;
         }
-        self.in_doubt = true;
-        Ok(Attempt {
-            look: std::mem::take(&mut self.look),
-            has_looked,
-        })
+        let reach = Reach::of(batch, origin);
+        let mut has_looked = false;
+        for name in streams {
+            let stream = self.streams.entry((*name).to_owned()).or_default();
+            if !stream.in_doubt {
+                continue;
+            }
+            stream
+                .resolve(name, connection, batch.len(), &reach)
+                .await?;
+            has_looked = true;
+        }
+        if has_looked {
+            // It may have become a replica meanwhile; if all is found, nothing is written that would tell.
+            connection.require_primary().await?;
+        }
+        let mut looks = HashMap::with_capacity(streams.len());
+        for name in streams {
+            if let Some(stream) = self.streams.get_mut(*name) {
+                stream.in_doubt = true;
+                looks.insert((*name).to_owned(), std::mem::take(&mut stream.look));
+            }
+        }
+        Ok(Attempt { looks, has_looked })
     }
 
     /// From now on, what comes over this connection is in doubt.
@@ -140,91 +169,63 @@ impl State {
         self.doubtful = connection.peer.clone();
     }
 
-    /// The server has all of these: what was found, and what was added, with its last entry.
+    /// The server has all of these: what was found, and what was added to each stream, with its last entry.
     pub(super) fn end(
         &mut self,
         attempt: Attempt,
         batch: &[SinkEvent],
-        there: impl IntoIterator<Item = EventId>,
-        last_entry: Option<String>,
+        last_entries: &HashMap<&str, String>,
     ) {
-        self.in_doubt = false;
         self.doubtful = None;
-        let seen = last_entry.or(attempt.look.newest);
-        self.last_entry = seen.or(self.last_entry.take());
-        self.found.extend(attempt.look.found);
-        self.found.pass(batch);
-        for id in there {
-            self.known.insert(id);
+        for (name, look) in attempt.looks {
+            if let Some(stream) = self.streams.get_mut(&name) {
+                stream.in_doubt = false;
+                let seen = last_entries.get(&*name).cloned().or(look.newest);
+                stream.last_entry = seen.or(stream.last_entry.take());
+                stream.found.extend(look.found);
+                stream.found.pass(batch);
+            }
+        }
+        for event in batch {
+            self.known.insert(event.event_id);
         }
         self.known.forget_oldest();
     }
+}
 
+impl Stream {
     /// Finds out which events of a batch in doubt are in the stream.
     async fn resolve(
         &mut self,
-        address: &StreamAddress,
+        name: &str,
         connection: &mut Connection,
         batch: usize,
         reach: &Reach,
     ) -> Result<(), SinkError> {
-        self.end_the_old_connection(address, connection).await?;
         // Another server, perhaps, which took over without what the old one had.
         if let Some(newest) = &self.look.newest
-            && !is_there(address, connection, newest).await?
+            && !is_there(name, connection, newest).await?
         {
             self.look = Look::default();
             self.found.clear();
         }
         if let Some(last) = &self.last_entry
-            && !is_there(address, connection, last).await?
+            && !is_there(name, connection, last).await?
         {
             self.last_entry = None;
             self.look = Look::default();
             self.found.clear();
         }
         match self.last_entry.clone() {
-            None => {
-                self.look_backwards(address, connection, batch, reach)
-                    .await?;
-            }
-            Some(last) => self.look_behind(last, address, connection, reach).await?,
+            None => self.look_backwards(name, connection, batch, reach).await,
+            Some(last) => self.look_behind(last, name, connection, reach).await,
         }
-        // It may have become a replica meanwhile; if all is found, nothing is written that would tell.
-        connection.require_primary().await
-    }
-
-    /// What the server has not read yet of the old connection would come after the look.
-    async fn end_the_old_connection(
-        &mut self,
-        address: &StreamAddress,
-        connection: &mut Connection,
-    ) -> Result<(), SinkError> {
-        let Some(peer) = &self.doubtful else {
-            return Ok(());
-        };
-        let killed = ::redis::cmd("CLIENT")
-            .arg(&["KILL", "ID", &peer.id, "ADDR", &peer.address])
-            .query_async::<u64>(&mut connection.redis)
-            .await;
-        if let Err(error) = killed {
-            if is_broken(&error) {
-                return Err(failed(REDIS, error));
-            }
-            warn!(
-                stream = address.stream,
-                error = text_of(&error),
-                "the old connection cannot be ended by CLIENT KILL; an event may come twice"
-            );
-        }
-        self.doubtful = None;
-        Ok(())
     }
 
     /// The last entries, from the newest on: to one that was there before the events in doubt.
     async fn look_backwards(
         &mut self,
-        address: &StreamAddress,
+        name: &str,
         connection: &mut Connection,
         batch: usize,
         reach: &Reach,
@@ -233,14 +234,14 @@ impl State {
         self.look.is_far_enough |= reach.is_unknown();
         while !self.look.is_far_enough || self.look.entries < wanted {
             if self.look.is_too_long() && self.look.entries >= wanted {
-                say_unread(address);
+                say_unread(name);
                 break;
             }
             let from = match &self.look.oldest {
                 None => "+".to_owned(),
                 Some(oldest) => format!("({oldest}"),
             };
-            let command = ["XREVRANGE", &address.stream, &from, "-"];
+            let command = ["XREVRANGE", name, &from, "-"];
             let page = self.look.read(&command, connection, reach).await?;
             if let Some(first) = page.entries.first() {
                 let newest = &mut self.look.newest;
@@ -260,17 +261,17 @@ impl State {
     async fn look_behind(
         &mut self,
         last: String,
-        address: &StreamAddress,
+        name: &str,
         connection: &mut Connection,
         reach: &Reach,
     ) -> Result<(), SinkError> {
         loop {
             if self.look.entries >= MOST_READ {
-                say_unread(address);
+                say_unread(name);
                 break;
             }
             let from = format!("({}", self.look.newest.as_ref().unwrap_or(&last));
-            let command = ["XRANGE", &address.stream, &from, "+"];
+            let command = ["XRANGE", name, &from, "+"];
             let page = self.look.read(&command, connection, reach).await?;
             if let Some(last) = page.entries.last() {
                 self.look.newest = Some(last.clone());
@@ -335,9 +336,9 @@ fn written_at(entry: &str) -> Option<std::time::SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_millis(milliseconds))
 }
 
-fn say_unread(address: &StreamAddress) {
+fn say_unread(stream: &str) {
     warn!(
-        stream = address.stream,
+        stream,
         "others wrote so much to the stream that it was not read to the end of the doubt: events may come twice"
     );
 }
@@ -348,15 +349,29 @@ struct Page {
     is_last: bool,
 }
 
-async fn is_there(
-    address: &StreamAddress,
-    connection: &mut Connection,
-    entry: &str,
-) -> Result<bool, SinkError> {
+async fn is_there(name: &str, connection: &mut Connection, entry: &str) -> Result<bool, SinkError> {
     let found = ::redis::cmd("XRANGE")
-        .arg(&[&address.stream, entry, entry, "COUNT", "1"])
+        .arg(&[name, entry, entry, "COUNT", "1"])
         .query_async::<StreamRangeReply>(&mut connection.redis)
         .await
         .map_err(|error| failed(REDIS, error))?;
     Ok(!found.ids.is_empty())
+}
+
+/// What the server has not read yet of the old connection would come after the look.
+async fn end_the_old_connection(peer: &Peer, connection: &mut Connection) -> Result<(), SinkError> {
+    let killed = ::redis::cmd("CLIENT")
+        .arg(&["KILL", "ID", &peer.id, "ADDR", &peer.address])
+        .query_async::<u64>(&mut connection.redis)
+        .await;
+    if let Err(error) = killed {
+        if is_broken(&error) {
+            return Err(failed(REDIS, error));
+        }
+        warn!(
+            error = text_of(&error),
+            "the old connection cannot be ended by CLIENT KILL; an event may come twice"
+        );
+    }
+    Ok(())
 }

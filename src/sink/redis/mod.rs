@@ -9,11 +9,12 @@ mod doubt;
 mod replicas;
 
 use super::{
-    Delivered, Rejection, Sink, SinkError, SinkEvent, SinkUrlError,
+    Delivered, Sink, SinkError, SinkEvent, SinkUrlError,
     shared::{
-        attempt::{outcome, within},
+        attempt::within,
         doubt::Origin,
         hosts::LastThatWorked,
+        parts::{self, Part, Receiver, Refusal},
     },
 };
 use ::redis::{Cmd, RedisError};
@@ -22,6 +23,7 @@ use async_trait::async_trait;
 use connection::Connection;
 use doubt::State;
 use std::{
+    collections::HashMap,
     fmt,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -48,7 +50,7 @@ struct Redis {
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")
-            .field("stream", &self.address.stream)
+            .field("stream", &self.address.stream.shown())
             .field("trim", &self.address.trim)
             .finish_non_exhaustive()
     }
@@ -58,7 +60,7 @@ impl fmt::Debug for Redis {
 pub(super) fn open(url: &str) -> Result<Arc<dyn Sink>, SinkUrlError> {
     let address = StreamAddress::parse(url)?;
     Ok(Arc::new(Redis {
-        name: format!("redis {}", address.stream),
+        name: format!("redis {}", address.stream.shown()),
         address,
         last_that_worked: LastThatWorked::default(),
         origin: Origin::default(),
@@ -71,62 +73,93 @@ impl Redis {
         Connection::open(&self.address, &self.last_that_worked).await
     }
 
-    async fn add_all(&self, batch: &[SinkEvent], done: &mut Delivered) -> Result<(), SinkError> {
+    /// Adds events in one transaction, each to its stream.
+    async fn add_all(&self, batch: &[SinkEvent]) -> Result<Part, SinkError> {
+        let mut targets = Vec::with_capacity(batch.len());
+        for event in batch {
+            match self.address.stream.target(event) {
+                Ok(stream) => targets.push(stream),
+                Err(error) => return Ok(Part::Unsendable(error.to_string())),
+            }
+        }
+        let mut streams: Vec<&str> = targets.iter().map(|stream| &**stream).collect();
+        streams.sort_unstable();
+        streams.dedup();
         let mut state = self.state.lock().await;
         // Kept again only if all goes well: what is dropped, also with this call, is not used again.
         let mut connection = match state.connection.take() {
             Some(connection) if connection.is_alive() => connection,
             _ => self.connect().await?,
         };
-        let attempt = state
-            .begin(&self.address, &mut connection, batch, &self.origin)
-            .await?;
-        let mut rejected = Vec::new();
+        if let Some(event) = batch
+            .iter()
+            .find(|event| event.json.len() > connection.max_string)
+        {
+            let reason = format!(
+                "Redis refuses it: {} bytes are more than the {} of `proto-max-bulk-len`",
+                event.json.len(),
+                connection.max_string
+            );
+            state.connection = Some(connection);
+            return Ok(Part::Unsendable(reason));
+        }
+        let begun = state
+            .begin(&streams, &mut connection, batch, &self.origin)
+            .await;
+        let attempt = match begun {
+            Ok(attempt) => attempt,
+            Err(error) => return self.refused(error),
+        };
         let mut transaction = ::redis::pipe();
         transaction.atomic();
-        let mut there = Vec::with_capacity(batch.len());
-        let mut is_added = false;
-        for (index, event) in batch.iter().enumerate() {
-            if event.json.len() > connection.max_string {
-                let reason = format!(
-                    "Redis refuses it: {} bytes are more than the {} of `proto-max-bulk-len`",
-                    event.json.len(),
-                    connection.max_string
-                );
-                rejected.push(Rejection::new(index, reason));
-                continue;
-            }
-            there.push(event.event_id);
-            if !state.knows(event.event_id) && !attempt.found(event.event_id) {
-                transaction.add_command(self.add(event));
-                is_added = true;
+        let mut added = Vec::with_capacity(batch.len());
+        for (event, stream) in batch.iter().zip(&targets) {
+            if !state.knows(stream, event.event_id) && !attempt.found(stream, event.event_id) {
+                transaction.add_command(self.add(event, stream));
+                added.push(&**stream);
             }
         }
-        let mut last_entry = None;
-        if is_added {
+        let mut last_entries = HashMap::with_capacity(streams.len());
+        if !added.is_empty() {
             state.writes_over(&connection);
-            let entries = transaction
+            let answer = transaction
                 .query_async::<Vec<String>>(&mut connection.redis)
-                .await
-                .map_err(|error| failed(REDIS, error))?;
-            last_entry = entries.into_iter().next_back();
+                .await;
+            let entries = match answer {
+                Ok(entries) => entries,
+                Err(error) => return self.refused(failed(REDIS, error)),
+            };
+            last_entries.extend(added.iter().copied().zip(entries));
         }
         if let Some(wait) = self.address.wait {
-            if is_added {
+            if !added.is_empty() {
                 replicas::wait(&mut connection, wait).await?;
             } else if attempt.has_looked() {
                 replicas::wait_for_what_was_there(&mut connection, wait).await?;
             }
         }
-        state.end(attempt, batch, there, last_entry);
+        state.end(attempt, batch, &last_entries);
         state.connection = Some(connection);
-        *done = Delivered::up_to(batch.len(), rejected);
-        Ok(())
+        Ok(Part::Taken)
     }
 
-    fn add(&self, event: &SinkEvent) -> Cmd {
+    /// What an error means where streams are made from events: a key that the user may not write, or that holds something
+    /// else, is about those events. What a refused transaction wrote all the same is found by the next look.
+    fn refused(&self, error: SinkError) -> Result<Part, SinkError> {
+        let source = std::error::Error::source(&error);
+        let answer = source.and_then(|source| source.downcast_ref::<RedisError>());
+        let is_about_the_key = answer.is_some_and(|answer| {
+            code_of(answer).is_some_and(|code| matches!(&*code, "NOPERM" | "WRONGTYPE"))
+        });
+        match is_about_the_key && !self.address.stream.is_fixed() {
+            true => Ok(Part::Refused(Refusal::from(error.reason().to_owned()))),
+            false => Err(error),
+        }
+    }
+
+    fn add(&self, event: &SinkEvent, stream: &str) -> Cmd {
         let mut command = ::redis::cmd("XADD");
-        command.arg(&self.address.stream);
+        command.arg(stream);
         match self.address.trim {
             None => {}
             Some(Trim::Length(length)) => {
@@ -164,6 +197,20 @@ fn milliseconds_before(age: Duration) -> u64 {
     u64::try_from(since_1970.saturating_sub(age).as_millis()).unwrap_or(0)
 }
 
+impl Receiver for Redis {
+    fn most(&self) -> usize {
+        usize::MAX
+    }
+
+    fn timeout(&self) -> Duration {
+        CALL_LIMIT
+    }
+
+    async fn send(&self, part: &[SinkEvent]) -> Result<Part, SinkError> {
+        self.add_all(part).await
+    }
+}
+
 #[async_trait]
 impl Sink for Redis {
     fn name(&self) -> &str {
@@ -175,9 +222,8 @@ impl Sink for Redis {
     }
 
     async fn deliver(&self, batch: &[SinkEvent]) -> Result<Delivered, SinkError> {
-        let mut done = Delivered::default();
-        let end = within(CALL_LIMIT, NO_ANSWER, self.add_all(batch, &mut done)).await;
-        outcome(done, end)
+        let batch = self.address.stream.admitted(batch)?;
+        parts::deliver(self, batch).await
     }
 
     async fn check(&self) -> Result<(), SinkError> {
@@ -195,6 +241,16 @@ impl Sink for Redis {
 
 fn failed(what: &str, error: RedisError) -> SinkError {
     SinkError::new(format!("{what}: {}", text_of(&error))).with_source(error)
+}
+
+/// The code of the server's answer; of a transaction, of the first command that it refused.
+fn code_of(error: &RedisError) -> Option<String> {
+    if let Some(errors) = error.clone().into_server_errors()
+        && let Some((_, first)) = errors.first()
+    {
+        return Some(first.code().to_owned());
+    }
+    error.code().map(str::to_owned)
 }
 
 /// An error with the words of the server, which quote no values.

@@ -49,6 +49,12 @@ pub(in crate::sink) trait Receiver: Sync {
     /// How many events one part holds at most.
     fn most(&self) -> usize;
 
+    /// Whether two events that follow each other may be in one part.
+    fn is_together(&self, one: &SinkEvent, next: &SinkEvent) -> bool {
+        let _ = (one, next);
+        true
+    }
+
     /// How long the delivery of one batch may take.
     fn timeout(&self) -> Duration {
         DELIVERY_TIMEOUT
@@ -75,7 +81,11 @@ async fn send_all(
     done: &mut Delivered,
 ) -> Result<(), SinkError> {
     // What is still to be sent, the next part last.
-    let mut waiting = parts(batch.len(), receiver.most());
+    let mut waiting: Vec<Range<usize>> = runs(receiver, batch)
+        .into_iter()
+        .flat_map(|run| parts(run, receiver.most()))
+        .collect();
+    waiting.reverse();
     let mut refused_in_a_row = 0;
     while let Some(range) = waiting.pop() {
         let Some(part) = batch.get(range.clone()) else {
@@ -112,13 +122,27 @@ async fn send_all(
     Ok(())
 }
 
-fn parts(length: usize, most: usize) -> Vec<Range<usize>> {
+/// The rows of events that may be in one part.
+fn runs(receiver: &impl Receiver, batch: &[SinkEvent]) -> Vec<Range<usize>> {
+    let mut runs = Vec::new();
+    let mut start = 0;
+    for (index, pair) in batch.windows(2).enumerate() {
+        if let [one, next] = pair
+            && !receiver.is_together(one, next)
+        {
+            runs.push(start..index + 1);
+            start = index + 1;
+        }
+    }
+    runs.push(start..batch.len());
+    runs
+}
+
+fn parts(run: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
     let most = most.max(1);
-    (0..length)
-        .step_by(most)
-        .rev()
-        .map(|start| start..(start + most).min(length))
-        .collect()
+    let end = run.end;
+    run.step_by(most)
+        .map(move |start| start..(start.saturating_add(most)).min(end))
 }
 
 #[cfg(test)]
@@ -203,9 +227,39 @@ mod tests {
     }
 
     #[test]
-    fn parts_cover_the_batch_and_the_first_comes_last() {
-        assert_eq!(parts(5, 2), [4..5, 2..4, 0..2]);
-        assert_eq!(parts(2, 0), [1..2, 0..1]);
-        assert!(parts(0, 3).is_empty());
+    fn parts_cover_the_batch_in_order() {
+        let all = |run, most| parts(run, most).collect::<Vec<_>>();
+        assert_eq!(all(0..5, 2), [0..2, 2..4, 4..5]);
+        assert_eq!(all(3..5, 0), [3..4, 4..5]);
+        assert_eq!(all(1..5, usize::MAX).first(), Some(&(1..5)));
+        assert!(all(0..0, 3).is_empty());
+    }
+
+    /// Takes two events together if both are below 3, or neither.
+    struct Sorting(Mutex<Vec<Vec<u64>>>);
+
+    impl Receiver for Sorting {
+        fn most(&self) -> usize {
+            2
+        }
+
+        fn is_together(&self, one: &SinkEvent, next: &SinkEvent) -> bool {
+            (one.position < 3) == (next.position < 3)
+        }
+
+        async fn send(&self, part: &[SinkEvent]) -> Result<Part, SinkError> {
+            let positions = part.iter().map(|event| event.position);
+            self.0.lock().unwrap().push(positions.collect());
+            Ok(Part::Taken)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_does_not_belong_together_is_in_different_parts() {
+        let receiver = Sorting(Mutex::default());
+        let batch = numbered(6);
+        assert_eq!(deliver(&receiver, &batch).await, Ok(Delivered::all(&batch)));
+        let parts = receiver.0.lock().unwrap();
+        assert_eq!(*parts, [vec![0, 1], vec![2], vec![3, 4], vec![5]]);
     }
 }

@@ -31,7 +31,7 @@ impl NatsTarget {
         self.context().await.create_stream(config).await.unwrap();
     }
 
-    async fn context(&self) -> jetstream::Context {
+    pub async fn context(&self) -> jetstream::Context {
         let client = ConnectOptions::with_user_and_password(USER.into(), PASSWORD.into())
             .connect(format!("nats://127.0.0.1:{}", self.server.port()))
             .await

@@ -35,6 +35,8 @@ pub(in crate::sink) enum Head {
     Fixed,
     /// Headers, or parameters of the URL.
     OfEvent,
+    /// The path of the URL, which another event may have differently; and what `OfEvent` says.
+    OfEventAndPath,
 }
 
 /// An answer as it came, and what it means.
@@ -84,30 +86,18 @@ impl Answer {
 /// Whether a status says that this very request will never do. Those that speak of the sender (401,
 /// 403, 407), of the place (404, 405, 410, 421), of the way of sending (415, 426) or of the moment are
 /// answered alike to every event. So are those about the size of the URL and the headers (414, 431), unless these are
-/// made from the event.
+/// made from the event. So are those that say that nothing is at a path, unless the path is made from it.
 pub(in crate::sink) fn is_about_the_request(status: StatusCode, head: Head) -> bool {
     if matches!(status.as_u16(), 414 | 431) {
-        return head == Head::OfEvent;
+        return head != Head::Fixed;
+    }
+    if matches!(status.as_u16(), 404 | 405 | 410) {
+        return head == Head::OfEventAndPath;
     }
     status.is_client_error()
         && !matches!(
             status.as_u16(),
-            401 | 402
-                | 403
-                | 404
-                | 405
-                | 407
-                | 408
-                | 410
-                | 415
-                | 421
-                | 423
-                | 424
-                | 425
-                | 426
-                | 428
-                | 429
-                | 451
+            401 | 402 | 403 | 407 | 408 | 415 | 421 | 423 | 424 | 425 | 426 | 428 | 429 | 451
         )
 }
 
