@@ -15,7 +15,8 @@ use temporal_eventstore::{
     sink::{Delivered, Sink, SinkEvent},
 };
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than two calls of a sink: that of Kafka may read for 8 seconds what the topic has, and take 18 in all.
+const TIMEOUT: Duration = Duration::from_secs(40);
 /// For how long the stream of NATS remembers message ids.
 const WINDOW: Duration = Duration::from_secs(1);
 /// What others write while a program is away: more than one page of a look.
