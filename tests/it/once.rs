@@ -98,7 +98,6 @@ async fn redis_after_a_crash() {
 #[tokio::test]
 async fn kafka_after_a_crash() {
     after_a_crash(&KafkaTarget::<Noida>::begin().await).await;
-    after_a_crash(&KafkaTarget::<Tansu>::begin().await).await;
 }
 
 /// A part of a batch is there when the program dies, and what is not is delivered.

@@ -293,6 +293,7 @@ fn read_page(
     }
     consumer.assign(&list).map_err(problem)?;
     let mut ended: HashMap<i32, Instant> = HashMap::new();
+    let mut begun = HashSet::new();
     let mut answered = Instant::now();
     while !waiting.is_empty() && Instant::now() < until {
         let polled = consumer.poll(POLL_LIMIT);
@@ -311,7 +312,11 @@ fn read_page(
                     .is_none_or(|at| at.elapsed() < END_LIMIT)
             }),
             Some(Err(KafkaError::PartitionEOF(partition))) => {
-                let read_to = position(consumer, topic, partition);
+                // Before the page has begun, this may be about the page before it, and so may the position.
+                let read_to = match begun.contains(&partition) {
+                    true => position(consumer, topic, partition),
+                    false => Some(0),
+                };
                 match waiting.get(&partition) {
                     Some(end) if read_to.is_some_and(|read_to| read_to < *end) => {
                         ended.entry(partition).or_insert_with(Instant::now);
@@ -324,10 +329,13 @@ fn read_page(
                 let Some(end) = waiting.get(&message.partition()).copied() else {
                     continue;
                 };
+                ended.remove(&message.partition());
                 if message.offset() < end {
+                    begun.insert(message.partition());
                     take(&message);
                 }
-                if message.offset() + 1 >= end {
+                // One from behind the page that comes first may have been fetched for the page before it.
+                if message.offset() + 1 >= end && begun.contains(&message.partition()) {
                     waiting.remove(&message.partition());
                 }
             }

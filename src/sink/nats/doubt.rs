@@ -56,6 +56,8 @@ struct Known {
     is_unreadable: bool,
     /// When it was made, if it was looked at.
     made_at: Option<SystemTime>,
+    /// The last message that it was seen to have.
+    last: u64,
     /// The last message that it got of the batches that were confirmed as a whole.
     confirmed: u64,
     look: Look,
@@ -98,6 +100,16 @@ impl Doubt {
     /// Whether the streams have to be looked at before anything is published.
     pub(super) fn asks_for_a_look(&self) -> bool {
         self.is_in_doubt
+    }
+
+    /// There is a new connection, perhaps to a server that took over without what the old one had: what was found is looked
+    /// for again. A look that has begun goes on.
+    pub(super) fn begin_anew(&mut self) {
+        if !std::mem::replace(&mut self.is_in_doubt, true) {
+            for known in self.streams.values_mut() {
+                known.look = Look::Waiting;
+            }
+        }
     }
 
     pub(super) fn found(&self) -> &Found {
@@ -179,8 +191,11 @@ impl Doubt {
         let made_at = SystemTime::from(info.created);
         let known = self.streams.entry(name.to_owned()).or_default();
         let before = known.made_at.replace(made_at);
-        if before.is_some_and(|at| at != made_at) {
-            // Another stream of the same name: what was found is gone.
+        let last = info.state.last_sequence;
+        let has_lost = last < known.last.max(known.confirmed);
+        known.last = last;
+        if before.is_some_and(|at| at != made_at) || has_lost {
+            // Another stream of the same name, or one without its end: what was found is gone.
             self.found.clear();
             for known in self.streams.values_mut() {
                 known.confirmed = 0;

@@ -96,6 +96,9 @@ impl Nats {
             connection: kept,
             doubt,
         } = &mut *state;
+        if !kept.as_ref().is_some_and(Connection::is_alive) {
+            doubt.begin_anew();
+        }
         let mut connection = self.connection(kept).await?;
         while doubt.asks_for_a_look() {
             let look = doubt.look(&connection, &self.address, batch, &self.origin);

@@ -118,6 +118,14 @@ impl Attempt {
 }
 
 impl State {
+    /// There is a new connection, perhaps to a server that took over without what the old one had: what was found is looked
+    /// for again.
+    pub(super) fn begin_anew(&mut self) {
+        for stream in self.streams.values_mut() {
+            stream.in_doubt = true;
+        }
+    }
+
     /// Whether an event is known to be in its stream.
     pub(super) fn knows(&self, stream: &str, id: EventId) -> bool {
         let stream = self.streams.get(stream);

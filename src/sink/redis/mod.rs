@@ -89,7 +89,10 @@ impl Redis {
         // Kept again only if all goes well: what is dropped, also with this call, is not used again.
         let mut connection = match state.connection.take() {
             Some(connection) if connection.is_alive() => connection,
-            _ => self.connect().await?,
+            _ => {
+                state.begin_anew();
+                self.connect().await?
+            }
         };
         if let Some(event) = batch
             .iter()
