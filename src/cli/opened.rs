@@ -117,7 +117,7 @@ pub(super) async fn close(store: EventStore) -> Result<(), Failure> {
         Ok(()) | Err(crate::store::FlushError::SinksBehind { .. }) => Ok(()),
         Err(error) => Err(Failure::error(
             error.to_string(),
-            "what was stored is in the file\'s log; `eventstore check` says more",
+            "what was stored is in the file's log; `eventstore check` says more",
         )),
     }
 }

@@ -73,16 +73,16 @@ impl Reading {
         let begin = self.begin;
         let journal = self.journal()?;
         let asked = journal.ask(move |store| {
-            let position = match (store.cursor(&cursor)?, begin) {
+            let known = store.cursor(&cursor)?;
+            let position = match (known, begin) {
                 (Some(position), _) => position,
                 (None, Begin::Beginning) => 0,
                 (None, Begin::Now) => store.position_before(None)?,
                 (None, Begin::At(time)) => store.position_before(Some(time))?,
             };
-            let is_new = store.cursor(&cursor)?.is_none();
             let is_paused = store.cursor(&paused)? == Some(1);
             let has_taken = store.cursor(&taken)?.is_some();
-            Ok((position, is_new, has_taken, is_paused, store.id()?))
+            Ok((position, known.is_none(), has_taken, is_paused, store.id()?))
         });
         let (position, is_new, has_taken, is_paused, id) = asked.await?;
         if has_taken {
