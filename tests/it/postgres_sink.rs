@@ -4,24 +4,11 @@ use crate::support::{
     conformance::batch,
     proxy::Proxy,
     servers::{DATABASE, PASSWORD, PASSWORD_IN_URL, Server, USER},
+    target_postgres::client,
 };
 use std::{sync::Arc, time::Duration};
 use temporal_eventstore::sink::{self, Delivered, Sink, SinkEvent};
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls};
-
-async fn client(server: &Server) -> Client {
-    let (client, connection) = Config::new()
-        .host("127.0.0.1")
-        .port(server.port())
-        .user(USER)
-        .password(PASSWORD)
-        .dbname(DATABASE)
-        .connect(NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
-    client
-}
 
 fn open(hosts: &str, parameters: &str) -> Arc<dyn Sink> {
     let url = format!("postgres://{USER}:{PASSWORD_IN_URL}@{hosts}/{DATABASE}?{parameters}");

@@ -7,6 +7,7 @@ use crate::support::{
     stand_in::StandIn,
     target_dapr::{components, error, metadata},
     target_http::cloud_events,
+    target_postgres,
     target_redis::RedisTarget,
     until,
 };
@@ -18,7 +19,7 @@ use temporal_eventstore::{
     Event, EventQuery, EventReader, EventStore, Health,
     sink::{self, Delivered, RejectionKind, Sink, SinkEvent},
 };
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::Client;
 use wiremock::ResponseTemplate;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -283,20 +284,6 @@ async fn a_redis_key_of_another_kind_is_refused_for_its_events_alone() {
     assert_eq!(found, ids(&events, "A"));
 }
 
-async fn postgres_client(server: &Server) -> Client {
-    let (client, connection) = Config::new()
-        .host("127.0.0.1")
-        .port(server.port())
-        .user(USER)
-        .password(PASSWORD)
-        .dbname(DATABASE)
-        .connect(NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
-    client
-}
-
 async fn rows(client: &Client, table: &str) -> Vec<String> {
     let rows = client
         .query(
@@ -326,7 +313,7 @@ async fn postgres_tables_are_those_of_the_types_each_event_once() {
     let events = of_types(1, 60, &types);
     takes(&*open(), &events[..45]).await;
     takes(&*open(), &events[30..]).await;
-    let client = postgres_client(&server).await;
+    let client = target_postgres::client(&server).await;
     for (workflow_type, table) in [
         ("Order", "e_Order"),
         ("Ship ment.v2", "e_Ship_x20ment_x2Ev2"),
@@ -363,7 +350,7 @@ async fn a_postgres_table_that_may_not_be_made_is_refused_for_its_events_alone()
         at(&server)
     );
     takes(&*sink::open(&url).unwrap(), &of_types(1, 1, &["A"])).await;
-    let client = postgres_client(&server).await;
+    let client = target_postgres::client(&server).await;
     client
         .batch_execute(&format!(
             "CREATE ROLE writer LOGIN PASSWORD '{PASSWORD}'; REVOKE CREATE ON SCHEMA public FROM PUBLIC; \

@@ -1,8 +1,10 @@
 //! The PostgreSQL database to which a fleet delivers.
 
 use crate::support::Row;
-use crate::support::servers::{DATABASE, PASSWORD, PASSWORD_IN_URL, Server, USER};
-use tokio_postgres::{Config, NoTls};
+use crate::support::{
+    servers::{DATABASE, PASSWORD_IN_URL, Server, USER},
+    target_postgres::client,
+};
 
 pub fn url(server: &Server) -> String {
     format!(
@@ -12,16 +14,7 @@ pub fn url(server: &Server) -> String {
 }
 
 pub async fn rows(server: &Server) -> Vec<Row> {
-    let (client, connection) = Config::new()
-        .host("127.0.0.1")
-        .port(server.port())
-        .user(USER)
-        .password(PASSWORD)
-        .dbname(DATABASE)
-        .connect(NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
+    let client = client(server).await;
     let found = client
         .query(
             "SELECT event_id::text, event_type, event_name, workflow_id, workflow_run_id, \

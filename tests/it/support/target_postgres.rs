@@ -11,19 +11,24 @@ pub struct PostgresTarget {
     server: Server,
 }
 
+/// A client of the server's owner.
+pub async fn client(server: &Server) -> Client {
+    let (client, connection) = Config::new()
+        .host("127.0.0.1")
+        .port(server.port())
+        .user(USER)
+        .password(PASSWORD)
+        .dbname(DATABASE)
+        .connect(NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    client
+}
+
 impl PostgresTarget {
     pub async fn client(&self) -> Client {
-        let (client, connection) = Config::new()
-            .host("127.0.0.1")
-            .port(self.server.port())
-            .user(USER)
-            .password(PASSWORD)
-            .dbname(DATABASE)
-            .connect(NoTls)
-            .await
-            .unwrap();
-        tokio::spawn(connection);
-        client
+        client(&self.server).await
     }
 
     fn url_with(&self, password: &str) -> String {
